@@ -1,0 +1,1 @@
+"""Making the dataset at scale with Apache Beam."""

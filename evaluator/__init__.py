@@ -1,0 +1,1 @@
+"""Judging a SavedModel on the dataset."""

@@ -1,0 +1,1 @@
+"""What the dataset is: roster, demographics, splits, reading, intensity, features."""

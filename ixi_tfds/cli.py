@@ -1,0 +1,52 @@
+"""What every command line of this project shares: flags in, one line and an exit code out."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from ixi_tfds.errors import UserError
+
+_HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
+
+
+def run(
+    main: Callable[[list[str]], None],
+    flag_values: flags.FlagValues,
+    argv: Sequence[str] | None = None,
+    *,
+    usage: str,
+    pass_unknown: bool = False,
+) -> int:
+    """Parse the flags, call `main` with what is left of the arguments, return the exit code.
+
+    Each entry module keeps its flags in a `FlagValues` of its own, so that several of them can be
+    imported and run in one process.
+
+    Args:
+      main: takes the positional arguments and, with `pass_unknown`, the flags not known here.
+      flag_values: the entry module's flags; values of an earlier run are forgotten.
+      argv: arguments without the program's name; those of the process by default.
+      usage: text that stands above the flags in `--help`.
+      pass_unknown: leave unknown flags to `main` instead of refusing them.
+
+    Returns:
+      0 when `main` returned, 2 when the user has something to put right (one line on stderr says
+      what), 130 when interrupted. Other exceptions are bugs and pass through.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if _HELP & set(args):
+        print(f"{usage.strip()}\n\nFlags:\n{flag_values.get_help(prefix='  ')}")
+        return 0
+    for name in flag_values:
+        flag_values[name].unparse()
+    try:
+        rest = flag_values([usage.split()[0], *args], known_only=pass_unknown)
+        main(rest[1:])
+    except (flags.Error, UserError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,103 @@
+"""One slice on disk: its fields, and how they become a `tf.train.Example` and come back.
+
+The encoder needs no TensorFlow, so that preprocessing workers stay small; the decoder is
+TensorFlow only, so that it can sit inside a `tf.data` graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import tensorflow_datasets as tfds
+from tensorflow_datasets.proto import tf_example_pb2
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+SEXES = ("female", "male", "unknown")
+ETHNICITIES = ("white", "black", "asian", "chinese", "other", "unknown")
+
+
+def slice_features(size: tuple[int, int]) -> tfds.features.FeaturesDict:
+    """Features of a slice of `size` = (height, width).
+
+    `image` is uint8 [height, width, 1], rows running to posterior and columns to superior. A value
+    q stands for the scanner value `low + q * (high - low) / 255`. `age` is in years, NaN where
+    unknown. `slice_index` counts along the volume's right axis, from 0.
+    """
+    return tfds.features.FeaturesDict(
+        {
+            # Raw bytes: without this encoding each uint8 becomes a varint, 1.5 times the size.
+            "image": tfds.features.Tensor(
+                shape=(*size, 1), dtype="uint8", encoding=tfds.features.Encoding.BYTES
+            ),
+            "subject": tfds.features.Text(),
+            "site": tfds.features.Text(),
+            "slice_index": tfds.features.Scalar(dtype="int64"),
+            "sex": tfds.features.ClassLabel(names=SEXES),
+            "ethnicity": tfds.features.ClassLabel(names=ETHNICITIES),
+            "age": tfds.features.Scalar(dtype="float32"),
+            "low": tfds.features.Scalar(dtype="float32"),
+            "high": tfds.features.Scalar(dtype="float32"),
+        }
+    )
+
+
+def slice_key(subject: str, slice_index: int) -> str:
+    """The name of a slice in scores and messages, such as `IXI002/052`."""
+    return f"{subject}/{slice_index:03d}"
+
+
+def encode_slice(example: Mapping[str, Any]) -> bytes:
+    """Serialize a slice example as TFDS's own writer would, without importing TensorFlow.
+
+    Args:
+      example: the fields of `slice_features`; `image` as a uint8 array, `sex` and `ethnicity` by
+        name.
+    """
+    proto = tf_example_pb2.Example()
+    fields = proto.features.feature
+    fields["image"].bytes_list.value.append(example["image"].tobytes())
+    for name in ("subject", "site"):
+        fields[name].bytes_list.value.append(example[name].encode())
+    for name in ("age", "low", "high"):
+        fields[name].float_list.value.append(example[name])
+    fields["slice_index"].int64_list.value.append(example["slice_index"])
+    fields["sex"].int64_list.value.append(SEXES.index(example["sex"]))
+    fields["ethnicity"].int64_list.value.append(ETHNICITIES.index(example["ethnicity"]))
+    # Map fields have no order of their own; a fixed one makes the shards reproducible.
+    return proto.SerializeToString(deterministic=True)
+
+
+def decode_slices(
+    serialized: tf.Tensor, size: tuple[int, int], fields: Sequence[str] = ("image",)
+) -> dict[str, tf.Tensor]:
+    """Parse a batch of serialized slices, the fields asked for only.
+
+    Args:
+      serialized: string tensor [B].
+      size: (height, width) of the slices.
+      fields: which of `slice_features` to return, or `key`, the slice's name as `slice_key`
+        gives it.
+
+    Returns:
+      `image` as uint8 [B, height, width, 1], every other field as [B].
+    """
+    import tensorflow as tf
+
+    wanted = set(fields) | ({"subject", "slice_index"} if "key" in fields else set())
+    dtypes = {"image": tf.string, "subject": tf.string, "site": tf.string}
+    dtypes |= dict.fromkeys(("slice_index", "sex", "ethnicity"), tf.int64)
+    dtypes |= dict.fromkeys(("age", "low", "high"), tf.float32)
+    specs = {
+        name: tf.io.FixedLenFeature([], dtype) for name, dtype in dtypes.items() if name in wanted
+    }
+    parsed = tf.io.parse_example(serialized, specs)
+    if "image" in parsed:
+        pixels = tf.io.decode_raw(parsed["image"], tf.uint8, fixed_length=size[0] * size[1])
+        parsed["image"] = tf.reshape(pixels, (-1, *size, 1))
+    if "key" in fields:
+        index = tf.strings.as_string(parsed["slice_index"], width=3, fill="0")
+        parsed["key"] = tf.strings.join([parsed["subject"], index], separator="/")
+    return {name: parsed[name] for name in fields}
