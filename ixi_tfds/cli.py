@@ -1,9 +1,12 @@
 """What every command line of this project shares: flags in, one line and an exit code out."""
 
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
+from absl import logging as absl_logging
 
 from ixi_tfds.errors import UserError
 
@@ -34,6 +37,7 @@ def run(
       0 when `main` returned, 2 when the user has something to put right (one line on stderr says
       what), 130 when interrupted. Other exceptions are bugs and pass through.
     """
+    _quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
     if _HELP & set(args):
         print(f"{usage.strip()}\n\nFlags:\n{flag_values.get_help(prefix='  ')}")
@@ -50,3 +54,10 @@ def run(
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def _quieten_libraries() -> None:
+    """Keep what libraries log on import off the user's terminal, unless asked for by variable."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger().setLevel(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.ERROR)

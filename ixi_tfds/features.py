@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -30,16 +31,16 @@ def slice_features(size: tuple[int, int]) -> tfds.features.FeaturesDict:
         {
             # Raw bytes: without this encoding each uint8 becomes a varint, 1.5 times the size.
             "image": tfds.features.Tensor(
-                shape=(*size, 1), dtype="uint8", encoding=tfds.features.Encoding.BYTES
+                shape=(*size, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
             ),
             "subject": tfds.features.Text(),
             "site": tfds.features.Text(),
-            "slice_index": tfds.features.Scalar(dtype="int64"),
+            "slice_index": tfds.features.Scalar(dtype=np.int64),
             "sex": tfds.features.ClassLabel(names=SEXES),
             "ethnicity": tfds.features.ClassLabel(names=ETHNICITIES),
-            "age": tfds.features.Scalar(dtype="float32"),
-            "low": tfds.features.Scalar(dtype="float32"),
-            "high": tfds.features.Scalar(dtype="float32"),
+            "age": tfds.features.Scalar(dtype=np.float32),
+            "low": tfds.features.Scalar(dtype=np.float32),
+            "high": tfds.features.Scalar(dtype=np.float32),
         }
     )
 

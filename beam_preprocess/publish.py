@@ -1,0 +1,157 @@
+"""Turning a folder of shards into a dataset, all or nothing."""
+
+import collections
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from beam_preprocess import quality
+from beam_preprocess.shards import shard_name
+from ixi_tfds.builder import builder_for
+from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.splits import SPLITS
+
+
+def publish(
+    config: SliceConfig,
+    *,
+    data_dir: str,
+    work_dir: pathlib.Path,
+    dataset_dir: pathlib.Path,
+    records: Sequence[Mapping[str, Any]],
+    skipped: Sequence[Mapping[str, Any]],
+    warnings: Sequence[str],
+    settings: Mapping[str, Any],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """Write metadata, manifest and reports beside the shards, then rename the folder.
+
+    Args:
+      config: geometry and scaling.
+      data_dir: root of the datasets.
+      work_dir: folder with the whole shards and their records.
+      dataset_dir: where the dataset shall stand; what stands there is replaced.
+      records: of all shards, as `shards.write_shard` leaves them.
+      skipped: files refused by name.
+      warnings: of the workbook.
+      settings: all but the input files that decides the bytes.
+      fingerprint: of settings and input files.
+
+    Returns:
+      The manifest.
+    """
+    records = _number_shards(work_dir, records)
+    rejected = [entry for record in records for entry in record["rejected"]]
+    volumes = {
+        volume["subject"]: {"split": record["split"], "shard": record["shard"]}
+        | {key: volume[key] for key in ("path", "git_blob_sha1")}
+        for record in records
+        for volume in record["volumes"]
+    }
+    filled = [record for record in records if record["slices"]]
+    manifest = {
+        "version": VERSION,
+        "config": settings["config"],
+        "volumes_per_shard": settings["volumes_per_shard"],
+        "fingerprint": fingerprint,
+        "splits": _split_counts(filled),
+        "strata": quality.strata(filled),
+        "rejected": dict(sorted(collections.Counter(r["reason"] for r in rejected).items())),
+        "skipped": dict(sorted(collections.Counter(s["reason"] for s in skipped).items())),
+        "bytes": sum(record["bytes"] for record in filled),
+        "shards": {record["shard"]: record["sha256"] for record in filled},
+        "volumes": dict(sorted(volumes.items())),
+    }
+    _write_tfds_metadata(config, data_dir, work_dir, filled)
+    write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
+    (work_dir / "quality.html").write_text(
+        quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
+    )
+    (work_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    for progress in [*work_dir.glob("*.tfrecord-*.json"), work_dir / "plan.json"]:
+        progress.unlink()
+    _swap(work_dir, dataset_dir)
+    return manifest
+
+
+def write_lines(path: pathlib.Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, ordered by path."""
+    ordered = sorted(entries, key=lambda entry: entry["path"])
+    path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in ordered))
+
+
+def remove_tree(path: pathlib.Path) -> None:
+    """Remove a folder and all in it, if it is there."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def _number_shards(
+    work_dir: pathlib.Path, records: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Take shards without any slice out of the count, for TFDS cannot read them."""
+    numbered = []
+    for split in SPLITS:
+        mine = [record for record in records if record["split"] == split]
+        filled = [record for record in mine if record["slices"]]
+        for record in mine:
+            if record["slices"]:
+                name = shard_name(split, filled.index(record), len(filled))
+                (work_dir / record["shard"]).rename(work_dir / name)
+                numbered.append(dict(record) | {"shard": name})
+            else:
+                (work_dir / record["shard"]).unlink()
+                numbered.append(dict(record))
+    return numbered
+
+
+def _split_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    return {
+        split: {
+            "volumes": sum(len(r["volumes"]) for r in records if r["split"] == split),
+            "slices": sum(r["slices"] for r in records if r["split"] == split),
+        }
+        for split in SPLITS
+        if any(r["split"] == split for r in records)
+    }
+
+
+def _write_tfds_metadata(
+    config: SliceConfig,
+    data_dir: str,
+    work_dir: pathlib.Path,
+    records: Sequence[Mapping[str, Any]],
+) -> None:
+    """Write what `tfds.builder_from_directory` reads: features and the shards of each split."""
+    info = builder_for(config, data_dir).info
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=work_dir, dataset_name="ixi_t1", filetype_suffix="tfrecord"
+    )
+    infos = []
+    for split in SPLITS:
+        mine = [record for record in records if record["split"] == split]
+        if mine:
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[record["slices"] for record in mine],
+                    num_bytes=sum(record["bytes"] for record in mine),
+                    filename_template=template.replace(split=split),
+                )
+            )
+    info.set_splits(tfds.core.SplitDict(infos))
+    info.write_to_directory(work_dir)
+
+
+def _swap(work_dir: pathlib.Path, dataset_dir: pathlib.Path) -> None:
+    """Put the finished folder in place of what stands there."""
+    old = dataset_dir.with_name(f".replaced-{VERSION}")
+    remove_tree(old)
+    if dataset_dir.exists():
+        dataset_dir.rename(old)
+    work_dir.rename(dataset_dir)
+    remove_tree(old)

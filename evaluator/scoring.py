@@ -1,0 +1,296 @@
+"""Scores of a SavedModel on a split: one row a slice, in memory that does not grow with images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tqdm
+
+from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.features import slice_key
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+SIGNATURE = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """What one slice scored.
+
+    Attributes:
+      key: name of the slice, such as `IXI002/052`.
+      subject: id of the person.
+      site: hospital; "" where unknown.
+      sex: "female", "male" or "unknown".
+      age: years, NaN where unknown.
+      slice_index: place along the volume's right axis, from 0.
+      psnr: dB, at most `metrics.PSNR_CAP`.
+      ssim: -1 to 1.
+      mae: mean absolute error, in units of the slice's range.
+    """
+
+    key: str
+    subject: str
+    site: str
+    sex: str
+    age: float
+    slice_index: int
+    psnr: float
+    ssim: float
+    mae: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A slice to show: its score, and both images as float32 [H, W]."""
+
+    score: Score
+    original: np.ndarray
+    reconstruction: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A SavedModel, known by nothing but its files and its signature.
+
+    Attributes:
+      name: the last folders of its path, such as `small_resnet/1`.
+      sha256: digest of graph and weights, so that two exports can be told apart.
+      card: `model_card.json` of the export, empty where it has none.
+      reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
+      size: (height, width) it takes; None on a side where any will do.
+    """
+
+    name: str
+    sha256: str
+    card: dict[str, Any]
+    reconstruct: Callable[[Any], Any]
+    size: tuple[int | None, int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split of a dataset on disk.
+
+    Attributes:
+      dataset: name under the data folder, such as `ixi_t1/thesis`.
+      version: version of the dataset.
+      name: name of the split.
+      fingerprint: of the whole dataset, from `manifest.json`; None where there is none.
+      size: (height, width) of its slices.
+      slices: number of slices.
+      builder: the TFDS builder that reads it.
+    """
+
+    dataset: str
+    version: str
+    name: str
+    fingerprint: str | None
+    size: tuple[int, int]
+    slices: int
+    builder: tfds.core.DatasetBuilder
+
+
+def load_model(path: pathlib.Path) -> Model:
+    """Load a SavedModel from its version folder, or the highest version in a folder of versions.
+
+    Raises:
+      UserError: there is no SavedModel, it cannot be loaded, or it lacks the signature.
+    """
+    import tensorflow as tf
+
+    folder = _version_folder(path)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    except (OSError, ValueError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--saved_model={path}: cannot be loaded: {str(error).splitlines()[0]}"
+        ) from error
+    signature = loaded.signatures.get(SIGNATURE)
+    inputs = signature.structured_input_signature[1] if signature else {}
+    if set(inputs) != {"slices"} or "reconstruction" not in signature.structured_outputs:
+        raise UserError(
+            f"--saved_model={path}: has no signature {SIGNATURE!r} from `slices` to "
+            "`reconstruction`; export it with python -m trainer"
+        )
+    takes, gives = inputs["slices"], signature.structured_outputs["reconstruction"]
+    for spec in (takes, gives):
+        if spec.dtype != tf.float32 or not spec.shape.is_compatible_with((None, None, None, 1)):
+            raise UserError(
+                f"--saved_model={path}: takes {takes.dtype.name} {takes.shape} and gives "
+                f"{gives.dtype.name} {gives.shape}, not grey float32 slices [B, H, W, 1]"
+            )
+
+    def reconstruct(slices: Any) -> Any:
+        # The signature's function lives only as long as the object it was loaded with.
+        return loaded.signatures[SIGNATURE](slices=slices)["reconstruction"]
+
+    name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    return Model(name, _digest(folder), _model_card(folder), reconstruct, tuple(takes.shape[1:3]))
+
+
+def _version_folder(path: pathlib.Path) -> pathlib.Path:
+    path = path.resolve()
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [
+        found.parent for found in path.glob("*/saved_model.pb") if found.parent.name.isdigit()
+    ]
+    if not versions:
+        raise UserError(
+            f"--saved_model={path}: no SavedModel there; name the folder that holds "
+            "saved_model.pb, or the one above it"
+        )
+    return max(versions, key=lambda folder: int(folder.name))
+
+
+def _digest(folder: pathlib.Path) -> str:
+    whole = hashlib.sha256()
+    for path in [folder / "saved_model.pb", *sorted(folder.glob("variables/*"))]:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def _model_card(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "assets.extra" / "model_card.json"
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path}: is not JSON: {error}") from error
+    return card if isinstance(card, dict) else {}
+
+
+def open_split(data_dir: pathlib.Path, dataset: str, name: str) -> Split:
+    """Open a split of the highest version in `data_dir/dataset`.
+
+    Raises:
+      DatasetError: there is no such dataset, or it has no such split; says which there are.
+    """
+    import tensorflow_datasets as tfds
+
+    versions = [
+        found.parent
+        for found in (data_dir / dataset).glob("*/dataset_info.json")
+        if re.fullmatch(r"\d+\.\d+\.\d+", found.parent.name)
+    ]
+    if not versions:
+        there = sorted({"/".join(p.parts[-4:-2]) for p in data_dir.glob("*/*/*/dataset_info.json")})
+        raise DatasetError(
+            f"--dataset={dataset}: no such dataset in --data_dir={data_dir}, "
+            f"which has {', '.join(there) or 'none; make one with python -m beam_preprocess'}"
+        )
+    folder = max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+    builder = tfds.builder_from_directory(str(folder))
+    splits = builder.info.splits
+    if name not in splits:
+        raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}")
+    manifest = folder / "manifest.json"
+    fingerprint = json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else None
+    height, width, _ = builder.info.features["image"].shape
+    slices = splits[name].num_examples
+    return Split(dataset, folder.name, name, fingerprint, (height, width), slices, builder)
+
+
+def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
+    """Score every slice of a split, in the order of their keys.
+
+    The reconstruction is judged as the model gives it, without clipping.
+
+    Raises:
+      UserError: the model takes slices of another size, or gives values that are not finite.
+    """
+    import tensorflow as tf
+
+    from evaluator import metrics
+
+    for takes, has in zip(model.size, split.size, strict=True):
+        if takes not in (None, has):
+            raise UserError(
+                f"the model takes slices of {model.size[0]}x{model.size[1]}, and those of "
+                f"{split.dataset} are {split.size[0]}x{split.size[1]}; choose the dataset that "
+                "it was trained on by --dataset"
+            )
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1), tf.uint8)])
+    def judge(images: tf.Tensor) -> tf.Tensor:
+        slices = tf.cast(images, tf.float32) / 255.0
+        reconstruction = tf.ensure_shape(model.reconstruct(slices), slices.shape)
+        return tf.stack(
+            [f(slices, reconstruction) for f in (metrics.psnr, metrics.ssim, metrics.mae)]
+        )
+
+    scores: list[Score] = []
+    with tqdm.tqdm(total=split.slices, unit="slice", desc=f"scoring {split.name}") as progress:
+        for batch in _batches(split, batch_size):
+            values = judge(batch["image"]).numpy()
+            scores += _rows(split, batch, values)
+            progress.update(values.shape[1])
+    return sorted(scores, key=lambda score: score.key)
+
+
+def _batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    dataset = split.builder.as_dataset(
+        split=split.name,
+        batch_size=batch_size,
+        shuffle_files=False,
+        # A small split would be kept in memory whole.
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
+    yield from dataset.prefetch(2)
+
+
+def _rows(split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:
+    fields = {
+        name: batch[name].numpy() for name in ("subject", "site", "sex", "age", "slice_index")
+    }
+    sex_name = split.builder.info.features["sex"].int2str
+    for place, (psnr, ssim, mae) in enumerate(values.T.tolist()):
+        subject = fields["subject"][place].decode()
+        index = int(fields["slice_index"][place])
+        key = slice_key(subject, index)
+        if not np.isfinite([psnr, ssim, mae]).all():
+            raise UserError(f"the model gives values that are not finite for slice {key}")
+        yield Score(
+            key=key,
+            subject=subject,
+            site=fields["site"][place].decode(),
+            sex=sex_name(int(fields["sex"][place])),
+            age=float(fields["age"][place]),
+            slice_index=index,
+            psnr=psnr,
+            ssim=ssim,
+            mae=mae,
+        )
+
+
+def read_examples(
+    model: Model, split: Split, scores: Sequence[Score], *, batch_size: int
+) -> list[Example]:
+    """Read the slices of a few scores again and reconstruct them, in the order of `scores`."""
+    wanted = {(score.subject, score.slice_index) for score in scores}
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for batch in _batches(split, batch_size):
+        names = zip(batch["subject"].numpy(), batch["slice_index"].numpy(), strict=True)
+        for place, (subject, index) in enumerate(names):
+            if (subject.decode(), int(index)) in wanted:
+                slices = batch["image"][place : place + 1].numpy().astype(np.float32) / 255
+                reconstruction = np.asarray(model.reconstruct(slices))
+                key = slice_key(subject.decode(), int(index))
+                found[key] = (slices[0, ..., 0], reconstruction[0, ..., 0])
+        if len(found) == len(wanted):
+            break
+    return [Example(score, *found[score.key]) for score in scores]

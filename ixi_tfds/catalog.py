@@ -1,0 +1,156 @@
+"""Which scans a source folder holds, whose they are, and which files are refused by name.
+
+Nothing here opens a volume. `Scan` travels to small preprocessing workers, so this module imports
+neither TensorFlow nor pandas.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from ixi_tfds.errors import ScanError, UserError
+
+if TYPE_CHECKING:
+    from ixi_tfds.demographics import Demographics
+
+IXI_NAME = re.compile(r"IXI(?P<id>\d{3})-(?P<site>Guys|HH|IOP)-(?P<number>\d{4})-T1")
+"""The form of a canonical name of IXI, without extension."""
+
+_EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[-_. ]+")
+_T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
+_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_)")
+
+# fmt: off
+_LABEL_MAPS = {
+    "label", "labels", "labelmap", "mask", "masks", "brainmask", "seg", "dseg", "probseg",
+    "segmentation", "lesion", "lesions", "aseg", "aparc", "parc", "wmparc", "parcellation", "atlas",
+    "roi", "rois",
+}
+_T1 = {"t1", "t1w", "t1n", "mprage"}
+_OTHER_MODALITIES = {
+    "t2", "t2w", "t2f", "t2star", "t2starw", "pd", "pdw", "pdt2", "mra", "angio", "tof", "dti",
+    "dwi", "adc", "fa", "md", "flair", "bold", "fmri", "epi", "sbref", "asl", "cbf", "swi", "swan",
+    "t1c", "t1ce", "t1gd", "t1map", "t2map", "phase", "magnitude", "fieldmap", "ct", "pet",
+}
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One volume and the person in it.
+
+    Attributes:
+      subject: `IXI002`; for a file that is not named as IXI's are, its name without extension and
+        without a trailing `_T1w` or `-T1`, or the `sub-...` that a BIDS name begins with.
+      site: `Guys`, `HH` or `IOP`; empty where unknown.
+      path: where the volume lies.
+      sex: one of `features.SEXES`.
+      ethnicity: one of `features.ETHNICITIES`.
+      age: in years, NaN where unknown.
+    """
+
+    subject: str
+    site: str
+    path: str
+    sex: str = "unknown"
+    ethnicity: str = "unknown"
+    age: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """What a source folder holds.
+
+    Attributes:
+      scans: one for each subject, ordered by subject.
+      refused: files that their names say are not T1 volumes, ordered by path.
+    """
+
+    scans: tuple[Scan, ...]
+    refused: tuple[ScanError, ...]
+
+
+def find_scans(source_dir: str, demographics: Demographics | None = None) -> Catalog:
+    """Find the T1 volumes in a folder, at any depth.
+
+    Files other than `*.nii` and `*.nii.gz` (in any case) and hidden ones are passed over.
+
+    Args:
+      source_dir: the folder; links to folders inside it are not followed.
+      demographics: of the cohort's workbook; looked up by the number in names of IXI's form.
+
+    Raises:
+      UserError: there is no such folder, no T1 volume in it, or a subject stands in it twice.
+    """
+    if not Path(source_dir).is_dir():
+        raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
+    people = {} if demographics is None else demographics.table.to_dict("index")
+    scans: dict[str, Scan] = {}
+    refused = []
+    for path in sorted(_volumes_under(source_dir)):
+        error = _refusal(path)
+        if error is not None:
+            refused.append(error)
+            continue
+        scan = _scan_of(path, people)
+        if scan.subject in scans:
+            raise UserError(
+                f"subject {scan.subject} stands twice, as {scans[scan.subject].path} and as {path}:"
+                " keep one volume a person"
+            )
+        scans[scan.subject] = scan
+    if not scans:
+        also = f"; {len(refused)} refused by name, the first as {refused[0]}" if refused else ""
+        raise UserError(f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it{also}")
+    return Catalog(tuple(scans[subject] for subject in sorted(scans)), tuple(refused))
+
+
+def stem_of(path: str) -> str:
+    """A volume's file name without `.nii` or `.nii.gz`."""
+    return _EXTENSION.sub("", PurePath(path).name)
+
+
+def _volumes_under(source_dir: str) -> Iterator[str]:
+    """Paths of all NIfTI files in a folder, at any depth, in no particular order."""
+
+    def complain(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
+
+    for folder, subfolders, names in os.walk(source_dir, onerror=complain):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and _EXTENSION.search(name):
+                yield str(Path(folder, name))
+
+
+def _refusal(path: str) -> ScanError | None:
+    """The error for a file whose name says that it is not a T1 volume."""
+    tokens = [token.lower() for token in _SEPARATORS.split(stem_of(path))]
+    for token in tokens:
+        if token in _LABEL_MAPS:
+            return ScanError("label_map", path, f"{token!r} in its name says a label map or mask")
+    # The last word on modality counts: PD_003_T1w is a T1 volume, space-T1w_bold is not.
+    modalities = [token for token in tokens if token in _T1 | _OTHER_MODALITIES]
+    if modalities and modalities[-1] in _OTHER_MODALITIES:
+        detail = f"{modalities[-1]!r} in its name says another modality than T1"
+        return ScanError("other_modality", path, detail)
+    return None
+
+
+def _scan_of(path: str, people: Mapping[Any, Mapping[Any, Any]]) -> Scan:
+    stem = stem_of(path)
+    match = IXI_NAME.fullmatch(stem)
+    if match is None:
+        # Sessions of one BIDS subject must not count as several people: splits are by person.
+        bids = _BIDS_SUBJECT.match(stem)
+        return Scan(subject=bids[0] if bids else _T1_SUFFIX.sub("", stem), site="", path=path)
+    person = people.get(int(match["id"]))
+    known = {} if person is None else {key: person[key] for key in ("sex", "ethnicity", "age")}
+    return Scan(subject=f"IXI{match['id']}", site=match["site"], path=path, **known)

@@ -1,0 +1,386 @@
+"""Fetching the published IXI files: resumable, verified, from any of several addresses.
+
+The addresses are tried in order; https answers at times with an expired certificate, so plain http
+comes first: what makes a file the right one is its checksum, whichever way it came.
+"""
+
+import dataclasses
+import hashlib
+import http.client
+import logging
+import re
+import shutil
+import ssl
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tqdm import tqdm
+
+from ixi_tfds.errors import DownloadError
+
+ATTEMPTS = 4
+"""How often in a row an address may fail, without a MiB gained, before the next one is tried."""
+
+TIMEOUT_SECONDS = 60.0
+"""How long a connection may stay silent."""
+
+WAIT_SECONDS = 1.0
+"""Pause before the second attempt at an address; later pauses are 3 and 7 times as long."""
+
+_BLOCK = 1 << 18
+_PROGRESS_BYTES = 1 << 20
+_T1_NAME = re.compile(r"IXI[0-9]{3}-(Guys|HH|IOP)-[0-9]{4}-T1\.nii\.gz")
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A published file.
+
+    Attributes:
+      name: its name in the folder.
+      urls: where it is published, in the order to try.
+      md5: hex digest of the whole file.
+      sha256: the same, "" where nobody published it.
+      sizes: fewest and most bytes it may have; whatever offers others (an error page, an endless
+        stream) is refused before it is read.
+      sole: False where other copies of the same content are in circulation, so that one which
+        lies in the folder already is kept, whatever its checksum.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    md5: str
+    sha256: str = ""
+    sizes: tuple[int, int] = (1, 1 << 40)
+    sole: bool = True
+
+
+_IMPERIAL = "biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
+OFFICIAL_SOURCES = (
+    Source(
+        name="IXI.xls",
+        urls=(f"http://{_IMPERIAL}/IXI.xls", f"https://{_IMPERIAL}/IXI.xls"),
+        md5="066002afe250e4375d132266fcfceac5",
+        sha256="8880c4417d8c22f9489439f1b8977b1003ed7908be0294e44462aa71c2a3e78f",
+        sizes=(210432, 210432),
+        sole=False,
+    ),
+    Source(
+        name="IXI-T1.tar",
+        urls=(
+            f"http://{_IMPERIAL}/IXI-T1.tar",
+            "https://developer.download.nvidia.com/assets/Clara/monai/tutorials/IXI-T1.tar",
+            f"https://{_IMPERIAL}/IXI-T1.tar",
+        ),
+        md5="34901a0593b41dd19c1a1f746eac2d58",
+        # Its exact length is not published; about 4.5 GB is.
+        sizes=(4_000_000_000, 5_000_000_000),
+    ),
+)
+
+
+class _RefusedError(Exception):
+    """An address will not give the file, however often it is asked."""
+
+
+class _DroppedError(Exception):
+    """An address failed, and may do better the next time."""
+
+
+def download_ixi(
+    output_dir: str, *, sources: tuple[Source, ...] = OFFICIAL_SOURCES, progress: bool = True
+) -> str:
+    """Bring the published files into a folder; what is there and right is not fetched again.
+
+    A transfer that stops is taken up again where it stopped, in this run or a later one: its
+    bytes are kept in `<name>.part`, which takes its final name only once size and checksums agree.
+
+    Args:
+      output_dir: folder for the files, made where missing.
+      sources: what to fetch; by default the workbook, then the T1 volumes (about 4.5 GB).
+      progress: show progress bars, in bytes.
+
+    Returns:
+      `output_dir`, in which every one of `sources` now lies under its name.
+
+    Raises:
+      DownloadError: no address of a file gave it, the folder cannot be written, or a file that is
+        not the published one stands in its place.
+    """
+    try:
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        for source in sources:
+            _fetch(source, Path(output_dir), progress)
+    except OSError as error:
+        raise DownloadError(
+            f"{output_dir}: cannot be written ({error}); what was fetched is kept, so put that "
+            "right and run the same command again"
+        ) from error
+    return output_dir
+
+
+def extract_t1(tar_path: str, output_dir: str, *, progress: bool = True) -> list[str]:
+    """Unpack the T1 volumes of an IXI tar file, block by block.
+
+    Only regular files with names of IXI's T1 form are taken, and written under their base name
+    straight into `output_dir`. Everything else (other modalities, links, devices, sparse files,
+    absolute paths, paths with `..`) never touches the disk; a warning says how many there were.
+    A volume that is already there with the same size is left as it is.
+
+    Args:
+      tar_path: an uncompressed tar file.
+      output_dir: folder for the volumes, made where missing.
+      progress: show a progress bar, in bytes.
+
+    Returns:
+      The paths of the archive's T1 volumes in `output_dir`, sorted.
+
+    Raises:
+      DownloadError: the tar file cannot be read whole, holds a volume twice or none at all, or
+        the folder cannot be written.
+    """
+    folder = Path(output_dir)
+    volumes: dict[str, str] = {}
+    left_out = 0
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with (
+            tarfile.open(tar_path, "r:") as archive,
+            _bytes_bar(f"unpacking {Path(tar_path).name}", progress) as bar,
+        ):
+            bar.reset(Path(tar_path).stat().st_size)
+            for member in archive:
+                if member.size < 0:  # tarfile would step back and read the same members for ever.
+                    raise tarfile.ReadError(f"{member.name!r} has a negative size")
+                name = _t1_name(member)
+                if name is None:
+                    left_out += 1
+                elif name in volumes:
+                    raise DownloadError(
+                        f"{tar_path}: {name} stands twice in it, so it is not the published file; "
+                        "remove it and download it again"
+                    )
+                else:
+                    _write_member(archive, member, folder / name)
+                    volumes[name] = str(folder / name)
+                bar.update(member.offset_data + member.size - bar.n)
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        raise DownloadError(
+            f"{tar_path}: cannot be unpacked into {output_dir} ({error}); make sure that it is "
+            "whole and the disk has room, then run the same command again"
+        ) from error
+    if not volumes:
+        raise DownloadError(
+            f"{tar_path}: no T1 volume in it (names like IXI002-Guys-0828-T1.nii.gz); is it "
+            "IXI-T1.tar?"
+        )
+    if left_out:
+        logging.getLogger(__name__).warning(
+            "%s: left out %d members that are not T1 volumes", tar_path, left_out
+        )
+    return sorted(volumes.values())
+
+
+def _bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
+    return tqdm(
+        desc=description, unit="B", unit_scale=True, disable=not progress, leave=False, **kwargs
+    )
+
+
+def _fetch(source: Source, folder: Path, progress: bool) -> None:
+    """Bring one file into the folder, or raise DownloadError."""
+    target, part = folder / source.name, folder / f"{source.name}.part"
+    if target.exists():
+        wrong = _mismatch(target, source, progress)
+        if wrong and source.sole:
+            raise DownloadError(
+                f"{target}: not the published file ({wrong}); move it away, or rename it to "
+                f"{part.name} if its download was cut off, and run the same command again"
+            )
+        if wrong:
+            logging.getLogger(__name__).warning(
+                "%s: kept, though it is not the published file (%s)", target, wrong
+            )
+        return
+    failures = []
+    with _bytes_bar(source.name, progress) as bar:
+        for url in source.urls:
+            failure = _fetch_from(url, source, part, bar)
+            if failure is None:
+                part.replace(target)
+                return
+            failures.append(f"{url} ({failure})")
+    raise DownloadError(
+        f"{source.name} could not be fetched from {', nor from '.join(failures)}: run the same "
+        f"command again later, or download it by hand to {target}"
+    )
+
+
+def _fetch_from(url: str, source: Source, part: Path, bar: tqdm) -> str | None:
+    """Complete and verify `part` from one address.
+
+    Returns:
+      None when `part` is the published file, else why this address is given up.
+    """
+    etag = failure = ""
+    failures, reached = 0, _size(part)
+    while failures < ATTEMPTS:
+        time.sleep(WAIT_SECONDS * (2**failures - 1))
+        offset = _size(part)
+        try:
+            response = _open(url, offset, etag)
+            if response is not None:
+                with response:
+                    etag = response.headers.get("ETag", "")
+                    offset = _receive(response, offset, source, part, bar)
+            wrong = _mismatch(part, source, not bar.disable)
+            if wrong is None:
+                return None
+            part.unlink()
+            # Bytes that an earlier run or another address left may be what is wrong; what came
+            # from here alone will not get better.
+            if offset == 0:
+                return wrong
+            failure = wrong
+        except _RefusedError as error:
+            return str(error)
+        except _DroppedError as error:
+            failure = str(error)
+        bar.set_postfix_str(failure)
+        failures += 1
+        if _size(part) >= reached + _PROGRESS_BYTES:
+            failures, reached = 1, _size(part)
+    return f"{failure}, {ATTEMPTS} attempts"
+
+
+def _open(url: str, offset: int, etag: str) -> Any:
+    """The response to a request from `offset` on; None when there is nothing beyond it (416)."""
+    headers = {"User-Agent": "ixi-autoencoders"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if etag.startswith('"'):  # A weak ETag does not vouch for bytes.
+            headers["If-Range"] = etag
+    try:
+        request = urllib.request.Request(url, headers=headers)
+        return urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset:
+            return None
+        failure = _DroppedError if error.code in (408, 429) or error.code >= 500 else _RefusedError
+        raise failure(f"HTTP {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLCertVerificationError):
+            raise _RefusedError(
+                f"its certificate is not valid now: {error.reason.verify_message}"
+            ) from error
+        raise _DroppedError(str(error.reason)) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _DroppedError(_text(error)) from error
+    except ValueError as error:
+        raise _RefusedError(_text(error)) from error
+
+
+def _receive(response: Any, offset: int, source: Source, part: Path, bar: tqdm) -> int:
+    """Append a response to `part`, or start `part` anew if the response is of the whole file.
+
+    Returns:
+      The offset that the response began at.
+    """
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        sent = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
+        if sent is None or int(sent[1]) != offset:
+            part.unlink(missing_ok=True)
+            raise _DroppedError("answered with another range than asked for")
+    elif response.status == http.HTTPStatus.OK:
+        offset = 0
+    else:
+        raise _RefusedError(f"HTTP {response.status}")
+    total = None if response.length is None else offset + response.length
+    whole = re.search(r"/([0-9]+)$", response.headers.get("Content-Range", ""))
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT and whole:
+        total = int(whole[1])
+    fewest, most = source.sizes
+    if total is not None and not fewest <= total <= most:
+        raise _RefusedError(f"offers {total} bytes, but the file has {_expected(source)}")
+
+    bar.total, bar.initial, bar.n = total, offset, offset
+    bar.refresh()
+    reached = offset
+    with part.open("ab" if offset else "wb") as file:
+        while reached < (most + 1 if total is None else total):
+            block = _read(response)
+            if not block:
+                break
+            file.write(block)
+            bar.update(len(block))
+            reached += len(block)
+    if total is not None and reached < total:
+        raise _DroppedError(f"the connection ended after {reached} of {total} bytes")
+    return offset
+
+
+def _read(response: Any) -> bytes:
+    try:
+        # read1 hands on what has arrived, so that a broken connection loses none of it.
+        return response.read1(_BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        raise _DroppedError(f"the connection broke: {_text(error)}") from error
+
+
+def _mismatch(path: Path, source: Source, progress: bool) -> str | None:
+    """What tells a file from the published one; None when nothing does."""
+    size = _size(path)
+    if not source.sizes[0] <= size <= source.sizes[1]:
+        return f"{size} bytes instead of {_expected(source)}"
+    # MD5 is no proof against a forger of pairs, but nobody can make a second file to a given MD5.
+    md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
+    with path.open("rb") as file, _bytes_bar(f"checking {path.name}", progress, delay=1) as bar:
+        bar.reset(size)
+        while block := file.read(_BLOCK):
+            md5.update(block)
+            if source.sha256:
+                sha256.update(block)
+            bar.update(len(block))
+    if md5.hexdigest() != source.md5:
+        return f"its MD5 is {md5.hexdigest()} instead of {source.md5}"
+    if source.sha256 and sha256.hexdigest() != source.sha256:
+        return f"its SHA-256 is {sha256.hexdigest()} instead of {source.sha256}"
+    return None
+
+
+def _expected(source: Source) -> str:
+    fewest, most = source.sizes
+    return f"{most} bytes" if fewest == most else f"{fewest} to {most} bytes"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _t1_name(member: tarfile.TarInfo) -> str | None:
+    """The file name of a member that is a T1 volume and safe to take, else None."""
+    path = PurePosixPath(member.name)
+    # A sparse member may claim far more data than the archive holds.
+    safe = member.isreg() and not member.issparse()
+    inside = not path.is_absolute() and ".." not in path.parts
+    return path.name if safe and inside and _T1_NAME.fullmatch(path.name) else None
+
+
+def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
+    if target.is_file() and target.stat().st_size == member.size:
+        return
+    data = archive.extractfile(member)
+    assert data is not None, "extractfile gives None for members that are not regular files only"
+    temporary = target.with_name(f".{target.name}.part")
+    with data, temporary.open("wb") as file:
+        shutil.copyfileobj(data, file, _BLOCK)
+    temporary.replace(target)

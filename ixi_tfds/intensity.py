@@ -1,0 +1,109 @@
+"""Scanner values to 8 bits and back."""
+
+import numpy as np
+
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.nifti import Volume
+
+PERCENTILES = (0.5, 99.5)
+"""The robust range of `volume` scaling, in percent of the window's voxels."""
+
+_MOST_LEVELS = 1 << 16
+
+
+def quantize(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Map scanner values to uint8 so that `low` becomes 0 and `high` 255.
+
+    Values beyond the range are clipped. The rule is `floor(255 * (v - low) / (high - low) +
+    0.499999999)` in double precision: nearest, with ties going down, as imageio 2.8 rounds when it
+    stretches a float image to 8 bits. That the thesis's slices were made this way is inferred from
+    its tools, not stated in its text. An empty range (`high <= low`) gives zeros.
+
+    Args:
+      values: scanner values, any shape.
+      low: scanner value of 0.
+      high: scanner value of 255.
+    """
+    if high <= low:
+        return np.zeros(np.shape(values), np.uint8)
+    share = (np.clip(np.asarray(values, np.float64), low, high) - low) / (high - low)
+    return (share * 255.0 + 0.499999999).astype(np.uint8)
+
+
+def dequantize(image: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Scanner values of 8-bit ones, float64, off by at most half a step of (high - low) / 255."""
+    return low + np.asarray(image, np.float64) * (high - low) / 255.0
+
+
+def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]:
+    """The robust range of a volume in scanner units, over the voxels of the config's window.
+
+    The window is `config.window` slices of the in-plane crop to `config.size`; padding does not
+    count. A percentile is the smallest value with at least that share of the voxels at or below it
+    (NumPy's "inverted_cdf"), so it is a value that occurs and does not depend on interpolation.
+    """
+    window = crop(volume.voxels[:, :, slice(*config.window)], config.size)
+    if _has_few_levels(window):
+        lowest = int(window.min())
+        counts = np.bincount((window - np.int64(lowest)).ravel())
+        wanted = [np.ceil(q / 100 * window.size) for q in PERCENTILES]
+        stored = lowest + np.searchsorted(np.cumsum(counts), np.maximum(wanted, 1))
+    else:
+        stored = np.percentile(window, PERCENTILES, method="inverted_cdf")
+    low, high = sorted(volume.scaled(stored).tolist())
+    return low, high
+
+
+def stored_slice(
+    volume: Volume, index: int, config: SliceConfig, limits: tuple[float, float] | None
+) -> tuple[np.ndarray, float, float]:
+    """One slice as it is stored.
+
+    The plane is cropped or padded with scanner zeros to `config.size` first and scaled then, so
+    that padding counts in a slice's own extrema.
+
+    Args:
+      volume: the scan.
+      index: of the slice, along the last axis.
+      config: its window, size and scaling.
+      limits: (low, high) in scanner units, or None for the slice's own extrema.
+
+    Returns:
+      The image, uint8 [height, width], and the scanner values of 0 and 255.
+    """
+    plane = crop(volume.voxels[:, :, index], config.size)
+    padding = _padding(plane.shape, config.size)
+    padded = any(before or after for before, after in padding)
+    if limits is None:
+        extremes = volume.scaled(np.array([plane.min(), plane.max()])).tolist()
+        limits = min(extremes), max(extremes)
+        if padded:
+            limits = min(limits[0], 0.0), max(limits[1], 0.0)
+    low, high = limits
+    if _has_few_levels(plane):
+        # Scaling each level once and looking voxels up is exact and several times as fast.
+        lowest, highest = int(plane.min()), int(plane.max())
+        table = quantize(volume.scaled(np.arange(lowest, highest + 1)), low, high)
+        image = table[np.subtract(plane, lowest, dtype=np.int64)]
+    else:
+        image = quantize(volume.scaled(plane), low, high)
+    if padded:
+        zero = quantize(np.zeros(()), low, high)
+        image = np.pad(image, padding, constant_values=zero)
+    return np.ascontiguousarray(image), low, high
+
+
+def crop(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The middle of the first two axes, no larger than `size`; an odd voxel is cut at the end."""
+    starts = [max(0, (side - most) // 2) for side, most in zip(planes.shape, size, strict=False)]
+    return planes[starts[0] : starts[0] + size[0], starts[1] : starts[1] + size[1]]
+
+
+def _padding(shape: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """What each of the two axes lacks, (before, after)."""
+    missing = [want - have for have, want in zip(shape, size, strict=True)]
+    return [(lacks // 2, lacks - lacks // 2) for lacks in missing]
+
+
+def _has_few_levels(voxels: np.ndarray) -> bool:
+    return voxels.dtype.kind in "iu" and int(voxels.max()) - int(voxels.min()) < _MOST_LEVELS

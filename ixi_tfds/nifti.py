@@ -1,0 +1,246 @@
+"""Reading one NIfTI volume: whole, checked, and in the axes of IXI.
+
+nibabel reads the header and knows the geometry. The bytes are inflated here, because igzip is two
+to three times as fast as zlib, and always to the end, because an inflate that stops early lets
+most flipped bits through. Checks come in this order: readable, not NIfTI, corrupt, not 3-D,
+geometry, values.
+"""
+
+import dataclasses
+import math
+import pathlib
+
+import nibabel as nib
+import numpy as np
+from isal import igzip_lib, isal_zlib
+from nibabel import imageglobals, orientations
+from nibabel.spatialimages import HeaderDataError
+
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.errors import ScanError
+from ixi_tfds.roster import git_blob_sha1
+
+AXES = "PSR"
+"""Axis codes of the IXI volumes: posterior, superior, right; the last counts sagittal slices."""
+
+MIN_SIGNAL = 0.01
+"""A volume is near-empty if fewer of its window's voxels than this differ from the lowest value."""
+
+MAX_EQUAL_NEIGHBOURS = 0.5
+"""A volume is a label map if more of its neighbouring voxels than this are equal.
+
+Counted along the first axis of the middle slice, leaving out the commonest value. Measured: 0.02 to
+0.09 on IXI scans, 0.79 on label maps of the same heads.
+"""
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_MAX_DEFLATE_RATIO = 1032
+_LARGEST_HEADER = 540
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """The voxels of one scan as stored, and what turns them into scanner units.
+
+    Attributes:
+      voxels: [posterior, superior, right] in the data type on disk; a view into the file's bytes.
+      slope: multiplies a stored voxel to give scanner units.
+      inter: is added after that.
+      affine: float64 [4, 4], from indices of `voxels` to millimetres (RAS+).
+      git_blob_sha1: SHA-1 of the file as git hashes it, which tells whether it is the original.
+    """
+
+    voxels: np.ndarray
+    slope: float
+    inter: float
+    affine: np.ndarray
+    git_blob_sha1: str
+
+    def scaled(self, voxels: np.ndarray) -> np.ndarray:
+        """Stored voxels in scanner units, float64 of the same shape."""
+        return np.asarray(voxels, np.float64) * self.slope + self.inter
+
+
+def read_volume(path: str) -> Volume:
+    """Read a `.nii` or `.nii.gz` file whole and turn it to the axes of IXI without resampling.
+
+    The reorientation only flips and swaps axes, by the header's best affine. `scl_slope` of NaN or
+    0 means that no scaling applies.
+
+    Raises:
+      ScanError: with reason unreadable, not_nifti, corrupt_data, not_3d or other_modality.
+    """
+    try:
+        stored = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ScanError("unreadable", path, f"cannot be read ({error.strerror})") from error
+    compressed = stored.startswith(_GZIP_MAGIC)
+    head = _inflate(path, stored, _LARGEST_HEADER, whole=False) if compressed else stored
+    header = _parse_header(path, head)
+    expected = _expected_bytes(path, header, stored, compressed)
+    content = _inflate(path, stored, expected) if compressed else memoryview(stored)
+    shape = _spatial_shape(path, header.get_data_shape())
+    voxels = np.frombuffer(
+        content,
+        header.get_data_dtype(),
+        count=math.prod(shape),
+        offset=int(header["vox_offset"]),
+    ).reshape(shape, order="F")
+    slope, inter = _scaling(path, header)
+    affine = header.get_best_affine()
+    to_ixi = _transform_to_axes(path, affine)
+    return Volume(
+        voxels=orientations.apply_orientation(voxels, to_ixi),
+        slope=slope,
+        inter=inter,
+        affine=affine @ orientations.inv_ornt_aff(to_ixi, shape),
+        git_blob_sha1=git_blob_sha1(stored),
+    )
+
+
+def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
+    """Refuse a volume that cannot give the slices of `config`, or whose values are not a scan's.
+
+    Raises:
+      ScanError: with reason wrong_in_plane_size, too_few_slices, non_finite, constant, near_empty
+        or label_map.
+    """
+    rows, columns, depth = volume.voxels.shape
+    if config.in_plane is not None and (rows, columns) != config.in_plane:
+        expected = "x".join(map(str, config.in_plane))
+        raise ScanError(
+            "wrong_in_plane_size",
+            path,
+            f"is {rows}x{columns} in the plane of its slices (posterior x superior), not {expected}"
+            "; choose another geometry with --in_plane",
+        )
+    if depth < config.window[1]:
+        raise ScanError(
+            "too_few_slices",
+            path,
+            f"has {depth} slices, the window needs {config.window[1]}; see --slices",
+        )
+    if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
+        raise ScanError("non_finite", path, "holds voxels that are NaN or infinite")
+    window = volume.voxels[:, :, slice(*config.window)]
+    lowest = window.min()
+    if lowest == window.max():
+        raise ScanError("constant", path, f"every voxel of its window is {lowest}")
+    signal = np.count_nonzero(window != lowest) / window.size
+    if signal < MIN_SIGNAL:
+        raise ScanError(
+            "near_empty",
+            path,
+            f"only {signal:.3%} of its window's voxels differ from the lowest value; "
+            f"a head has at least {MIN_SIGNAL:.0%}",
+        )
+    if _is_label_map(window[:, :, window.shape[2] // 2]):
+        raise ScanError("label_map", path, "looks like a label map: most neighbours are equal")
+
+
+def _inflate(path: str, stored: bytes, limit: int, *, whole: bool = True) -> bytes:
+    """Inflate at most `limit` bytes; with `whole`, exactly that many to the checked end."""
+    parts: list[bytes] = []
+    size, rest = 0, stored
+    try:
+        # A gzip file may be several members, one after the other.
+        while rest.startswith(_GZIP_MAGIC) and size <= limit:
+            member = isal_zlib.decompressobj(wbits=31)
+            parts.append(member.decompress(rest, limit - size + 1))
+            size += len(parts[-1])
+            if not member.eof:
+                break
+            rest = member.unused_data
+        else:
+            member = None
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says instance
+        raise ScanError("corrupt_data", path, f"is a corrupt gzip file ({error})") from error
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    if not whole:
+        return content
+    if size > limit:
+        raise ScanError(
+            "corrupt_data", path, f"holds more than the {limit} bytes that its header declares"
+        )
+    if member is not None or size < limit:
+        raise ScanError(
+            "corrupt_data",
+            path,
+            f"is a truncated or corrupt gzip file: {size} of {limit} bytes could be read",
+        )
+    return content
+
+
+def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
+    """The header at the start of `head`, NIfTI-1 or NIfTI-2, in either byte order."""
+    size = head[:4]
+    try:
+        header_class = {348: nib.Nifti1Header, 540: nib.Nifti2Header}[
+            min(int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+        ]
+        # nibabel logs what it mends; only what it cannot mend matters here.
+        with imageglobals.LoggingOutputSuppressor():
+            header = header_class(bytes(head[: header_class.template_dtype.itemsize]))
+        header.get_data_dtype()
+        header.get_best_affine()
+    except (KeyError, HeaderDataError, ValueError, OSError) as error:
+        raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
+    if not bytes(header["magic"]).startswith(b"n+"):
+        raise ScanError("not_nifti", path, "is a NIfTI header without its data in the same file")
+    return header
+
+
+def _expected_bytes(path: str, header: nib.Nifti1Header, stored: bytes, compressed: bool) -> int:
+    """Size of the inflated file by its header, refused where the file cannot hold it."""
+    shape = [int(side) for side in header.get_data_shape()]
+    offset = float(header["vox_offset"])
+    if min(shape, default=0) < 1 or not 0 <= offset < 2**40:
+        raise ScanError("not_nifti", path, f"declares the shape {tuple(shape)}")
+    expected = int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
+    most = len(stored) * _MAX_DEFLATE_RATIO if compressed else len(stored)
+    if expected > most:
+        raise ScanError(
+            "corrupt_data",
+            path,
+            f"declares {expected} bytes of data, more than its {len(stored)} bytes can hold",
+        )
+    return expected
+
+
+def _spatial_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """The three spatial sides; trailing axes of length 1 are dropped."""
+    sides = [int(side) for side in shape]
+    while len(sides) > 3 and sides[-1] == 1:
+        sides.pop()
+    if len(sides) != 3 or min(sides) < 2:
+        raise ScanError("not_3d", path, f"is not a 3-D volume: its shape is {tuple(shape)}")
+    return sides[0], sides[1], sides[2]
+
+
+def _scaling(path: str, header: nib.Nifti1Header) -> tuple[float, float]:
+    if header.get_data_dtype().kind not in "iuf":
+        raise ScanError("other_modality", path, "holds colours or complex numbers, not one value")
+    try:
+        slope, inter = header.get_slope_inter()
+    except HeaderDataError as error:
+        raise ScanError("not_nifti", path, f"has an impossible scaling ({error})") from error
+    return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
+
+
+def _transform_to_axes(path: str, affine: np.ndarray) -> np.ndarray:
+    """The orientation transform from the axes of `affine` to `AXES`."""
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
+    return orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(AXES)
+    )
+
+
+def _is_label_map(middle: np.ndarray) -> bool:
+    if middle.dtype.kind == "f" and not (middle == np.rint(middle)).all():
+        return False
+    values, counts = np.unique(middle, return_counts=True)
+    marked = middle != values[counts.argmax()]
+    pairs = marked[1:] & marked[:-1]
+    equal = (middle[1:] == middle[:-1]) & pairs
+    return bool(equal.sum() > MAX_EQUAL_NEIGHBOURS * max(1, pairs.sum()))

@@ -1,0 +1,48 @@
+"""From a scan to its slice examples, the one way that the builder and the Beam job share."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from ixi_tfds.catalog import Scan
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.features import slice_key
+from ixi_tfds.intensity import percentile_range, stored_slice
+from ixi_tfds.nifti import Volume, check_volume, read_volume
+
+
+def slices_of(
+    scan: Scan, config: SliceConfig, volume: Volume | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (key, example) for each slice of the window, in the order of the slices.
+
+    Pure: the same file and config give the same examples anywhere. An example has the fields of
+    `ixi_tfds.features.slice_features`.
+
+    Args:
+      scan: whose file is read.
+      config: geometry and scaling.
+      volume: the scan's volume where the caller has read it already.
+
+    Raises:
+      ScanError: the volume is refused; nothing has been yielded then.
+    """
+    if volume is None:
+        volume = read_volume(scan.path)
+    check_volume(volume, scan.path, config)
+    limits = percentile_range(volume, config) if config.scaling == "volume" else None
+    for index in range(*config.window):
+        image, low, high = stored_slice(volume, index, config, limits)
+        yield (
+            slice_key(scan.subject, index),
+            {
+                "image": image[..., None],
+                "subject": scan.subject,
+                "site": scan.site,
+                "slice_index": index,
+                "sex": scan.sex,
+                "ethnicity": scan.ethnicity,
+                "age": scan.age,
+                "low": low,
+                "high": high,
+            },
+        )

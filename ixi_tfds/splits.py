@@ -1,0 +1,189 @@
+"""Who is in train, validation and test: by subject, stratified, and a function of names alone.
+
+No random generator is involved: where something has to be drawn, the SHA-256 of the subject's name
+draws it, so that the result depends on nothing but the set of subjects and their strata.
+"""
+
+import collections
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from ixi_tfds.catalog import IXI_NAME, Scan, stem_of
+from ixi_tfds.roster import load_roster
+
+if TYPE_CHECKING:
+    from ixi_tfds.demographics import Demographics
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS: Mapping[str, Fraction] = {
+    "validation": Fraction(86, 566),
+    "test": Fraction(48, 566),
+}
+"""The thesis's share of each held-out split; the rest is train."""
+
+_SALT = "ixi_t1 splits"
+
+
+def split_subjects(
+    strata: Mapping[str, str], *, fractions: Mapping[str, Fraction] = FRACTIONS
+) -> dict[str, str]:
+    """Assign every subject to a split, each stratum as evenly as whole people allow.
+
+    Of n subjects a held-out split takes `n * fraction`, rounded half up and at least one; train
+    takes the rest, at least one. One or two subjects are all train. In every stratum the count of
+    each split is its proportional share, `stratum size * split total / n`, rounded up or down:
+    never further off than that.
+
+    Args:
+      strata: the stratum of every subject; their order does not matter.
+      fractions: share of `validation` and of `test`, both positive, less than 1 together.
+
+    Returns:
+      The split of every subject, ordered by subject.
+    """
+    if min(fractions.values()) <= 0 or sum(fractions.values()) >= 1:
+        raise ValueError(f"fractions {dict(fractions)}: must be positive and less than 1 together")
+    members: dict[str, list[str]] = collections.defaultdict(list)
+    for subject in sorted(strata, key=_draw):
+        members[strata[subject]].append(subject)
+    counts = _apportion(
+        {stratum: len(people) for stratum, people in members.items()},
+        _totals(len(strata), fractions),
+    )
+    split_of = {}
+    for stratum, people in members.items():
+        remaining = iter(people)
+        for split in reversed(SPLITS):
+            split_of.update({next(remaining): split for _ in range(counts[stratum][split])})
+    return {subject: split_of[subject] for subject in sorted(split_of)}
+
+
+def assign_splits(
+    scans: Iterable[Scan], *, fractions: Mapping[str, Fraction] = FRACTIONS
+) -> dict[str, str]:
+    """The split of every subject that was found.
+
+    Volumes of IXI, known by their canonical name (subject, site and scan number), are where the
+    roster puts them, however few are present and with or without the workbook. All others are
+    split by `split_subjects` among themselves, with sex and ethnicity as strata.
+
+    Args:
+      scans: one scan for each subject.
+      fractions: as for `split_subjects`; they do not move people of IXI.
+
+    Returns:
+      The split of every subject, ordered by subject.
+    """
+    roster = load_roster()
+    split_of, others = {}, {}
+    for scan in scans:
+        entry = roster.get(scan.subject)
+        if entry is not None and entry.name == stem_of(scan.path):
+            split_of[scan.subject] = entry.split
+        else:
+            others[scan.subject] = _stratum(scan.sex, scan.ethnicity)
+    split_of |= split_subjects(others, fractions=fractions)
+    return {subject: split_of[subject] for subject in sorted(split_of)}
+
+
+def derive_roster_splits(demographics: "Demographics", names: Iterable[str]) -> dict[str, str]:
+    """Derive the roster's split column anew from IXI's workbook.
+
+    Args:
+      demographics: of IXI's own workbook.
+      names: canonical names of the volumes, such as `IXI002-Guys-0828-T1`.
+
+    Returns:
+      The split of every subject, ordered by subject. People without a row in the workbook are in
+      train; the others are stratified by sex and ethnicity.
+    """
+    people = demographics.table.to_dict("index")
+    split_of, strata = {}, {}
+    for name in names:
+        match = IXI_NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(f"{name!r} is not the name of a volume of IXI")
+        subject, ixi_id = name[:6], int(match["id"])
+        if ixi_id in people:
+            strata[subject] = _stratum(people[ixi_id]["sex"], people[ixi_id]["ethnicity"])
+        else:
+            split_of[subject] = "train"
+    split_of |= split_subjects(strata)
+    return {subject: split_of[subject] for subject in sorted(split_of)}
+
+
+def _stratum(sex: str, ethnicity: str) -> str:
+    return f"{sex}/{ethnicity}"
+
+
+def _draw(text: str) -> bytes:
+    return hashlib.sha256(f"{_SALT}\0{text}".encode()).digest()
+
+
+def _totals(n: int, fractions: Mapping[str, Fraction]) -> dict[str, int]:
+    """Number of subjects in every split, n in all."""
+    if n < len(SPLITS):
+        return {"train": n, "validation": 0, "test": 0}
+    held_out = {
+        split: max(1, math.floor(n * Fraction(fraction) + Fraction(1, 2)))
+        for split, fraction in fractions.items()
+    }
+    while sum(held_out.values()) >= n:
+        held_out[max(held_out, key=lambda split: held_out[split])] -= 1
+    return {"train": n - sum(held_out.values()), **held_out}
+
+
+def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
+    """Round the table of proportional shares, keeping its row and column sums.
+
+    Each cell gets the floor of its share; what is missing from a row then goes, one to a cell with
+    a fraction, to the columns with the largest fractions. A full column makes room by moving one
+    of its earlier units to another column (an augmenting path). The shares themselves are a
+    fractional flow with these sums, so a whole one exists and augmenting paths find it.
+
+    Args:
+      sizes: the row sums, subjects in each stratum.
+      totals: the column sums, subjects in each split, as many in all.
+    """
+    n = sum(sizes.values())
+    shares = {
+        (stratum, split): Fraction(size * total, n)
+        for stratum, size in sizes.items()
+        for split, total in totals.items()
+    }
+    counts = {s: {split: math.floor(shares[s, split]) for split in totals} for s in sizes}
+    room = {
+        split: total - sum(row[split] for row in counts.values()) for split, total in totals.items()
+    }
+    raised: dict[str, list[str]] = {split: [] for split in totals}
+
+    def raise_one(stratum: str, tried: set[str]) -> bool:
+        """Give the stratum one more subject in a split where its share leaves a fraction."""
+        open_splits = [s for s in totals if shares[stratum, s] % 1 and stratum not in raised[s]]
+        open_splits.sort(key=lambda s: (-(shares[stratum, s] % 1), _draw(f"{stratum}\0{s}")))
+        for split in open_splits:
+            if split in tried:
+                continue
+            tried.add(split)
+            if room[split]:
+                room[split] -= 1
+            else:
+                mover = next((s for s in raised[split] if raise_one(s, tried)), None)
+                if mover is None:
+                    continue
+                raised[split].remove(mover)
+            raised[split].append(stratum)
+            return True
+        return False
+
+    for stratum in sorted(sizes):
+        for _ in range(sizes[stratum] - sum(counts[stratum].values())):
+            if not raise_one(stratum, set()):
+                raise AssertionError(f"no whole table has these sums: {sizes}, {totals}")
+    for split, gaining in raised.items():
+        for stratum in gaining:
+            counts[stratum][split] += 1
+    return counts

@@ -1,0 +1,170 @@
+import math
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ixi_tfds.catalog import Scan, find_scans, stem_of
+from ixi_tfds.demographics import Demographics
+from ixi_tfds.errors import UserError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+@pytest.fixture
+def demographics():
+    people = {2: ("female", "white", 35.8, 164.0, 58.0), 701: ("male", "black", math.nan, 1.0, 2.0)}
+    columns = ["sex", "ethnicity", "age", "height", "weight"]
+    return Demographics(pd.DataFrame.from_dict(people, orient="index", columns=columns), ())
+
+
+def test_scans_are_found_at_any_depth_with_what_the_workbook_says(tmp_path, demographics):
+    touch(
+        tmp_path, "a/b/IXI002-Guys-0828-T1.nii.gz", "IXI701-IOP-0701-T1.NII", "c/IXI003-HH-1-T1.nii"
+    )
+    touch(tmp_path, "IXI.xls", "notes.txt", "a/._IXI004-Guys-0001-T1.nii.gz", ".cache/x.nii")
+    catalog = find_scans(str(tmp_path), demographics)
+    known, own, odd = catalog.scans
+    assert known == Scan(
+        "IXI002", "Guys", str(tmp_path / "a/b/IXI002-Guys-0828-T1.nii.gz"), "female", "white", 35.8
+    )
+    assert (odd.subject, odd.site) == ("IXI701", "IOP")
+    assert (odd.sex, odd.ethnicity) == ("male", "black")
+    assert math.isnan(odd.age)
+    assert own == Scan("IXI003-HH-1", "", str(tmp_path / "c/IXI003-HH-1-T1.nii"))
+    assert catalog.refused == ()
+
+
+def test_without_a_workbook_everything_is_unknown(tmp_path):
+    touch(tmp_path, "IXI002-Guys-0828-T1.nii.gz")
+    (scan,) = find_scans(str(tmp_path), None).scans
+    assert (scan.sex, scan.ethnicity, scan.site) == ("unknown", "unknown", "Guys")
+    assert math.isnan(scan.age)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [
+        ("sub-01_T1w.nii.gz", "sub-01"),
+        ("sub-01_ses-2_T1w.nii.gz", "sub-01"),
+        ("sub-01_space-T2w_T1w.nii.gz", "sub-01"),
+        ("patient 7.nii", "patient 7"),
+        ("PD_003_T1.nii.gz", "PD_003"),
+        ("oas-1.v2-t1.nii.gz", "oas-1.v2"),
+        ("openms_p07_T1_MNI.nii.gz", "openms_p07_T1_MNI"),
+        ("labelled01.nii.gz", "labelled01"),
+    ],
+)
+def test_own_names_give_own_subjects(tmp_path, name, subject):
+    touch(tmp_path, name)
+    (scan,) = find_scans(str(tmp_path)).scans
+    assert (scan.subject, scan.site) == (subject, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("IXI012-HH-1211-T2.nii.gz", "other_modality"),
+        ("IXI012-HH-1211-PD.nii.gz", "other_modality"),
+        ("IXI012-HH-1211-MRA.nii.gz", "other_modality"),
+        ("IXI012-HH-1211-DTI-00.nii.gz", "other_modality"),
+        ("sub-01_FLAIR.nii.gz", "other_modality"),
+        ("sub-01_task-rest_space-T1w_bold.nii.gz", "other_modality"),
+        ("brats_001_t1ce.nii.gz", "other_modality"),
+        ("IXI012-HH-1211-T1.labels.nii.gz", "label_map"),
+        ("openms_p07_lesion_MNI.nii.gz", "label_map"),
+        ("sub-01_T1w_brain_MASK.nii", "label_map"),
+        ("aparc+aseg_seg.nii.gz", "label_map"),
+    ],
+)
+def test_other_things_are_refused_by_name(tmp_path, name, reason):
+    touch(tmp_path, name, "IXI002-Guys-0828-T1.nii.gz")
+    catalog = find_scans(str(tmp_path))
+    assert [scan.subject for scan in catalog.scans] == ["IXI002"]
+    (error,) = catalog.refused
+    assert (error.reason, error.path) == (reason, str(tmp_path / name))
+    assert "in its name" in str(error)
+
+
+def test_order_is_that_of_subjects_and_not_of_the_disk(tmp_path, monkeypatch):
+    touch(tmp_path, "z/IXI002-Guys-0828-T1.nii.gz", "a/IXI013-HH-1212-T1.nii.gz", "sub-1.nii")
+    touch(tmp_path, "b/x_mask.nii", "a/x_mask.nii")
+    catalog = find_scans(str(tmp_path))
+    assert [scan.subject for scan in catalog.scans] == ["IXI002", "IXI013", "sub-1"]
+    walk = list(os.walk(tmp_path))
+    monkeypatch.setattr(os, "walk", lambda *_, **__: iter(walk[::-1]))
+    again = find_scans(str(tmp_path))
+    assert [(s.subject, s.path) for s in again.scans] == [
+        (s.subject, s.path) for s in catalog.scans
+    ]
+    assert [error.path for error in again.refused] == [error.path for error in catalog.refused]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a/IXI002-Guys-0828-T1.nii.gz", "b/IXI002-Guys-0828-T1.nii"),
+        ("IXI002-Guys-0828-T1.nii.gz", "IXI002-HH-0001-T1.nii.gz"),
+        ("ses-1/sub-01_ses-1_T1w.nii.gz", "ses-2/sub-01_ses-2_T1w.nii.gz"),
+    ],
+)
+def test_subject_that_stands_twice_is_an_error_that_names_both(tmp_path, first, second):
+    touch(tmp_path, first, second)
+    with pytest.raises(UserError) as caught:
+        find_scans(str(tmp_path))
+    assert str(tmp_path / first) in str(caught.value)
+    assert str(tmp_path / second) in str(caught.value)
+
+
+def test_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="nowhere: no such folder"):
+        find_scans(str(tmp_path / "nowhere"))
+
+
+def test_folder_without_volumes_says_what_was_looked_for(tmp_path):
+    touch(tmp_path, "IXI.xls")
+    with pytest.raises(UserError, match=r"no T1 volumes \(\*\.nii, \*\.nii\.gz"):
+        find_scans(str(tmp_path))
+    touch(tmp_path, "IXI012-HH-1211-T2.nii.gz")
+    with pytest.raises(UserError, match=r"1 refused by name, .*another modality"):
+        find_scans(str(tmp_path))
+
+
+def test_stem_drops_the_extension_only():
+    assert stem_of("/x.y/IXI002-Guys-0828-T1.nii.gz") == "IXI002-Guys-0828-T1"
+    assert stem_of("a.b.NII") == "a.b"
+
+
+def test_a_scan_is_unpickled_without_heavy_imports():
+    scan = Scan("IXI002", "Guys", "/data/IXI002-Guys-0828-T1.nii.gz", "female", "white", 35.8)
+    code = (
+        "import pickle, sys\n"
+        "scan = pickle.loads(sys.stdin.buffer.read())\n"
+        "heavy = {'tensorflow', 'tensorflow_datasets', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "print(scan.subject, sorted(heavy))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(scan), capture_output=True, check=True
+    )
+    assert done.stdout.decode().split() == ["IXI002", "[]"]
+
+
+@pytest.mark.real_data
+def test_real_heads_and_their_masks(real_data):
+    catalog = find_scans(str(real_data / "ixi" / "heads_2mm"))
+    assert len(catalog.scans) == 62
+    assert {scan.site for scan in catalog.scans} == {"HH"}
+    with pytest.raises(UserError, match="12 refused by name"):
+        find_scans(str(real_data / "ixi" / "brain_masks_2mm"))
+    lesions = find_scans(str(real_data / "lesions"))
+    assert [Path(error.path).name for error in lesions.refused] == ["openms_p07_lesion_MNI.nii.gz"]
+    assert len(lesions.scans) == 1

@@ -1,0 +1,109 @@
+"""PSNR, SSIM and MAE against scikit-image and TensorFlow's own."""
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import skimage.metrics
+import tensorflow as tf
+
+from evaluator import metrics
+
+
+def pairs(count, height, width, seed=0):
+    """Smooth slices, each with a copy that is blurred and noised, float32 [count, H, W, 1]."""
+    rng = np.random.default_rng(seed)
+    originals = scipy.ndimage.gaussian_filter(rng.random((count, height, width)), (0, 3, 3))
+    originals -= originals.min(axis=(1, 2), keepdims=True)
+    originals /= originals.max(axis=(1, 2), keepdims=True)
+    noise = rng.normal(scale=np.linspace(0.001, 0.1, count)[:, None, None], size=originals.shape)
+    copies = np.clip(scipy.ndimage.gaussian_filter(originals, (0, 1, 1)) + noise, 0, 1)
+    return originals[..., None].astype(np.float32), copies[..., None].astype(np.float32)
+
+
+def skimage_ssim(original, copy):
+    _, per_pixel = skimage.metrics.structural_similarity(
+        original[..., 0].astype(np.float64),
+        copy[..., 0].astype(np.float64),
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    return per_pixel[5:-5, 5:-5].mean()
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 256), (48, 80), (11, 40)])
+def test_same_values_as_scikit_image(height, width):
+    originals, copies = pairs(6, height, width)
+    expected = [skimage_ssim(a, b) for a, b in zip(originals, copies, strict=True)]
+    np.testing.assert_allclose(metrics.ssim(originals, copies), expected, atol=1e-4)
+    expected = [
+        skimage.metrics.peak_signal_noise_ratio(a, b, data_range=1)
+        for a, b in zip(originals, copies, strict=True)
+    ]
+    np.testing.assert_allclose(metrics.psnr(originals, copies), expected, atol=1e-4)
+    expected = [np.abs(a - b).mean() for a, b in zip(originals, copies, strict=True)]
+    np.testing.assert_allclose(metrics.mae(originals, copies), expected, atol=1e-6)
+
+
+def test_same_values_as_tensorflow():
+    originals, copies = pairs(8, 128, 96, seed=1)
+    expected = tf.image.ssim(originals, copies, max_val=1.0)
+    np.testing.assert_allclose(metrics.ssim(originals, copies), expected, atol=1e-5)
+    expected = tf.image.psnr(originals, copies, max_val=1.0)
+    np.testing.assert_allclose(metrics.psnr(originals, copies), expected, atol=1e-5)
+
+
+def test_known_values():
+    dark, bright = (
+        np.full((2, 16, 16, 1), 0.2, np.float32),
+        np.full((2, 16, 16, 1), 0.3, np.float32),
+    )
+    np.testing.assert_allclose(metrics.psnr(dark, bright), [20, 20], rtol=1e-5)
+    np.testing.assert_allclose(metrics.mae(dark, bright), [0.1, 0.1], rtol=1e-5)
+
+
+def test_identical_slices_have_finite_scores():
+    originals, _ = pairs(3, 32, 32)
+    np.testing.assert_allclose(metrics.psnr(originals, originals), metrics.PSNR_CAP, rtol=1e-6)
+    np.testing.assert_allclose(metrics.ssim(originals, originals), 1, atol=1e-6)
+    np.testing.assert_array_equal(metrics.mae(originals, originals), 0)
+
+
+def test_smallest_difference_of_8_bit_slices_is_below_the_cap():
+    originals = np.zeros((1, 256, 256, 1), np.float32)
+    copies = originals.copy()
+    copies[0, 3, 4, 0] = 1 / 255
+    assert 96 < metrics.psnr(originals, copies)[0] < 97 < metrics.PSNR_CAP
+
+
+def test_what_is_not_finite_is_not_hidden():
+    originals, copies = pairs(2, 32, 32)
+    copies[1, 5, 5, 0] = np.nan
+    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+        np.testing.assert_array_equal(np.isnan(metric(originals, copies)), [False, True])
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_graph_of_unknown_batch_size_gives_the_eager_values(jit):
+    originals, copies = pairs(5, 40, 32)
+    spec = tf.TensorSpec((None, 40, 32, 1))
+    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+        graph = tf.function(metric, input_signature=[spec, spec], jit_compile=jit)
+        np.testing.assert_allclose(graph(originals, copies), metric(originals, copies), rtol=1e-5)
+
+
+def test_slices_do_not_influence_one_another():
+    originals, copies = pairs(4, 32, 48)
+    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+        single = [
+            metric(a[None], b[None]).numpy()[0] for a, b in zip(originals, copies, strict=True)
+        ]
+        np.testing.assert_allclose(metric(originals, copies), single, rtol=1e-6)
+
+
+def test_slices_smaller_than_the_window_are_refused():
+    small = np.zeros((1, 10, 32, 1), np.float32)
+    with pytest.raises(ValueError, match="at least 11x11, not 10x32"):
+        metrics.ssim(small, small)

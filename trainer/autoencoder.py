@@ -1,0 +1,114 @@
+"""The model that Keras trains: a network, its loss, the augmentation in front, the metrics."""
+
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+from tensorflow import keras
+
+from evaluator import metrics
+from trainer import augmentation
+
+
+def to_unit(images: tf.Tensor) -> tf.Tensor:
+    """8-bit images as float32 in [0, 1]."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+class Autoencoder(keras.Model):
+    """Learns to give back the clean slice from a corrupted one.
+
+    It is fitted on batches as `input_pipeline` makes them: `image` uint8 [B, H, W, 1] and `index`
+    int64 [B]. Everything after the 8-bit slices (cast, corruption, network, loss) happens in the
+    replica's step, on its device.
+
+    Validation reports `loss`, `psnr` and `ssim` on clean inputs; with `augment_validation` also
+    `loss_augmented`, on inputs corrupted the same way at every epoch. PSNR and SSIM are those of
+    the reconstruction clipped to [0, 1], as the exported model gives it; training reports PSNR
+    only, for SSIM would cost as much as a layer.
+
+    Args:
+      network: gives reconstructions [B, H, W, 1] of slices [B, H, W, 1].
+      loss: gives one value an image, as those in `losses`.
+      batch_size: of the global batch.
+      seed: of the augmentation.
+      augment: the corruptions of training inputs; None leaves them clean.
+      augment_validation: corrupt validation inputs too, by `augment`.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        loss: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        *,
+        batch_size: int,
+        seed: int,
+        augment: augmentation.AugmentationConfig | None,
+        augment_validation: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss_of = loss
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.augments_validation = augment_validation and augment is not None
+        names = ["loss", "psnr", "ssim"] + ["loss_augmented"] * self.augments_validation
+        self.means = {name: keras.metrics.Mean(name) for name in names}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """Running means, which Keras resets at the start of each epoch and validation."""
+        return list(self.means.values())
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Reconstructions of slices in [0, 1]."""
+        return self.network(inputs, training=training)
+
+    def corrupt(self, images: tf.Tensor, index: tf.Tensor, seed: int) -> tf.Tensor:
+        """The inputs of the network; the images themselves where there is no augmentation."""
+        if self.augment is None:
+            return images
+        return augmentation.augment(
+            images, index, config=self.augment, seed=seed, batch_size=self.batch_size
+        )
+
+    def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One step on a replica's share of a global batch."""
+        clean = to_unit(data["image"])
+        corrupted = self.corrupt(clean, data["index"], self.seed)
+        with tf.GradientTape() as tape:
+            reconstruction = self(corrupted, training=True)
+            losses = self.loss_of(clean, reconstruction)
+            # Replicas' gradients are summed, so each divides by the global batch.
+            total = tf.nn.compute_average_loss(losses, global_batch_size=self.batch_size)
+            scaled = self._scale(total)
+        variables = self.network.trainable_variables
+        gradients = self._unscale(tape.gradient(scaled, variables))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.means["loss"].update_state(losses)
+        self.means["psnr"].update_state(metrics.psnr(clean, tf.clip_by_value(reconstruction, 0, 1)))
+        return {name: self.means[name].result() for name in ("loss", "psnr")}
+
+    def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Losses and metrics of a replica's share of a validation batch."""
+        clean = to_unit(data["image"])
+        reconstruction = self(clean, training=False)
+        clipped = tf.clip_by_value(reconstruction, 0, 1)
+        self.means["loss"].update_state(self.loss_of(clean, reconstruction))
+        self.means["psnr"].update_state(metrics.psnr(clean, clipped))
+        self.means["ssim"].update_state(metrics.ssim(clean, clipped))
+        if self.augments_validation:
+            # Another seed, so that validation does not repeat corruptions of the first epoch.
+            corrupted = self.corrupt(clean, data["index"], self.seed + 1)
+            losses = self.loss_of(clean, self(corrupted, training=False))
+            self.means["loss_augmented"].update_state(losses)
+        return {name: mean.result() for name, mean in self.means.items()}
+
+    def _scale(self, loss: tf.Tensor) -> tf.Tensor:
+        # float16 needs its loss scaled; Keras then wraps the optimizer in one that can.
+        scale = getattr(self.optimizer, "get_scaled_loss", None)
+        return scale(loss) if scale else loss
+
+    def _unscale(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        unscale = getattr(self.optimizer, "get_unscaled_gradients", None)
+        return unscale(gradients) if unscale else gradients

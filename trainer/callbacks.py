@@ -1,0 +1,146 @@
+"""What happens at the end of an epoch, and what a person sees meanwhile."""
+
+import math
+import pathlib
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+
+from ixi_tfds.errors import UserError
+from trainer import autoencoder, state
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import tensorflow_addons as tfa
+
+Logs = dict[str, Any]
+
+
+class EpochEnd(keras.callbacks.Callback):
+    """Owns the state of the run: history, learning rate, best and last checkpoint.
+
+    One callback does it all, so that an epoch is committed whole or not at all.
+
+    Args:
+      workdir: folder of the run.
+      run_state: as it stands; changed epoch by epoch.
+      checkpoint: what to save, the network as `network`.
+      monitored: name of the loss that decides.
+    """
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        run_state: state.RunState,
+        checkpoint: tf.train.Checkpoint,
+        monitored: str,
+    ) -> None:
+        super().__init__()
+        self.workdir = workdir
+        self.state = run_state
+        self.checkpoint = checkpoint
+        self.monitored = monitored
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Commit epoch `epoch` (from 0).
+
+        Raises:
+          UserError: the loss is no longer a number.
+        """
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        if not (math.isfinite(values["loss"]) and math.isfinite(values[self.monitored])):
+            raise UserError(
+                f"epoch {epoch + 1}: the loss is not finite any more; take a lower --learning_rate "
+                "and another --workdir"
+            )
+        state.add_epoch(self.state, values, self.monitored)
+        self.model.optimizer.learning_rate = self.state.learning_rate
+        self.checkpoint.write(str(state.checkpoint_path(self.workdir, epoch + 1)))
+        state.write_state(self.workdir, self.state)
+
+
+class TensorBoard(keras.callbacks.Callback):
+    """Scalars of each epoch, and some slices beside their reconstructions.
+
+    Args:
+      folder: of the event files.
+      run_state: as `EpochEnd`, which comes before, leaves it.
+      images: uint8 [N, H, W, 1], the slices to show.
+    """
+
+    def __init__(self, folder: pathlib.Path, run_state: state.RunState, images: np.ndarray) -> None:
+        super().__init__()
+        self.state = run_state
+        self.writer = tf.summary.create_file_writer(str(folder))
+        self.images = images
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Write epoch `epoch` (from 0) as step `epoch + 1`."""
+        slices = autoencoder.to_unit(self.images)
+        reconstructions = tf.clip_by_value(self.model(slices, training=False), 0, 1)
+        # Superior up, the slice on the left, its reconstruction on the right.
+        pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
+        with self.writer.as_default(step=epoch + 1):
+            for name, value in self.state.history[-1].items():
+                tf.summary.scalar(name, value)
+            tf.summary.image("slice and reconstruction", pairs, max_outputs=len(self.images))
+        self.writer.flush()
+
+
+class ProgressBar(tfa.callbacks.TQDMProgressBar):
+    """A bar an epoch with running means, images/s and the time left for all epochs.
+
+    Args:
+      batch_size: of the global batch.
+      first_epoch: number of the first epoch of this process, from 0.
+    """
+
+    def __init__(self, batch_size: int, first_epoch: int) -> None:
+        super().__init__(
+            show_overall_progress=False,
+            epoch_bar_format="{n_fmt}/{total_fmt} |{bar:20}| {desc}",
+            update_per_second=4,
+        )
+        self.batch_size = batch_size
+        self.first_epoch = first_epoch
+        self.epoch = first_epoch
+        self.latest: Logs = {}
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Start the clock."""
+        super().on_train_begin(logs)
+        self.started = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Open the epoch's bar."""
+        self.epoch = epoch
+        self.epoch_started = time.monotonic()
+        super().on_epoch_begin(epoch, logs or {})
+
+    def on_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Move the bar."""
+        self.latest = logs or {}
+        self.trained = time.monotonic()
+        super().on_batch_end(batch, self.latest)
+
+    def format_metrics(self, logs: Logs | None = None, factor: float = 1) -> str:
+        """The bar's text.
+
+        The base class hands over sums of values that already are running means, and `factor` to
+        divide them by; the means themselves say more. At the end of an epoch it hands over the
+        epoch's metrics, those of validation included.
+        """
+        shown = logs or {}
+        steps = self.total_steps
+        if "val_loss" not in shown:
+            shown, steps = self.latest, self.steps_so_far
+        text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        rate = steps * self.batch_size / max(self.trained - self.epoch_started, 1e-9)
+        done = self.epoch - self.first_epoch + (steps / self.total_steps)
+        left = self.num_epochs - self.first_epoch - done
+        seconds = round((time.monotonic() - self.started) * left / max(done, 1e-9))
+        return f"{text}  {rate:.0f} images/s  {seconds // 60}:{seconds % 60:02d} left"

@@ -1,0 +1,129 @@
+"""The trained network as a SavedModel that needs no code of ours.
+
+It is a plain `tf.Module` with two explicit signatures, so any TensorFlow reads it, TensorFlow
+Serving included.
+"""
+
+import json
+import pathlib
+import shutil
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+
+def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """Scanner values to [0, 1] by way of 8 bits, to the bit as the dataset stores them.
+
+    `floor(255 * (v - low) / (high - low) + 0.499999999)` in float64, values beyond the range
+    clipped; an empty range gives zeros.
+
+    Args:
+      slices: float64 [B, H, W] in scanner units.
+      low: float64 [B, 1, 1], scanner value of 0.
+      high: float64 [B, 1, 1], scanner value of 1.
+
+    Returns:
+      float32 [B, H, W, 1].
+    """
+    empty = high <= low
+    span = tf.where(empty, tf.ones_like(low), high - low)
+    share = (tf.minimum(tf.maximum(slices, low), high) - low) / span
+    levels = tf.floor(share * 255.0 + 0.499999999)
+    levels = tf.where(empty, tf.zeros_like(levels), levels)
+    return (tf.cast(levels, tf.float32) / 255.0)[..., None]
+
+
+class _Exported(tf.Module):
+    """Holds the variables; the signatures are functions that close over the network."""
+
+    def __init__(self, network: keras.Model) -> None:
+        super().__init__()
+        # The variables alone: the Keras objects would write themselves, and their version, too.
+        self.weights = list(network.variables)
+
+
+def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dict[str, Any]:
+    """The functions that a SavedModel offers.
+
+    `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and gives `reconstruction` of
+    the same shape, clipped to [0, 1].
+
+    `raw` takes `slices` float32 [B, H, W] in scanner units, scales them as the dataset does and
+    gives `reconstruction` and `residual` (slices minus reconstruction) float32 [B, H, W] in scanner
+    units. With "slice" scaling each slice's own extrema are the range; with "volume" scaling it
+    takes `low` and `high`, float32 [B], the percentile range of each slice's volume.
+
+    Args:
+      network: with its variables built.
+      size: (H, W).
+      scaling: of the dataset, "slice" or "volume".
+    """
+
+    def reconstruct(slices: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(network(slices, training=False), 0.0, 1.0)
+
+    def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"reconstruction": reconstruct(slices)}
+
+    def raw_within(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.cast(slices, tf.float64)
+        unit = tf.cast(reconstruct(scale_to_unit(values, low, high))[..., 0], tf.float64)
+        # An empty range has one value only, and that is its reconstruction.
+        scanner = low + unit * tf.maximum(high - low, 0.0)
+        return {
+            "reconstruction": tf.cast(scanner, tf.float32),
+            "residual": tf.cast(values - scanner, tf.float32),
+        }
+
+    def raw_by_slice(slices: tf.Tensor) -> dict[str, tf.Tensor]:
+        values = tf.cast(slices, tf.float64)
+        low = tf.reduce_min(values, axis=(1, 2), keepdims=True)
+        high = tf.reduce_max(values, axis=(1, 2), keepdims=True)
+        return raw_within(slices, low, high)
+
+    def raw_by_volume(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> dict[str, tf.Tensor]:
+        low, high = (tf.cast(value, tf.float64)[:, None, None] for value in (low, high))
+        return raw_within(slices, low, high)
+
+    def spec(name: str, *shape: int) -> tf.TensorSpec:
+        return tf.TensorSpec([None, *shape], tf.float32, name=name)
+
+    if scaling == "slice":
+        raw = tf.function(raw_by_slice, input_signature=[spec("slices", *size)])
+    else:
+        limits = [spec("low"), spec("high")]
+        raw = tf.function(raw_by_volume, input_signature=[spec("slices", *size), *limits])
+    return {
+        "serving_default": tf.function(serving, input_signature=[spec("slices", *size, 1)]),
+        "raw": raw,
+    }
+
+
+def export(
+    network: keras.Model,
+    folder: pathlib.Path,
+    *,
+    size: tuple[int, int],
+    scaling: str,
+    card: dict[str, Any],
+) -> None:
+    """Write the SavedModel under another name, then move it to `folder`, replacing what is there.
+
+    Args:
+      network: with its variables built, in float32, outside any strategy.
+      folder: of the SavedModel, its last part a version number as TensorFlow Serving wants it.
+      size: (H, W) of the slices.
+      scaling: of the dataset, "slice" or "volume".
+      card: what to know about the model; JSON, goes to `assets.extra/model_card.json`.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    module = _Exported(network)
+    tf.saved_model.save(module, str(partial), signatures=signatures(network, size, scaling))
+    extra = partial / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)

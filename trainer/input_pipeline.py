@@ -1,0 +1,163 @@
+"""From shards to 8-bit batches: one function for training, one for evaluation.
+
+Raw records are parsed a batch at a time, which is what keeps up with a GPU. uint8 leaves here;
+the cast to [0, 1] happens on the device.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from ixi_tfds import features
+from ixi_tfds.errors import DatasetError
+
+_BLOCK = 2048
+_MOST_EPOCHS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A split's shards.
+
+    Attributes:
+      paths: the TFRecord files.
+      slices: how many slices they hold together.
+      size: (height, width) of a slice.
+    """
+
+    paths: tuple[str, ...]
+    slices: int
+    size: tuple[int, int]
+
+
+def find_dataset(data_dir: str, dataset: str) -> pathlib.Path:
+    """Folder of the highest version of a dataset.
+
+    Args:
+      data_dir: root folder.
+      dataset: name and config, such as `ixi_t1/thesis`.
+
+    Raises:
+      DatasetError: there is none.
+    """
+    root = pathlib.Path(data_dir)
+    if not root.is_dir():
+        raise DatasetError(f"--data_dir={data_dir}: there is no such folder")
+    folder = root / dataset
+    versions = [
+        path
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").is_file()
+    ]
+    if not versions:
+        raise DatasetError(
+            f"--dataset={dataset}: there is no finished dataset in {folder}; make one with "
+            "python -m beam_preprocess"
+        )
+    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+
+
+def find_split(folder: pathlib.Path, split: str) -> Split:
+    """The shards of `split` in a dataset's folder.
+
+    Raises:
+      DatasetError: the dataset has no such split, a shard is missing, or these are no slices.
+    """
+    info = tfds.builder_from_directory(str(folder)).info
+    if split not in info.splits:
+        raise DatasetError(f"{folder}: the dataset has no {split} split")
+    paths = tuple(str(path) for path in info.splits[split].filepaths)
+    for path in paths:
+        if not pathlib.Path(path).is_file():
+            raise DatasetError(f"{path}: this shard is missing; make the dataset again")
+    shape = tuple(info.features["image"].shape) if "image" in info.features else ()
+    if len(shape) != 3 or shape[2] != 1:
+        raise DatasetError(f"{folder}: the dataset holds no grey slices [H, W, 1]")
+    return Split(paths, info.splits[split].num_examples, (shape[0], shape[1]))
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Number of full batches in an epoch."""
+    return split.slices // batch_size
+
+
+def train_batches(
+    split: Split, *, batch_size: int, seed: int, epochs: Sequence[int], cache: bool = False
+) -> tf.data.Dataset:
+    """Shuffled full batches of the given epochs, one after the other.
+
+    The order is a function of seed and epoch, so a run resumed at an epoch sees what an
+    undisturbed one would. In an epoch no slice comes twice; the rest that fills no batch is left
+    out, another one each epoch.
+
+    Args:
+      split: what to read.
+      batch_size: of the global batch.
+      seed: of the order.
+      epochs: numbers of the epochs from 0, consecutive.
+      cache: hold all slices in memory and permute all of them, rather than read the files in an
+        order of their own each epoch and permute blocks of 2,048 slices.
+
+    Returns:
+      Batches of `image` uint8 [batch_size, H, W, 1] and `index` int64 [batch_size], the row's
+      number in the order of all epochs.
+    """
+    steps = steps_per_epoch(split, batch_size)
+
+    # Not tf.data's shuffle: under a global seed of 0 its seed cannot be a tensor.
+    def shuffled(values: tf.Tensor, epoch: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
+        key = tf.stack([tf.cast(seed, tf.int64) * _MOST_EPOCHS + epoch, tf.cast(block, tf.int64)])
+        return tf.random.experimental.stateless_shuffle(values, key)
+
+    def places(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = shuffled(tf.range(split.slices), epoch, 0)
+        return tf.data.Dataset.from_tensor_slices(order).take(steps * batch_size)
+
+    def records(epoch: tf.Tensor) -> tf.data.Dataset:
+        paths = shuffled(tf.constant(split.paths), epoch, 0)
+        blocks = tf.data.TFRecordDataset(paths).batch(_BLOCK).enumerate(start=1)
+        # While one block is used up, the next is made ready.
+        ready = blocks.map(lambda block, values: shuffled(values, epoch, block)).prefetch(1)
+        return ready.unbatch().take(steps * batch_size)
+
+    numbers = tf.data.Dataset.range(epochs[0], epochs[-1] + 1)
+    first = epochs[0] * steps
+    if not cache:
+        return _batches(numbers.flat_map(records), _decoder(split), batch_size, first)
+    whole = evaluation_batches(split, batch_size=batch_size).as_numpy_iterator()
+    images = tf.constant(np.concatenate([batch["image"] for batch in whole]))
+    gather = functools.partial(tf.gather, images)
+    return _batches(numbers.flat_map(places), gather, batch_size, first)
+
+
+def evaluation_batches(split: Split, *, batch_size: int) -> tf.data.Dataset:
+    """All slices in the order of the shards; the last batch may be smaller.
+
+    Returns:
+      Batches of `image` uint8 [B, H, W, 1] and `index` int64 [B], the slice's number in the split.
+    """
+    return _batches(tf.data.TFRecordDataset(list(split.paths)), _decoder(split), batch_size)
+
+
+def _decoder(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda serialized: features.decode_slices(serialized, split.size)["image"]
+
+
+def _batches(
+    items: tf.data.Dataset,
+    images_of: Callable[[tf.Tensor], tf.Tensor],
+    batch_size: int,
+    first_batch: int = 0,
+) -> tf.data.Dataset:
+    def batch_of(number: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.range(tf.size(batch, out_type=tf.int64), dtype=tf.int64)
+        return {"image": images_of(batch), "index": number * batch_size + rows}
+
+    batches = items.batch(batch_size).enumerate(start=first_batch)
+    return batches.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)

@@ -1,0 +1,59 @@
+"""Losses, one value an image.
+
+The mean over the global batch is taken by the caller: only it knows how many images all replicas
+hold together.
+"""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+
+def mse(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+    """Mean squared error of each image.
+
+    Args:
+      clean: float32 [B, H, W, C].
+      reconstruction: float32 of the same shape.
+
+    Returns:
+      float32 [B].
+    """
+    return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction), axis=(1, 2, 3))
+
+
+def _patches(images: tf.Tensor) -> tf.Tensor:
+    """[B, H, W, C] to [B, H // 3, 3, W // 3, 3, C]; what is left of the border is dropped."""
+    rows, columns, channels = images.shape[1] // 3, images.shape[2] // 3, images.shape[3]
+    return tf.reshape(images[:, : 3 * rows, : 3 * columns], (-1, rows, 3, columns, 3, channels))
+
+
+def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+    """Structural dissimilarity `(1 - SSIM) / 2` of each image, as keras-contrib 0.0.2 had it.
+
+    SSIM is taken in 3x3 patches that do not overlap (all channels of a patch pooled), with means,
+    population variances and covariance of the patch, `c1 = 0.01^2`, `c2 = 0.03^2`, and averaged.
+    This is not `tf.image.ssim`, whose windows overlap: the values here are far larger.
+
+    Args:
+      clean: float32 [B, H, W, C] in [0, 1], with static H, W and C, H and W at least 3.
+      reconstruction: float32 of the same shape.
+
+    Returns:
+      float32 [B].
+    """
+    c1, c2 = 0.01**2, 0.03**2
+    true, predicted = _patches(clean), _patches(reconstruction)
+    within = (2, 4, 5)
+    mean_true = tf.reduce_mean(true, within, keepdims=True)
+    mean_predicted = tf.reduce_mean(predicted, within, keepdims=True)
+    true, predicted = true - mean_true, predicted - mean_predicted
+    variances = tf.reduce_mean(tf.square(true) + tf.square(predicted), within, keepdims=True)
+    covariance = tf.reduce_mean(true * predicted, within, keepdims=True)
+    ssim = (2 * mean_true * mean_predicted + c1) * (2 * covariance + c2)
+    ssim /= (tf.square(mean_true) + tf.square(mean_predicted) + c1) * (variances + c2)
+    return tf.reduce_mean((1 - ssim) / 2, axis=(1, 2, 3, 4, 5))
+
+
+LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"mse": mse, "dssim": dssim}
+"""What `--loss` takes."""

@@ -1,0 +1,226 @@
+"""One training run, from a config to an exported model."""
+
+import dataclasses
+import importlib.metadata
+import json
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+from tensorflow import keras
+
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.errors import DatasetError, UserError
+from trainer import augmentation, callbacks, export, input_pipeline, losses, models, state
+from trainer.autoencoder import Autoencoder
+from trainer.config import TrainConfig, claim_workdir
+
+_SHOWN = 4
+_PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+      best: the history's row of the best epoch.
+      folder: of the exported SavedModel.
+    """
+
+    best: dict[str, float]
+    folder: pathlib.Path
+
+
+def make_strategy(replicas: int) -> tf.distribute.MirroredStrategy:
+    """Mirror over `replicas` devices; 0 takes every GPU, or the CPU as one.
+
+    Without a GPU the CPU is divided into as many logical devices as are asked for, which is no
+    faster but lets distribution be tried anywhere.
+
+    Raises:
+      UserError: there are not as many GPUs.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if replicas > len(gpus) > 0:
+        raise UserError(f"--replicas={replicas}: there are {len(gpus)} GPUs only")
+    if gpus:
+        return tf.distribute.MirroredStrategy(
+            [f"GPU:{number}" for number in range(replicas or len(gpus))]
+        )
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or [0]) < replicas:
+        pieces = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, pieces)
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas or 1)])
+
+
+def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> None:
+    if config.batch_size % replicas:
+        raise UserError(
+            f"--batch_size={config.batch_size}: must be divisible by the {replicas} replicas"
+        )
+    if any(side % models.STRIDE for side in split.size):
+        raise UserError(
+            f"--dataset={config.dataset}: its slices are {split.size[0]}x{split.size[1]}; height "
+            f"and width must be multiples of {models.STRIDE}"
+        )
+    if split.slices < config.batch_size:
+        raise UserError(
+            f"--batch_size={config.batch_size}: the train split has {split.slices} slices only"
+        )
+    if config.jit_compile == "on" and replicas > 1 and not tf.config.list_physical_devices("GPU"):
+        raise UserError("--jit_compile=on: works with one replica only where there is no GPU")
+
+
+def _manifest(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / "manifest.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path}: cannot be read ({error}); make the dataset again") from error
+
+
+def _precision(config: TrainConfig) -> str:
+    if not config.mixed_precision:
+        return "float32"
+    gpus = tf.config.list_physical_devices("GPU")
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    # bfloat16 needs no loss scaling; GPUs have it from compute capability 8 on.
+    return "mixed_float16" if any(which < (8, 0) for which in capabilities) else "mixed_bfloat16"
+
+
+def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
+    classes = {"rmsprop": keras.optimizers.RMSprop, "adam": keras.optimizers.Adam}
+    optimizer = classes[config.optimizer](config.learning_rate)
+    if keras.mixed_precision.global_policy().name == "mixed_float16":
+        optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
+    return optimizer
+
+
+def _build(config: TrainConfig, size: tuple[int, int]) -> Autoencoder:
+    network = models.build(config.model, size)
+    model = Autoencoder(
+        network,
+        losses.LOSSES[config.loss],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        augment=augmentation.AugmentationConfig() if config.augment else None,
+        augment_validation=config.augment_validation,
+    )
+    has_gpu = bool(tf.config.list_physical_devices("GPU"))
+    jit = config.jit_compile == "on" or (config.jit_compile == "auto" and has_gpu)
+    model.compile(optimizer=_optimizer(config), jit_compile=jit)
+    model.optimizer.build(network.trainable_variables)
+    return model
+
+
+def train(config: TrainConfig) -> Outcome:
+    """Train, or go on training, and export the best weights.
+
+    Raises:
+      UserError: the config does not fit the dataset, the devices or the working folder.
+    """
+    folder = input_pipeline.find_dataset(config.data_dir, config.dataset)
+    manifest = _manifest(folder)
+    splits = {name: input_pipeline.find_split(folder, name) for name in ("train", "validation")}
+    strategy = make_strategy(config.replicas)
+    replicas = strategy.num_replicas_in_sync
+    _check(config, replicas, splits["train"])
+    claim_workdir(config, manifest["fingerprint"])
+
+    keras.utils.set_random_seed(config.seed)
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
+    policy = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(_precision(config))
+    try:
+        with strategy.scope():
+            model = _build(config, splits["train"].size)
+        print(
+            f"{config.dataset}: {splits['train'].slices:,} slices to train on, "
+            f"{splits['validation'].slices:,} to validate; {config.model} with "
+            f"{model.network.count_params():,} parameters on {replicas} replica(s)",
+            flush=True,
+        )
+        run_state = _fit(config, model, splits)
+    finally:
+        keras.mixed_precision.set_global_policy(policy)
+    return _export_best(config, run_state, splits["train"].size, manifest)
+
+
+def _fit(
+    config: TrainConfig, model: Autoencoder, splits: dict[str, input_pipeline.Split]
+) -> state.RunState:
+    workdir = pathlib.Path(config.workdir)
+    run_state = state.read_state(workdir, config.learning_rate)
+    done = run_state.epochs_done
+    checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
+    if done:
+        path = state.checkpoint_path(workdir, done)
+        checkpoint.read(str(path)).assert_consumed()
+        state.write_history(workdir, run_state)
+        print(f"going on after epoch {done} of {config.epochs}", flush=True)
+    if done >= config.epochs:
+        return run_state
+    validation = input_pipeline.evaluation_batches(
+        splits["validation"], batch_size=config.batch_size
+    )
+    shown = next(iter(validation.take(1)))["image"][:_SHOWN]
+    model.fit(
+        input_pipeline.train_batches(
+            splits["train"],
+            batch_size=config.batch_size,
+            seed=config.seed,
+            epochs=range(done, config.epochs),
+            cache=config.cache,
+        ),
+        steps_per_epoch=input_pipeline.steps_per_epoch(splits["train"], config.batch_size),
+        validation_data=validation,
+        initial_epoch=done,
+        epochs=config.epochs,
+        verbose=0,
+        callbacks=[
+            callbacks.ProgressBar(config.batch_size, done),
+            callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
+            callbacks.TensorBoard(workdir / "tensorboard", run_state, shown),
+        ],
+    )
+    return run_state
+
+
+def _export_best(
+    config: TrainConfig,
+    run_state: state.RunState,
+    size: tuple[int, int],
+    manifest: dict[str, Any],
+) -> Outcome:
+    workdir = pathlib.Path(config.workdir)
+    best = run_state.history[run_state.best_epoch - 1]
+    # A network of its own: float32 and without mirrored variables, whatever training used.
+    network = models.build(config.model, size)
+    path = state.checkpoint_path(workdir, run_state.best_epoch)
+    restored = tf.train.Checkpoint(network=network).read(str(path))
+    restored.assert_existing_objects_matched().expect_partial()
+    slices = manifest["config"]
+    card = {
+        "flags": dataclasses.asdict(config),
+        "dataset": {
+            "fingerprint": manifest["fingerprint"],
+            "version": manifest["version"],
+            "slices": slices,
+            "description": SliceConfig(**slices).description,
+        },
+        "augmentation": (
+            dataclasses.asdict(augmentation.AugmentationConfig()) if config.augment else None
+        ),
+        "best": best,
+        "epochs_trained": run_state.epochs_done,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+    folder = workdir / "export" / config.model / "1"
+    export.export(network, folder, size=size, scaling=slices["scaling"], card=card)
+    return Outcome(best, folder)
