@@ -25,7 +25,7 @@ _C2 = 0.03**2
 def psnr(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Peak signal-to-noise ratio in dB, as `tf.image.psnr` with `max_val=1`, at most `PSNR_CAP`."""
     error = tf.reduce_mean(tf.math.squared_difference(a, b), axis=(1, 2, 3))
-    return -10.0 / np.log(10.0) * tf.math.log(tf.maximum(error, 10.0 ** (-PSNR_CAP / 10.0)))
+    return tf.minimum(-10.0 / np.log(10.0) * tf.math.log(error), PSNR_CAP)
 
 
 def mae(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -46,13 +46,15 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     height, width = a.shape[1:3]
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs slices of at least {_WINDOW}x{_WINDOW}, not {height}x{width}")
-    a, b = tf.squeeze(a, -1), tf.squeeze(b, -1)
+    # Variances are differences of squares: around zero they lose the fewest digits.
+    a, b = tf.squeeze(a, -1) - 0.5, tf.squeeze(b, -1) - 0.5
     maps = tf.concat([a, b, tf.square(a) + tf.square(b), a * b], axis=0)
     mean_a, mean_b, squares, product = tf.split(_smooth(maps), 4)
-    means_squared = tf.square(mean_a) + tf.square(mean_b)
-    means_product = mean_a * mean_b
-    luminance = (2 * means_product + _C1) / (means_squared + _C1)
-    contrast = (2 * (product - means_product) + _C2) / (squares - means_squared + _C2)
+    variances = squares - tf.square(mean_a) - tf.square(mean_b)
+    covariance = product - mean_a * mean_b
+    mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
+    luminance = (2 * mean_a * mean_b + _C1) / (tf.square(mean_a) + tf.square(mean_b) + _C1)
+    contrast = (2 * covariance + _C2) / (variances + _C2)
     return tf.reduce_mean(luminance * contrast, axis=(1, 2))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ixi_tfds import cli, download
+from ixi_tfds import cli, download, unpack
 from ixi_tfds.errors import UserError
 
 USAGE = """
@@ -54,11 +54,8 @@ def _download(output_dir: str) -> str:
     for name in ("subjects", "seed"):
         if FLAGS[name].present:
             raise UserError(f"--{name} is a flag of cohort; download takes --output_dir only")
-    download.download_ixi(output_dir, sources=download.OFFICIAL_SOURCES)
-    volumes = []
-    for source in download.OFFICIAL_SOURCES:
-        if source.name.endswith(".tar"):
-            volumes += download.extract_t1(f"{output_dir}/{source.name}", output_dir)
+    archive = download.download_ixi(output_dir, sources=download.OFFICIAL_SOURCES)
+    volumes = unpack.extract_t1(archive, output_dir)
     return f"{len(volumes)} T1 volumes and the workbook of IXI are in {output_dir}"
 
 

@@ -76,7 +76,8 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         # The package is imported by every preprocessing worker, none of which needs pandas.
         from ixi_tfds.demographics import find_workbook, read_demographics
-        from ixi_tfds.download import download_ixi, extract_t1
+        from ixi_tfds.download import download_ixi
+        from ixi_tfds.unpack import extract_t1
 
         try:
             source_dir = str(dl_manager.manual_dir)

@@ -19,7 +19,7 @@ from ixi_tfds.errors import ScanError, UserError
 if TYPE_CHECKING:
     from ixi_tfds.demographics import Demographics
 
-IXI_NAME = re.compile(r"IXI(?P<id>\d{3})-(?P<site>Guys|HH|IOP)-(?P<number>\d{4})-T1")
+IXI_NAME = re.compile(r"IXI(?P<id>[0-9]{3})-(?P<site>Guys|HH|IOP)-(?P<number>[0-9]{4})-T1")
 """The form of a canonical name of IXI, without extension."""
 
 _EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)

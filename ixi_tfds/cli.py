@@ -40,7 +40,7 @@ def run(
     _quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
     if _HELP & set(args):
-        print(f"{usage.strip()}\n\nFlags:\n{flag_values.get_help(prefix='  ')}")
+        print(f"{usage.strip()}\n\nFlags:\n{_describe(flag_values)}")
         return 0
     for name in flag_values:
         flag_values[name].unparse()
@@ -57,7 +57,19 @@ def run(
 
 
 def _quieten_libraries() -> None:
-    """Keep what libraries log on import off the user's terminal, unless asked for by variable."""
+    """Keep what libraries log off the user's terminal; our own warnings stay."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("ixi_tfds").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.ERROR)
+
+
+def _describe(flag_values: flags.FlagValues) -> str:
+    """One line a flag, without the path of the file that defines it."""
+    lines = []
+    for name in sorted(flag_values):
+        flag = flag_values[name]
+        if flag.name == name:
+            default = "" if flag.default is None else f" (default {flag.default})"
+            lines.append(f"  --{name}: {' '.join(flag.help.split())}{default}")
+    return "\n".join(lines)

@@ -9,13 +9,11 @@ import hashlib
 import http.client
 import logging
 import re
-import shutil
 import ssl
-import tarfile
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -33,7 +31,6 @@ WAIT_SECONDS = 1.0
 
 _BLOCK = 1 << 18
 _PROGRESS_BYTES = 1 << 20
-_T1_NAME = re.compile(r"IXI[0-9]{3}-(Guys|HH|IOP)-[0-9]{4}-T1\.nii\.gz")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +102,7 @@ def download_ixi(
       progress: show progress bars, in bytes.
 
     Returns:
-      `output_dir`, in which every one of `sources` now lies under its name.
+      The path of the last of `sources`: by default the archive, as `extract_t1` takes it.
 
     Raises:
       DownloadError: no address of a file gave it, the folder cannot be written, or a file that is
@@ -120,72 +117,11 @@ def download_ixi(
             f"{output_dir}: cannot be written ({error}); what was fetched is kept, so put that "
             "right and run the same command again"
         ) from error
-    return output_dir
+    return str(Path(output_dir) / sources[-1].name)
 
 
-def extract_t1(tar_path: str, output_dir: str, *, progress: bool = True) -> list[str]:
-    """Unpack the T1 volumes of an IXI tar file, block by block.
-
-    Only regular files with names of IXI's T1 form are taken, and written under their base name
-    straight into `output_dir`. Everything else (other modalities, links, devices, sparse files,
-    absolute paths, paths with `..`) never touches the disk; a warning says how many there were.
-    A volume that is already there with the same size is left as it is.
-
-    Args:
-      tar_path: an uncompressed tar file.
-      output_dir: folder for the volumes, made where missing.
-      progress: show a progress bar, in bytes.
-
-    Returns:
-      The paths of the archive's T1 volumes in `output_dir`, sorted.
-
-    Raises:
-      DownloadError: the tar file cannot be read whole, holds a volume twice or none at all, or
-        the folder cannot be written.
-    """
-    folder = Path(output_dir)
-    volumes: dict[str, str] = {}
-    left_out = 0
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (
-            tarfile.open(tar_path, "r:") as archive,
-            _bytes_bar(f"unpacking {Path(tar_path).name}", progress) as bar,
-        ):
-            bar.reset(Path(tar_path).stat().st_size)
-            for member in archive:
-                if member.size < 0:  # tarfile would step back and read the same members for ever.
-                    raise tarfile.ReadError(f"{member.name!r} has a negative size")
-                name = _t1_name(member)
-                if name is None:
-                    left_out += 1
-                elif name in volumes:
-                    raise DownloadError(
-                        f"{tar_path}: {name} stands twice in it, so it is not the published file; "
-                        "remove it and download it again"
-                    )
-                else:
-                    _write_member(archive, member, folder / name)
-                    volumes[name] = str(folder / name)
-                bar.update(member.offset_data + member.size - bar.n)
-    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
-        raise DownloadError(
-            f"{tar_path}: cannot be unpacked into {output_dir} ({error}); make sure that it is "
-            "whole and the disk has room, then run the same command again"
-        ) from error
-    if not volumes:
-        raise DownloadError(
-            f"{tar_path}: no T1 volume in it (names like IXI002-Guys-0828-T1.nii.gz); is it "
-            "IXI-T1.tar?"
-        )
-    if left_out:
-        logging.getLogger(__name__).warning(
-            "%s: left out %d members that are not T1 volumes", tar_path, left_out
-        )
-    return sorted(volumes.values())
-
-
-def _bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
+def bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
+    """A progress bar in bytes; silent without `progress`."""
     return tqdm(
         desc=description, unit="B", unit_scale=True, disable=not progress, leave=False, **kwargs
     )
@@ -207,7 +143,7 @@ def _fetch(source: Source, folder: Path, progress: bool) -> None:
             )
         return
     failures = []
-    with _bytes_bar(source.name, progress) as bar:
+    with bytes_bar(source.name, progress) as bar:
         for url in source.urls:
             failure = _fetch_from(url, source, part, bar)
             if failure is None:
@@ -339,7 +275,7 @@ def _mismatch(path: Path, source: Source, progress: bool) -> str | None:
         return f"{size} bytes instead of {_expected(source)}"
     # MD5 is no proof against a forger of pairs, but nobody can make a second file to a given MD5.
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with path.open("rb") as file, _bytes_bar(f"checking {path.name}", progress, delay=1) as bar:
+    with path.open("rb") as file, bytes_bar(f"checking {path.name}", progress, delay=1) as bar:
         bar.reset(size)
         while block := file.read(_BLOCK):
             md5.update(block)
@@ -364,23 +300,3 @@ def _size(path: Path) -> int:
 
 def _text(error: Exception) -> str:
     return str(error) or type(error).__name__
-
-
-def _t1_name(member: tarfile.TarInfo) -> str | None:
-    """The file name of a member that is a T1 volume and safe to take, else None."""
-    path = PurePosixPath(member.name)
-    # A sparse member may claim far more data than the archive holds.
-    safe = member.isreg() and not member.issparse()
-    inside = not path.is_absolute() and ".." not in path.parts
-    return path.name if safe and inside and _T1_NAME.fullmatch(path.name) else None
-
-
-def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    if target.is_file() and target.stat().st_size == member.size:
-        return
-    data = archive.extractfile(member)
-    assert data is not None, "extractfile gives None for members that are not regular files only"
-    temporary = target.with_name(f".{target.name}.part")
-    with data, temporary.open("wb") as file:
-        shutil.copyfileobj(data, file, _BLOCK)
-    temporary.replace(target)

@@ -94,12 +94,12 @@ def _voxels_in_model(rng: np.random.Generator, extent: NDArray[np.float64]) -> V
     )
     # The middle of the brain stands above and before the middle of the field of view, so that
     # face and neck have room.
-    middle = np.array([rng.normal(0, 1.5), rng.normal(-4, 4), rng.normal(32, 4)])
+    middle = np.array([rng.normal(0, 1.5), rng.normal(-4, 4), rng.normal(27, 3)])
     place = np.stack([right, -posterior, superior]) - middle[:, None, None, None]
     size = 1.08 + 0.03 * rng.standard_normal() + 0.02 * rng.standard_normal(3)
     turn = _rotation(rng.normal(0, (4, 1.5, 1.5))) * size[:, None]
     place = sum(turn[:, i, None, None, None] * place[i] for i in range(3))
-    for sigma, millimetres in ((6.0, 3.0), (2.4, 1.6)):
+    for sigma, millimetres in ((6.0, 2.7), (2.4, 1.6)):
         place += millimetres * np.stack([_smooth_noise(rng, sigma) for _ in range(3)])
     return (place + (np.array([0, -18, 8]) - FIRST)[:, None, None, None]).astype(np.float32)
 

@@ -182,9 +182,8 @@ def _face_and_neck(hull: Volume, outline: Volume, textures: tuple[Volume, ...]) 
         distance = _ellipsoid(near, centre, radii)
         part = np.clip(0.5 - distance - 2 * mottled * mottle[box], 0, 1)
         tissue[box] += part * (value * (1 + 0.5 * mottled * fine[box]) - tissue[box])
-    fat = np.clip(
-        5 - 0.06 * axes[1], 2.5, 10
-    )  # mm under the skin: more at the nape than in the face
+    # Millimetres of fat under the skin: more at the nape than in the face.
+    fat = np.clip(5 - 0.06 * axes[1], 2.5, 10)
     depth = -outline - 0.7 * mottle
     tissue += np.clip(fat + 2 - depth, 0, 1) * (FAT * (0.85 + 0.15 * mottle + 0.1 * fine) - tissue)
     tissue += np.clip(2.2 - depth, 0, 1) * (SKIN - tissue)

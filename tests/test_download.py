@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from ixi_tfds import __main__ as command_line
-from ixi_tfds import cohort, download
+from ixi_tfds import cohort, download, unpack
 from ixi_tfds.errors import DownloadError
 
 BODY = random.Random(0).randbytes(300_000)
@@ -125,7 +125,7 @@ def assert_fetched(folder, body=BODY):
 def test_fetches_and_does_not_fetch_again(server, tmp_path):
     server.answers["/f"] = [serve()]
     folder = tmp_path / "new" / "folder"
-    assert fetch(folder, a_source(server.url + "/f")) == str(folder)
+    assert fetch(folder, a_source(server.url + "/f")) == str(folder / NAME)
     assert_fetched(folder)
     fetch(folder, a_source(server.url + "/f"))
     assert server.ranges() == [("/f", None)]
@@ -264,6 +264,7 @@ def test_redirects_are_followed_with_the_range(server, tmp_path):
         fixed(200, BODY, Content_Length="299999"),
         fixed(200, BODY[:-1], Content_Length=str(len(BODY))),
         fixed(404),
+        fixed(416),
         fixed(500),
         fixed(204),
         fixed(302, Location="/bad"),
@@ -278,6 +279,7 @@ def test_redirects_are_followed_with_the_range(server, tmp_path):
         "announces too little",
         "ends early",
         "404",
+        "416 to no range",
         "500",
         "no content",
         "redirect loop",
@@ -354,6 +356,24 @@ def test_a_silent_server_is_given_up(server, tmp_path, monkeypatch):
         silence.set()
 
 
+def test_what_came_before_a_stall_is_not_asked_for_again(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 1.0)
+    silence = threading.Event()
+
+    def stall(handler):
+        serve(stop_after=100_000)(handler)
+        handler.wfile.flush()
+        silence.wait(10)
+
+    server.answers["/f"] = [stall, serve()]
+    try:
+        fetch(tmp_path, a_source(server.url + "/f"))
+    finally:
+        silence.set()
+    assert_fetched(tmp_path)
+    assert server.ranges() == [("/f", None), ("/f", "bytes=100000-")]
+
+
 def test_an_expired_certificate_is_named_and_not_bypassed(server, tmp_path, monkeypatch):
     server.answers["/good"] = [serve()]
     urlopen, calls = download.urllib.request.urlopen, []
@@ -393,7 +413,7 @@ def test_another_copy_of_the_workbook_is_kept(server, tmp_path):
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DownloadError, match="cannot be written"):
-        fetch(tmp_path / "file" / "folder")
+        fetch(tmp_path / "file" / "folder", a_source())
 
 
 @pytest.mark.real_data
@@ -408,7 +428,7 @@ def test_the_workbook_that_is_expected_is_the_published_one(real_data, tmp_path)
 def test_every_published_volume_has_a_name_that_is_taken(real_data, tmp_path):
     names = (real_data / "ixi" / "IXI-T1.filenames.txt").read_text().split()
     path = make_tar(tmp_path / "t.tar", [(name, b"x") for name in names])
-    assert len(download.extract_t1(path, str(tmp_path / "out"), progress=False)) == 581
+    assert len(unpack.extract_t1(path, str(tmp_path / "out"), progress=False)) == 581
 
 
 def make_tar(path, members, **kwargs):
@@ -455,7 +475,7 @@ def test_unpacks_t1_volumes_and_nothing_else(tmp_path, caplog):
     good = [(T1, b"first" * 1000), (f"folder/{other}", b"second")]
     path = make_tar(tmp_path / "t.tar", [*hostile, *good])
     out = tmp_path / "out"
-    found = download.extract_t1(path, str(out), progress=False)
+    found = unpack.extract_t1(path, str(out), progress=False)
     assert found == [str(out / T1), str(out / other)]
     assert sorted(each.name for each in out.iterdir()) == [T1, other]
     assert (out / T1).read_bytes() == b"first" * 1000
@@ -471,7 +491,7 @@ def test_unpacking_again_writes_only_what_is_missing_or_cut_off(tmp_path):
     path = make_tar(tmp_path / "t.tar", [(T1, b"12345"), (other, b"12345"), (third, b"12345")])
     (tmp_path / T1).write_bytes(b"same!")
     (tmp_path / other).write_bytes(b"123")
-    assert len(download.extract_t1(path, str(tmp_path), progress=False)) == 3
+    assert len(unpack.extract_t1(path, str(tmp_path), progress=False)) == 3
     assert (tmp_path / T1).read_bytes() == b"same!"
     assert (tmp_path / other).read_bytes() == (tmp_path / third).read_bytes() == b"12345"
 
@@ -479,9 +499,7 @@ def test_unpacking_again_writes_only_what_is_missing_or_cut_off(tmp_path):
 def test_a_link_in_the_folder_is_replaced_and_not_written_through(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / T1).symlink_to(tmp_path / "precious")
-    download.extract_t1(
-        make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path), progress=False
-    )
+    unpack.extract_t1(make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path), progress=False)
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert (tmp_path / T1).read_bytes() == b"12345"
 
@@ -515,7 +533,7 @@ def test_an_archive_that_is_not_right_is_one_clear_error(tmp_path, fault):
     elif fault == "negative":
         path.write_bytes(negative_size(tmp_path))
     with pytest.raises(DownloadError, match=re.escape(str(path))):
-        download.extract_t1(str(path), str(tmp_path / "out"), progress=False)
+        unpack.extract_t1(str(path), str(tmp_path / "out"), progress=False)
     if fault == "cut":
         assert not (tmp_path / "out" / T1).exists()
 

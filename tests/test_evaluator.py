@@ -157,6 +157,7 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
     assert evaluator.run(arguments(tmp_path / "identity", data_dir, tmp_path / "out")) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["psnr"] == {"mean": 100.0, "std": 0.0, "min": 100.0, "max": 100.0}
+    assert summary["ssim"]["max"] <= 1
     assert summary["slices_at_psnr_cap"] == summary["slices"]
     assert summary["model"] == "identity"
 

@@ -11,6 +11,17 @@ import tensorflow as tf
 
 from ixi_tfds import corruptions
 
+_GENERATOR = "philox"  # Left to itself, TensorFlow takes another one under XLA.
+
+
+def _uniform(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
+    """Uniform in (0, 1), float32, the same on every device.
+
+    TensorFlow's own floats take other bits of the same random integers under XLA.
+    """
+    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=_GENERATOR)
+    return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+
 
 @dataclasses.dataclass(frozen=True)
 class AugmentationConfig:
@@ -58,10 +69,10 @@ def sample(
       and, where noise is on, `noise`, `real`, `imaginary` float32 [B, H, W, 1].
     """
     batch, height, width = shape
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 10))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 10, alg=_GENERATOR))
 
     def uniform(number: int, *sides: int) -> tf.Tensor:
-        return tf.random.stateless_uniform(sides, seeds[number])
+        return _uniform(sides, seeds[number])
 
     # How many of the two further corruptions, and which one if it is one.
     count = tf.cast(uniform(0, batch) * (config.max_further + 1), tf.int32)
@@ -86,7 +97,7 @@ def sample(
     )
     for number, (name, deviation) in enumerate(noises, start=7):
         if deviation:
-            normal = tf.random.stateless_normal((batch, height, width, 1), seeds[number])
+            normal = tf.math.ndtri(_uniform((batch, height, width, 1), seeds[number]))
             parameters[name] = deviation * normal
     return parameters
 

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import pathlib
+import shutil
 
 from trainer.config import write_atomically
 
@@ -85,7 +86,10 @@ def write_state(workdir: pathlib.Path, state: RunState) -> None:
     write_history(workdir, state)
     kept = {checkpoint_path(workdir, epoch).name for epoch in (state.epochs_done, state.best_epoch)}
     for path in (workdir / "checkpoints").iterdir():
-        if path.name.split(".")[0] not in kept:
+        if path.is_dir():
+            # Left by a write that was killed.
+            shutil.rmtree(path)
+        elif path.name.split(".")[0] not in kept:
             path.unlink()
 
 

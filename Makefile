@@ -1,0 +1,46 @@
+# Every target does its own set-up: `make demo` or `make test` may be the first command typed.
+PYTHON ?= python3.11
+BIN := .venv/bin
+DEMO := demo
+
+.PHONY: setup demo test lint bench lock clean
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
+	  { echo "error: '$(PYTHON)' is not Python 3.11, which tensorflow 2.15 and tensorflow-addons need; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup
+	$(BIN)/python -m ixi_tfds cohort --output_dir=$(DEMO)/scans --subjects=24
+	$(BIN)/python -m beam_preprocess --source_dir=$(DEMO)/scans --data_dir=$(DEMO)/data \
+	  --config=demo --in_plane=256x256 --size=192x192 --slices=65:95
+	$(BIN)/python -m trainer --data_dir=$(DEMO)/data --dataset=ixi_t1/demo --workdir=$(DEMO)/run \
+	  --model=small_resnet --loss=mse --optimizer=adam --batch_size=8 --epochs=8
+	$(BIN)/python -m evaluator --data_dir=$(DEMO)/data --dataset=ixi_t1/demo --split=test \
+	  --saved_model=$(DEMO)/run/export/small_resnet --output_dir=$(DEMO)/report
+	@echo "Look at $(DEMO)/report/report.html (the scores) and $(DEMO)/data/ixi_t1/demo/1.0.0/quality.html (the data)."
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python benchmarks/preprocess.py
+
+# Needs uv; the lock is what `make setup` installs.
+lock:
+	uv pip compile --quiet --python-version 3.11 --generate-hashes --extra dev setup.cfg \
+	  --custom-compile-command "make lock" --output-file requirements.lock
+
+clean:
+	rm -rf .venv $(DEMO) *.egg-info

@@ -1,0 +1,87 @@
+"""The TFDS builder: TFDS's own test case, and equality with the Beam job."""
+
+import pathlib
+import tempfile
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from volumes import SMALL, write_cohort, write_head
+
+import ixi_tfds
+from beam_preprocess.__main__ import run
+from ixi_tfds.builder import SliceBuilderConfig, builder_for
+from ixi_tfds.configs import SliceConfig
+
+
+def _write_examples():
+    folder = tempfile.mkdtemp()
+    for number, subject in enumerate((701, 702, 703)):
+        write_head(folder, f"IXI{subject}-HH-{number:04d}-T1", seed=number, shape=(256, 256, 112))
+    return folder
+
+
+@pytest.mark.slow
+class TestIxiT1(tfds.testing.DatasetBuilderTestCase):
+    """TFDS's own checks of a builder, on heads that have the size of IXI's."""
+
+    DATASET_CLASS = ixi_tfds.IxiT1
+    BUILDER_CONFIG_NAMES_TO_TEST = ("thesis", "volume_scaled")
+    SPLITS = {"train": 60, "validation": 60, "test": 60}  # noqa: RUF012
+    SKIP_CHECKSUMS = True
+
+    @classmethod
+    def setUpClass(cls):
+        cls.EXAMPLE_DIR = _write_examples()
+        super().setUpClass()
+
+
+def test_names_are_registered():
+    assert "ixi_t1" in tfds.list_builders()
+    builder = tfds.builder("ixi_t1/volume_scaled", data_dir="/nowhere")
+    assert builder.info.features["image"].shape == (256, 256, 1)
+
+
+def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
+    source = write_cohort(tmp_path / "source", subjects=5)
+    assert run([f"--source_dir={source}", f"--data_dir={tmp_path / 'beam'}", *SMALL]) == 0
+    config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
+    builder = builder_for(config, str(tmp_path / "plain"))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=str(source))
+    )
+    for split in ("train", "validation", "test"):
+        datasets = (
+            builder.as_dataset(split=split),
+            tfds.load("ixi_t1/small", data_dir=str(tmp_path / "beam"), split=split),
+        )
+        one, other = (
+            {(e["subject"], int(e["slice_index"])): e for e in tfds.as_numpy(d)} for d in datasets
+        )
+        assert one.keys() == other.keys()
+        for key, example in one.items():
+            for field, value in example.items():
+                np.testing.assert_array_equal(value, other[key][field])
+
+
+def test_a_config_of_ones_own_describes_itself():
+    config = SliceConfig("mine", in_plane=None, size=(64, 64), window=(3, 9), scaling="volume")
+    described = SliceBuilderConfig(config).description
+    for part in ("[3, 9)", "64x64", "any in-plane size", "percentile"):
+        assert part in described
+
+
+def test_downloads_when_no_folder_is_given(tmp_path, monkeypatch):
+    """Without a manual folder the volumes come from our own downloader."""
+    from ixi_tfds import download, unpack
+
+    def fetch(output_dir):
+        write_cohort(pathlib.Path(output_dir), subjects=3, shape=(32, 32, 24))
+        return "IXI-T1.tar"
+
+    monkeypatch.setattr(download, "download_ixi", fetch)
+    monkeypatch.setattr(unpack, "extract_t1", lambda tar, folder: [])
+    config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
+    builder = builder_for(config, str(tmp_path))
+    builder.download_and_prepare()
+    assert builder.info.splits.total_num_examples == 18

@@ -1,0 +1,181 @@
+"""The demo cohort: names, geometry, what the heads look like, the workbook's quirks, same bytes."""
+
+import collections
+import gzip
+import pathlib
+import re
+
+import nibabel as nib
+import numpy as np
+import openpyxl
+import pandas as pd
+import pytest
+
+from ixi_tfds import cohort
+from ixi_tfds.errors import UserError
+from ixi_tfds.head import SITES, make_head
+
+ROSTER = pathlib.Path(cohort.__file__).with_name("roster.csv")
+SMALL = {"shape": (64, 64, 48), "zooms": (3.75, 3.75, 3.75)}
+
+
+@pytest.fixture(scope="module")
+def workbook(tmp_path_factory):
+    path = tmp_path_factory.mktemp("workbook") / "IXI.xlsx"
+    cohort.write_workbook(path, cohort.cohort(24), seed=0)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(workbook):
+    return pd.read_excel(workbook, sheet_name="Table")
+
+
+def test_names_have_the_form_of_ixi_and_no_real_id():
+    everyone = cohort.cohort(cohort.LAST_ID - cohort.LAST_REAL_ID, cohort.LAST_REAL_ID + 1)
+    names = [person.file_name for person in everyone]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"IXI\d{3}-(Guys|HH|IOP)-\d{4}-T1\.nii\.gz", name) for name in names)
+    real = set(re.findall(r"IXI\d{3}", ROSTER.read_text()))
+    assert len(real) == 581
+    assert not real & {person.name for person in everyone}
+
+
+@pytest.mark.real_data
+def test_no_id_of_the_published_names(real_data):
+    published = (real_data / "ixi" / "IXI-T1.filenames.txt").read_text()
+    assert max(map(int, re.findall(r"IXI(\d{3})-", published))) == cohort.LAST_REAL_ID
+
+
+@pytest.mark.parametrize(("subjects", "first_id"), [(0, 701), (3, 662), (300, 701), (-1, 800)])
+def test_refuses_ids_that_are_not_free(subjects, first_id):
+    with pytest.raises(UserError, match="between 663 and 999"):
+        cohort.cohort(subjects, first_id)
+
+
+def test_sites_and_slice_counts_stand_about_as_in_ixi():
+    people = cohort.cohort(24)
+    assert {150, 146} < {person.slices for person in people}
+    assert {person.site for person in people} == set(SITES)
+    everyone = cohort.cohort(299)
+    slices = collections.Counter(person.slices for person in everyone)
+    assert set(slices) == {150, 146, 140, 130}
+    assert slices[150] / 299 == pytest.approx(503 / 581, abs=0.03)
+    sites = collections.Counter(person.site for person in everyone)
+    for site, count in {"Guys": 322, "HH": 185, "IOP": 74}.items():
+        assert sites[site] / 299 == pytest.approx(count / 581, abs=0.03)
+
+
+def test_small_head_has_the_axes_of_ixi_and_oblique_affine():
+    image = make_head("IXI701", "Guys", seed=0, **SMALL)
+    assert image.shape == (64, 64, 48)
+    assert image.get_data_dtype() == np.int16
+    assert nib.aff2axcodes(image.affine) == ("P", "S", "R")
+    assert image.header.get_zooms() == pytest.approx((3.75, 3.75, 3.75), abs=1e-3)
+    assert np.allclose(image.get_qform(), image.get_sform(), atol=1e-3)
+    off_axis = nib.affines.obliquity(image.affine)
+    assert 0.001 < off_axis.max() < np.deg2rad(25)
+    data = np.asarray(image.dataobj)
+    assert data.min() >= 0 and 300 < data.max() < 2500
+
+
+def test_heads_differ_by_subject_seed_and_site():
+    heads = [
+        np.asarray(make_head(name, site, seed=seed, **SMALL).dataobj).astype(float)
+        for name, site, seed in [
+            ("IXI701", "Guys", 0),
+            ("IXI702", "Guys", 0),
+            ("IXI701", "Guys", 1),
+            ("IXI701", "HH", 0),
+        ]
+    ]
+    scaled = [head / np.percentile(head, 99) for head in heads]
+    for other in scaled[1:]:
+        assert np.abs(scaled[0] - other).mean() > 0.01
+    with pytest.raises(KeyError):
+        make_head("IXI701", "elsewhere", seed=0, **SMALL)
+
+
+def test_a_subject_has_the_same_bytes_in_any_cohort(tmp_path):
+    alone = cohort.write_cohort(
+        tmp_path / "one", subjects=1, first_id=703, coarsen=4, progress=False
+    )
+    among = cohort.write_cohort(
+        tmp_path / "three", subjects=3, first_id=702, coarsen=4, progress=False
+    )
+    assert [pathlib.Path(path).name[:6] for path in among] == ["IXI702", "IXI703", "IXI704"]
+    first, second = pathlib.Path(alone[0]).read_bytes(), pathlib.Path(among[1]).read_bytes()
+    assert first == second
+    # The gzip header has no flags, so no name, and no time.
+    assert first[:3] == b"\x1f\x8b\x08"
+    assert first[3:8] == bytes(5)
+    assert nib.Nifti1Image.from_bytes(gzip.decompress(first)).shape == (64, 64, 37)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_workbook_has_the_quirks(table):
+    people = {person.number: person for person in cohort.cohort(24)}
+    rows = {number: table.query("IXI_ID == @number") for number in people}
+    quirks = {person.quirk: rows[number] for number, person in people.items()}
+    assert [number for number, found in rows.items() if found.empty] == [711]
+    assert quirks["no row"].empty
+    twice = quirks["stands twice"]
+    assert len(twice) == 2
+    assert (twice.iloc[1][["HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID"]] == 0).all()
+    assert (twice.iloc[0][["HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID"]] > 0).all()
+    assert quirks["two sexes"]["SEX_ID (1=m, 2=f)"].nunique() == 2
+    assert 1400 < quirks["tenfold height"].HEIGHT.item() < 2100
+    assert quirks["no age"].AGE.isna().all() and quirks["no age"].STUDY_DATE.isna().all()
+    assert quirks["unknown ethnic code"].ETHNIC_ID.item() == 2
+    assert quirks["zeros"].WEIGHT.item() == 0
+    assert set(table.DOB.map(lambda value: isinstance(value, str))) == {True, False}
+    aged = table[table.AGE.notna()]
+    years = (aged.STUDY_DATE - pd.to_datetime(aged.DOB.astype(str).str[:10])).dt.days / 365.25
+    assert np.allclose(years, aged.AGE)
+    assert aged.AGE.between(19, 87).all()
+
+
+def test_workbook_is_the_same_file_again(workbook, tmp_path):
+    again = tmp_path / "again.xlsx"
+    cohort.write_workbook(again, cohort.cohort(24), seed=0)
+    assert again.read_bytes() == workbook.read_bytes()
+    cohort.write_workbook(again, cohort.cohort(24), seed=1)
+    assert again.read_bytes() != workbook.read_bytes()
+    assert openpyxl.load_workbook(workbook).sheetnames[0] == "Table"
+
+
+@pytest.mark.real_data
+def test_workbook_has_the_sheets_and_columns_of_the_real_one(workbook, real_data):
+    ours = pd.read_excel(workbook, sheet_name=None)
+    real = pd.read_excel(real_data / "ixi" / "IXI.xls", sheet_name=None)
+    assert list(ours) == list(real)
+    for name, sheet in real.items():
+        assert list(ours[name].columns) == list(sheet.columns)
+        if name not in ("Table", "Study Date"):
+            assert ours[name].equals(sheet.astype(ours[name].dtypes))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [702, 717, 801])
+def test_full_size_volume_shows_a_head_with_its_brain_in_the_window(number, tmp_path):
+    person = cohort.Subject(number)
+    path = tmp_path / person.file_name
+    path.write_bytes(cohort.volume_bytes(person, seed=0))
+    image = nib.load(path)
+    assert image.shape == (256, 256, person.slices)
+    assert image.header.get_zooms() == pytest.approx((0.9375, 0.9375, 1.2), abs=1e-4)
+    volume = np.asarray(image.dataobj).astype(float)
+    assert volume.max() < 2500
+    brain = np.median(volume[110:140, 140:170, 50:110])
+    air = volume[:10, 246:, :].mean()
+    assert air < 0.1 * brain
+    for index in range(50, 110):
+        middle = volume[105:150, 135:175, index]
+        assert (middle > 0.5 * brain).mean() > 0.6
+    # Going up from the middle: brain, then dark skull, then bright scalp, then air.
+    column = np.median(volume[120:124, :, 80:84], axis=(0, 2))
+    scalp = 180 + int(column[180:].argmax())
+    skull = column[scalp - 14 : scalp].min()
+    assert column[scalp] > 0.8 * brain
+    assert skull < 0.3 * brain
+    assert column[min(scalp + 12, 255)] < 0.15 * brain

@@ -1,0 +1,357 @@
+import csv
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_dataset
+from tensorflow import keras
+
+from ixi_tfds import configs, intensity
+from trainer import augmentation, autoencoder, export, input_pipeline, losses, state
+from trainer.__main__ import run
+
+FLAGS = ["--dataset=ixi_t1/tiny", "--batch_size=4", "--learning_rate=0.01"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    tiny_dataset.write_tiny_dataset(root)
+    volume = configs.SliceConfig("tiny_volume", size=(32, 32), window=(0, 4), scaling="volume")
+    tiny_dataset.write_tiny_dataset(root, volume)
+    odd = configs.SliceConfig("odd", size=(24, 32), window=(0, 4))
+    tiny_dataset.write_tiny_dataset(root, odd, shards=1)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    assert run([f"--data_dir={data_dir}", f"--workdir={workdir}", "--epochs=3", *FLAGS]) == 0
+    return workdir
+
+
+def history(workdir):
+    with (workdir / "history.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_leaves_history_logs_and_a_model(trained, data_dir):
+    rows = history(trained)
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    assert list(rows[0])[1:] == [
+        "learning_rate",
+        "loss",
+        "psnr",
+        "val_loss",
+        "val_psnr",
+        "val_ssim",
+    ]
+    assert float(rows[2]["loss"]) < float(rows[0]["loss"])
+    assert list((trained / "tensorboard").glob("events.*"))
+    card = json.loads((trained / "export/small_resnet/1/assets.extra/model_card.json").read_text())
+    manifest = json.loads((data_dir / "ixi_t1/tiny/1.0.0/manifest.json").read_text())
+    assert card["dataset"]["fingerprint"] == manifest["fingerprint"]
+    assert card["best"]["val_loss"] == min(float(row["val_loss"]) for row in rows)
+    assert card["flags"]["loss"] == "mse"
+
+
+def test_stopping_and_going_on_changes_nothing(trained, data_dir, tmp_path, capsys):
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", *FLAGS]
+    assert run([*command, "--epochs=1"]) == 0
+    # What a kill in the next epoch can leave behind counts for nothing.
+    (tmp_path / "checkpoints/epoch-00002_temp").mkdir()
+    (tmp_path / "checkpoints/epoch-00002.index").write_text("half written")
+    assert run([*command, "--epochs=3"]) == 0
+    out = capsys.readouterr().out
+    assert "going on after epoch 1 of 3" in out
+    assert "best: epoch" in out.splitlines()[-1] and "python -m evaluator" in out.splitlines()[-1]
+    for name in ("history.csv", "state.json"):
+        assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    done, whole = (checkpoints(folder) for folder in (tmp_path, trained))
+    assert done.keys() == whole.keys() and any("optimizer" in name for name in done)
+    for name, value in done.items():
+        np.testing.assert_array_equal(value, whole[name], err_msg=name)
+    # Once more: nothing is left to do but to export.
+    assert run([*command, "--epochs=3"]) == 0
+    assert checkpoints(tmp_path).keys() == done.keys()
+
+
+def checkpoints(workdir):
+    """Every variable of every checkpoint, the bytes of the bookkeeping aside."""
+    values = {}
+    for path in (workdir / "checkpoints").glob("*.index"):
+        reader = tf.train.load_checkpoint(str(path.with_suffix("")))
+        for name in reader.get_variable_to_shape_map():
+            if "OBJECT_GRAPH" not in name:
+                values[f"{path.stem}/{name}"] = reader.get_tensor(name)
+    return values
+
+
+LOADER = """
+import importlib.abc, sys
+
+class Guard(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in {"ixi_tfds", "beam_preprocess", "trainer", "evaluator"}:
+            raise ImportError(name + " is not here")
+
+sys.meta_path.insert(0, Guard())
+import numpy as np
+import tensorflow as tf
+
+given = dict(np.load(sys.argv[2]))
+model = tf.saved_model.load(sys.argv[1])
+unit = {"slices": given.pop("unit")}
+outputs = {f"serving_{k}": v for k, v in model.signatures["serving_default"](**unit).items()}
+given = {name: tf.constant(value) for name, value in given.items()}
+outputs |= {f"raw_{k}": v for k, v in model.signatures["raw"](**given).items()}
+np.savez(sys.argv[3], **outputs)
+"""
+
+
+def run_elsewhere(folder, tmp_path, **given):
+    np.savez(tmp_path / "given.npz", **given)
+    paths = [folder, tmp_path / "given.npz", tmp_path / "out.npz"]
+    command = [sys.executable, "-P", "-c", LOADER, *map(str, paths)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    return dict(np.load(tmp_path / "out.npz"))
+
+
+def test_the_saved_model_runs_without_our_code(trained, tmp_path):
+    slices = tiny_dataset.scanner_slices("IXI990", constant_slice=True).astype(np.float32)
+    limits = [(float(image.min()), float(image.max())) for image in slices]
+    # The dataset's own rule, from its own code.
+    stored = [intensity.quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
+    unit = np.float32(stored)[..., None] / np.float32(255)
+    outputs = run_elsewhere(trained / "export/small_resnet/1", tmp_path, unit=unit, slices=slices)
+    reconstruction = outputs["serving_reconstruction"]
+    assert reconstruction.shape == (4, 32, 32, 1)
+    assert reconstruction.min() >= 0 and reconstruction.max() <= 1
+    low, high = np.array(limits).T[:, :, None, None]
+    expected = low + reconstruction[..., 0].astype(np.float64) * (high - low)
+    np.testing.assert_allclose(outputs["raw_reconstruction"], expected, rtol=1e-6)
+    np.testing.assert_allclose(outputs["raw_residual"], slices - expected, atol=1e-4)
+    assert not outputs["raw_residual"][0].any()
+
+
+@pytest.mark.parametrize("limits", [None, (-3.7, 411.3)])
+def test_the_model_scales_to_the_very_levels_of_the_dataset(limits):
+    values = np.random.default_rng(0).normal(200, 90, (20, 32, 32)).astype(np.float32)
+    values[::2] = np.round(values[::2])
+    values[0] = 7
+    ranges = [limits or (float(image.min()), float(image.max())) for image in values]
+    stored = [intensity.quantize(v, *at) for v, at in zip(values, ranges, strict=True)]
+    low, high = np.array(ranges).T[:, :, None, None]
+    unit = export.scale_to_unit(values.astype(np.float64), low, high).numpy()
+    np.testing.assert_array_equal(np.round(unit[..., 0] * 255), stored)
+    np.testing.assert_array_equal(unit[..., 0], np.float32(stored) / np.float32(255))
+
+
+def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(data_dir, tmp_path):
+    workdir = tmp_path / "run"
+    command = [f"--data_dir={data_dir}", f"--workdir={workdir}", "--dataset=ixi_t1/tiny_volume"]
+    options = ["--loss=dssim", "--optimizer=adam", "--augment_validation", "--cache"]
+    assert run([*command, *options, "--batch_size=5", "--epochs=1", "--mixed_precision"]) == 0
+    assert "val_loss_augmented" in history(workdir)[0]
+    slices = tiny_dataset.scanner_slices("IXI991").astype(np.float32)
+    low, high = np.full(4, 50, np.float32), np.full(4, 800, np.float32)
+    stored = intensity.quantize(slices, 50, 800)
+    unit = np.float32(stored)[..., None] / np.float32(255)
+    outputs = run_elsewhere(
+        workdir / "export/small_resnet/1", tmp_path, unit=unit, slices=slices, low=low, high=high
+    )
+    expected = 50 + outputs["serving_reconstruction"][..., 0].astype(np.float64) * 750
+    np.testing.assert_allclose(outputs["raw_reconstruction"], expected, rtol=1e-6)
+    np.testing.assert_allclose(outputs["raw_residual"], slices - expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model=resnet99"], "--model=resnet99: choose one of"),
+        (["--loss=l1"], "--loss=l1: choose one of"),
+        (["--batch_size=0"], "--batch_size=0"),
+        (["--learning_rate=-1"], "--learning_rate"),
+        (["--epochs=many"], "epochs"),
+        (["--no_such_flag"], "no_such_flag"),
+        (["stray"], "stray"),
+        (["--data_dir=/no/such/folder"], "/no/such/folder"),
+        (["--dataset=ixi_t1/none"], "ixi_t1/none"),
+        (["--dataset=ixi_t1/odd"], "24x32"),
+        (["--batch_size=500"], "24 slices"),
+        (["--noaugment", "--augment_validation"], "--augment_validation needs"),
+    ],
+)
+def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, capsys):
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS, *flags]
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
+    command = [f"--data_dir={data_dir}", f"--workdir={trained}", *FLAGS]
+    before = (trained / "config.json").read_bytes()
+    assert run([*command, "--epochs=3", "--loss=dssim", "--seed=3"]) == 2
+    assert "--loss=mse, --seed=0" in capsys.readouterr().err
+    assert run([*command, "--epochs=2"]) == 2
+    assert "--epochs=3" in capsys.readouterr().err
+    assert (trained / "config.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_two_replicas_train_as_one_does(trained, data_dir, tmp_path):
+    def train_on_two(*flags):
+        where = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'two'}"]
+        command = [sys.executable, "-m", "trainer", *where, "--epochs=3", "--replicas=2"]
+        return subprocess.run([*command, *FLAGS, *flags], capture_output=True, text=True)
+
+    uneven = train_on_two("--batch_size=5")
+    assert uneven.returncode == 2
+    assert uneven.stderr.strip().splitlines() == [
+        "error: --batch_size=5: must be divisible by the 2 replicas"
+    ]
+    result = train_on_two()
+    assert result.returncode == 0, result.stderr
+    ours, theirs = history(tmp_path / "two"), history(trained)
+    np.testing.assert_allclose(
+        [float(row["loss"]) for row in ours], [float(row["loss"]) for row in theirs], rtol=1e-3
+    )
+    assert (tmp_path / "two/export/small_resnet/1/saved_model.pb").exists()
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_order_is_a_function_of_seed_and_epoch(data_dir, cache):
+    split = input_pipeline.find_split(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "train")
+
+    def slices(epochs, seed=0):
+        batches = input_pipeline.train_batches(
+            split, batch_size=5, seed=seed, epochs=epochs, cache=cache
+        )
+        batches = list(batches.as_numpy_iterator())
+        index = np.concatenate([batch["index"] for batch in batches])
+        return [image.tobytes() for batch in batches for image in batch["image"]], index
+
+    both, index = slices(range(2))
+    assert len(both) == 2 * 20
+    np.testing.assert_array_equal(index, np.arange(40))
+    first, second = both[:20], both[20:]
+    # The tiny slices all differ, so no slice came twice.
+    assert len(set(first)) == len(set(second)) == 20
+    assert first != second
+    again, index = slices(range(1, 2))
+    assert again == second and index[0] == 20
+    assert slices(range(1), seed=1)[0] != first
+
+
+def test_evaluation_takes_every_slice_once(data_dir):
+    split = input_pipeline.find_split(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "test")
+    batches = list(input_pipeline.evaluation_batches(split, batch_size=5).as_numpy_iterator())
+    assert [len(batch["image"]) for batch in batches] == [5, 5, 2]
+    assert batches[0]["image"].dtype == np.uint8
+    assert len({image.tobytes() for batch in batches for image in batch["image"]}) == 12
+
+
+def test_the_learning_rate_falls_as_keras_lets_it():
+    values = [5.0, 4.0, 4.5, 4.1, 4.2, 4.3, 3.9, *[4.0] * 30]
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(1e-3), "mse")
+    rule = keras.callbacks.ReduceLROnPlateau(
+        factor=np.sqrt(0.1), patience=2, cooldown=0, min_lr=0.5e-6, min_delta=0
+    )
+    rule.set_model(model)
+    rule.on_train_begin()
+    ours = state.RunState(learning_rate=1e-3)
+    for epoch, value in enumerate(values):
+        rule.on_epoch_end(epoch, {"val_loss": value})
+        state.add_epoch(ours, {"val_loss": value}, "val_loss")
+        assert ours.learning_rate == pytest.approx(float(model.optimizer.learning_rate), rel=1e-5)
+    assert ours.learning_rate == pytest.approx(0.5e-6)
+    assert (ours.best_epoch, ours.best_loss) == (7, 3.9)
+
+
+def test_augmentation_happens_as_often_as_its_config_says():
+    config = augmentation.AugmentationConfig()
+    drawn = [
+        augmentation.sample(config, seed=tf.constant([7, block], tf.int64), shape=(64, 16, 16))
+        for block in range(50)
+    ]
+    joined = {name: np.stack([p[name] for p in drawn]) for name in drawn[0]}
+    assert joined["blurred"].mean() == pytest.approx(0.5, abs=0.03)
+    assert set(joined["sigma"].tolist()) == {0, 1, 2}
+    cutout = joined["sizes"].max(-1) > 0
+    lost = 1 - joined["keep"].mean(axis=(-2, -1))
+    dropout = lost > 0
+    # 0, 1 or 2 of the two, alike: each happens to half of the images, both to a third. A dropout
+    # of few of these 64 blocks may drop none.
+    assert cutout.mean() == pytest.approx(0.5, abs=0.03)
+    assert lost.mean() == pytest.approx(0.5 * 0.025, abs=0.002)
+    assert (~cutout & ~dropout).mean() > 1 / 3 - 0.03
+    assert 0.15 < (cutout & dropout).mean() < 1 / 3 + 0.03
+    assert joined["sizes"].shape[-1] == 2
+    assert set(np.unique(joined["sizes"])) == {0, 3}
+
+
+def test_a_corruption_depends_on_the_place_in_the_order_not_on_the_replica():
+    images = np.random.default_rng(0).random((8, 16, 16, 1), dtype=np.float32)
+    index = np.arange(16, 24, dtype=np.int64)
+    keep = {"config": augmentation.AugmentationConfig(gaussian_noise=0.1, rician_noise=0.1)}
+    keep |= {"seed": 3, "batch_size": 8}
+    whole = augmentation.augment(images, tf.constant(index), **keep).numpy()
+    halves = [
+        augmentation.augment(images[rows], tf.constant(index[rows]), **keep).numpy()
+        for rows in (slice(0, 4), slice(4, 8))
+    ]
+    np.testing.assert_array_equal(np.concatenate(halves), whole)
+    later = augmentation.augment(images, tf.constant(index + 8), **keep).numpy()
+    assert np.abs(later - whole).max() > 0.1
+
+
+@pytest.mark.parametrize("jit", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_step_corrupts_the_input_and_keeps_the_target_clean(jit):
+    """The network sees a corrupted slice, the loss the clean one, both inside the step's graph."""
+    seen = []
+
+    class Spy(keras.layers.Layer):
+        def build(self, shape):
+            self.seen = self.add_weight(
+                name="seen", shape=(8, 32, 32, 1), initializer="zeros", trainable=False
+            )
+            self.gain = self.add_weight(name="gain", shape=(), initializer="ones")
+
+        def call(self, inputs, training=None):
+            self.seen.assign(inputs)
+            return self.gain * inputs
+
+    def loss(clean, reconstruction):
+        seen.append(tf.executing_eagerly())
+        return losses.mse(clean, reconstruction)
+
+    image = np.random.default_rng(0).integers(50, 256, (8, 32, 32, 1)).astype(np.uint8)
+    batch = {"image": image, "index": np.arange(8)}
+    config = augmentation.AugmentationConfig()
+    network = keras.Sequential([Spy()])
+    network.build((8, 32, 32, 1))
+    model = autoencoder.Autoencoder(network, loss, batch_size=8, seed=0, augment=config)
+    model.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=jit)
+    dataset = tf.data.Dataset.from_tensors(batch)
+    fitted = model.fit(dataset, verbose=0).history["loss"][0]
+    assert not any(seen)
+    clean = image.astype(np.float32) / 255
+    corrupted = network.layers[0].seen.numpy()
+    expected = augmentation.augment(
+        clean, tf.range(8, dtype=tf.int64), config=config, seed=0, batch_size=8
+    ).numpy()
+    np.testing.assert_allclose(corrupted, expected, atol=1e-5)
+    assert np.abs(corrupted - clean).max() > 0.1
+    assert fitted == pytest.approx(np.mean((corrupted - clean) ** 2), rel=1e-4)
+    # Validation is clean, and its loss is that of the clean slice.
+    validated = model.evaluate(dataset, verbose=0, return_dict=True)
+    assert validated["loss"] == pytest.approx(0, abs=1e-9)
+    np.testing.assert_allclose(network.layers[0].seen.numpy(), clean, atol=1e-7)
