@@ -48,8 +48,8 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         raise ValueError(f"SSIM needs slices of at least {_WINDOW}x{_WINDOW}, not {height}x{width}")
     # Variances are differences of squares: around zero they lose the fewest digits.
     a, b = tf.squeeze(a, -1) - 0.5, tf.squeeze(b, -1) - 0.5
-    maps = tf.concat([a, b, tf.square(a) + tf.square(b), a * b], axis=0)
-    mean_a, mean_b, squares, product = tf.split(_smooth(maps), 4)
+    mean_a, mean_b, product = _smooth(a), _smooth(b), _smooth(a * b)
+    squares = _smooth(tf.square(a) + tf.square(b))
     variances = squares - tf.square(mean_a) - tf.square(mean_b)
     covariance = product - mean_a * mean_b
     mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
@@ -58,21 +58,21 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(luminance * contrast, axis=(1, 2))
 
 
-def _smooth(maps: tf.Tensor) -> tf.Tensor:
+def _smooth(images: tf.Tensor) -> tf.Tensor:
     """Gaussian window over [N, H, W] along both axes; gives [N, W - 10, H - 10], axes swapped."""
-    return _smooth_rows(tf.transpose(_smooth_rows(maps), (0, 2, 1)))
+    return _smooth_rows(tf.transpose(_smooth_rows(images), (0, 2, 1)))
 
 
-def _smooth_rows(maps: tf.Tensor) -> tf.Tensor:
+def _smooth_rows(images: tf.Tensor) -> tf.Tensor:
     """Gaussian window over [N, H, W] along H, VALID.
 
-    The columns are the channels of a depthwise convolution: on a CPU that is the fast order, and
-    on a GPU, unlike a matrix product, it keeps full float32 precision, which the differences of
-    squares above need.
+    The columns are the channels of a depthwise convolution, the order that is fast on a CPU. A
+    product with a banded matrix would be as short, but GPUs round those to TF32 by default, too
+    coarse for the differences of squares above.
     """
     offsets = np.arange(_WINDOW) - _WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights = (weights / weights.sum()).astype(np.float32)
-    kernel = np.tile(weights[:, None, None, None], (1, 1, maps.shape[2], 1))
-    smoothed = tf.nn.depthwise_conv2d(maps[:, :, None, :], kernel, (1, 1, 1, 1), "VALID")
+    kernel = np.tile(weights[:, None, None, None], (1, 1, images.shape[2], 1))
+    smoothed = tf.nn.depthwise_conv2d(images[:, :, None, :], kernel, (1, 1, 1, 1), "VALID")
     return tf.squeeze(smoothed, 2)

@@ -144,12 +144,13 @@ def test_stem_drops_the_extension_only():
     assert stem_of("a.b.NII") == "a.b"
 
 
-def test_a_scan_is_unpickled_without_heavy_imports():
+def test_a_worker_has_no_heavy_imports():
     scan = Scan("IXI002", "Guys", "/data/IXI002-Guys-0828-T1.nii.gz", "female", "white", 35.8)
     code = (
         "import pickle, sys\n"
         "scan = pickle.loads(sys.stdin.buffer.read())\n"
-        "heavy = {'tensorflow', 'tensorflow_datasets', 'pandas', 'numpy'} & set(sys.modules)\n"
+        "import beam_preprocess.shards\n"
+        "heavy = {'tensorflow', 'pandas', 'matplotlib', 'nilearn'} & set(sys.modules)\n"
         "print(scan.subject, sorted(heavy))"
     )
     done = subprocess.run(
