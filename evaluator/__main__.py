@@ -1,12 +1,11 @@
 """Score a SavedModel on a split of a dataset: `python -m evaluator --help`."""
 
 import dataclasses
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
 
 from ixi_tfds import cli
 from ixi_tfds.errors import UserError
@@ -77,9 +76,6 @@ def evaluate(config: Config) -> None:
     Raises:
       UserError: model, dataset, split or output folder is not there or not fit for the others.
     """
-    # TensorFlow and TFDS log notes about themselves that read like errors of the user's.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    logging.set_verbosity(logging.ERROR)
     from evaluator import report, results, scoring
 
     try:

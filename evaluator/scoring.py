@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tqdm
 
+from ixi_tfds import datasets
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
 
@@ -85,7 +85,7 @@ class Split:
       dataset: name under the data folder, such as `ixi_t1/thesis`.
       version: version of the dataset.
       name: name of the split.
-      fingerprint: of the whole dataset, from `manifest.json`; None where there is none.
+      fingerprint: of the whole dataset, from `manifest.json`.
       size: (height, width) of its slices.
       slices: number of slices.
       builder: the TFDS builder that reads it.
@@ -94,7 +94,7 @@ class Split:
     dataset: str
     version: str
     name: str
-    fingerprint: str | None
+    fingerprint: str
     size: tuple[int, int]
     slices: int
     builder: tfds.core.DatasetBuilder
@@ -180,24 +180,12 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str) -> Split:
     """
     import tensorflow_datasets as tfds
 
-    versions = [
-        found.parent
-        for found in (data_dir / dataset).glob("*/dataset_info.json")
-        if re.fullmatch(r"\d+\.\d+\.\d+", found.parent.name)
-    ]
-    if not versions:
-        there = sorted({"/".join(p.parts[-4:-2]) for p in data_dir.glob("*/*/*/dataset_info.json")})
-        raise DatasetError(
-            f"--dataset={dataset}: no such dataset in --data_dir={data_dir}, "
-            f"which has {', '.join(there) or 'none; make one with python -m beam_preprocess'}"
-        )
-    folder = max(versions, key=lambda path: tuple(map(int, path.name.split("."))))
+    folder = datasets.find_dataset(data_dir, dataset)
     builder = tfds.builder_from_directory(str(folder))
     splits = builder.info.splits
     if name not in splits:
         raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}")
-    manifest = folder / "manifest.json"
-    fingerprint = json.loads(manifest.read_text())["fingerprint"] if manifest.is_file() else None
+    fingerprint = datasets.read_manifest(folder)["fingerprint"]
     height, width, _ = builder.info.features["image"].shape
     slices = splits[name].num_examples
     return Split(dataset, folder.name, name, fingerprint, (height, width), slices, builder)

@@ -5,6 +5,7 @@ same slices as the Beam job, one process at a time. For a whole cohort the Beam 
 way; what it writes is read by this builder as well.
 """
 
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow_datasets as tfds
 
 from ixi_tfds.catalog import Scan, find_scans
 from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
+from ixi_tfds.datasets import write_manifest
 from ixi_tfds.errors import ScanError
 from ixi_tfds.features import slice_features
 from ixi_tfds.slices import slices_of
@@ -101,6 +103,15 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
             except ScanError as error:
                 # As in the Beam job, one bad volume does not stop the others.
                 tfds.core.utils.print_notebook(f"refused: {error}")
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig | None = None,
+    ) -> None:
+        """Write the shards, and the manifest that the trainer and the evaluator go by."""
+        super()._download_and_prepare(dl_manager, download_config)
+        write_manifest(pathlib.Path(self.data_dir), self.slices)
 
 
 def builder_for(config: SliceConfig, data_dir: str) -> IxiT1:

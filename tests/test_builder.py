@@ -1,5 +1,7 @@
 """The TFDS builder: TFDS's own test case, and equality with the Beam job."""
 
+import hashlib
+import json
 import pathlib
 import tempfile
 
@@ -50,6 +52,11 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=str(source))
     )
+    manifest = json.loads((tmp_path / "plain/ixi_t1/small/1.0.0/manifest.json").read_text())
+    assert manifest["config"]["window"] == [8, 14]
+    for name, digest in manifest["shards"].items():
+        shard = tmp_path / "plain/ixi_t1/small/1.0.0" / name
+        assert hashlib.sha256(shard.read_bytes()).hexdigest() == digest
     for split in ("train", "validation", "test"):
         datasets = (
             builder.as_dataset(split=split),

@@ -1,7 +1,6 @@
 """Train an autoencoder on a dataset: `python -m trainer --data_dir=D --workdir=W`."""
 
 import dataclasses
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -55,11 +54,6 @@ def _main(rest: list[str]) -> None:
     names = [field.name for field in dataclasses.fields(configs.TrainConfig)]
     values: dict[str, Any] = {name: FLAGS[name].value for name in names}
     config = configs.TrainConfig(**values)
-    # Before TensorFlow loads, which takes seconds: the terminal is for our lines and the bar.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    from absl import logging
-
-    logging.set_verbosity(logging.ERROR)
     from trainer import training
 
     outcome = training.train(config)

@@ -7,7 +7,6 @@ the cast to [0, 1] happens on the device.
 import dataclasses
 import functools
 import pathlib
-import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -34,33 +33,6 @@ class Split:
     paths: tuple[str, ...]
     slices: int
     size: tuple[int, int]
-
-
-def find_dataset(data_dir: str, dataset: str) -> pathlib.Path:
-    """Folder of the highest version of a dataset.
-
-    Args:
-      data_dir: root folder.
-      dataset: name and config, such as `ixi_t1/thesis`.
-
-    Raises:
-      DatasetError: there is none.
-    """
-    root = pathlib.Path(data_dir)
-    if not root.is_dir():
-        raise DatasetError(f"--data_dir={data_dir}: there is no such folder")
-    folder = root / dataset
-    versions = [
-        path
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.name) and (path / "dataset_info.json").is_file()
-    ]
-    if not versions:
-        raise DatasetError(
-            f"--dataset={dataset}: there is no finished dataset in {folder}; make one with "
-            "python -m beam_preprocess"
-        )
-    return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
 
 
 def find_split(folder: pathlib.Path, split: str) -> Split:

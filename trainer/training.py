@@ -2,15 +2,15 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import pathlib
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import datasets
 from ixi_tfds.configs import SliceConfig
-from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.errors import UserError
 from trainer import augmentation, callbacks, export, input_pipeline, losses, models, state
 from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig, claim_workdir
@@ -73,14 +73,6 @@ def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> N
         raise UserError("--jit_compile=on: works with one replica only where there is no GPU")
 
 
-def _manifest(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); make the dataset again") from error
-
-
 def _precision(config: TrainConfig) -> str:
     if not config.mixed_precision:
         return "float32"
@@ -124,8 +116,8 @@ def train(config: TrainConfig) -> Outcome:
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder.
     """
-    folder = input_pipeline.find_dataset(config.data_dir, config.dataset)
-    manifest = _manifest(folder)
+    folder = datasets.find_dataset(config.data_dir, config.dataset)
+    manifest = datasets.read_manifest(folder)
     splits = {name: input_pipeline.find_split(folder, name) for name in ("train", "validation")}
     strategy = make_strategy(config.replicas)
     replicas = strategy.num_replicas_in_sync
