@@ -220,7 +220,9 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
         )
 
     scores: list[Score] = []
-    with tqdm.tqdm(total=split.slices, unit="slice", desc=f"scoring {split.name}") as progress:
+    with tqdm.tqdm(
+        total=split.slices, unit="slice", desc=f"scoring {split.name}", disable=None
+    ) as progress:
         for batch in _batches(split, batch_size):
             values = judge(batch["image"]).numpy()
             scores += _rows(split, batch, values)

@@ -158,7 +158,7 @@ def write_cohort(
 
     Args:
       output_dir: the folder, made where it is missing.
-      subjects: how many; at least 24 in a row have every slice count but 130, and every quirk.
+      subjects: how many; any 24 in a row have two slice counts at least, and every quirk.
       seed: another seed gives other people under the same names.
       first_id: number of the first subject, above the 662 of IXI; the last may be 999.
       progress: show a progress bar.
@@ -183,7 +183,12 @@ def write_cohort(
     # Threads are enough: SciPy, NumPy and zlib leave the interpreter free while they work.
     workers = min(os.cpu_count() or 1, 8)
     with (
-        tqdm(total=len(people), desc="demo cohort", unit="volume", disable=not progress) as bar,
+        tqdm(
+            total=len(people),
+            desc="demo cohort",
+            unit="volume",
+            disable=None if progress else True,
+        ) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         head_model()  # before the threads, which would each make it

@@ -123,7 +123,13 @@ def download_ixi(
 def bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
     """A progress bar in bytes; silent without `progress`."""
     return tqdm(
-        desc=description, unit="B", unit_scale=True, disable=not progress, leave=False, **kwargs
+        desc=description,
+        unit="B",
+        unit_scale=True,
+        # None: only on a terminal.
+        disable=None if progress else True,
+        leave=False,
+        **kwargs,
     )
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import pathlib
+import sys
 from typing import Any
 
 import tensorflow as tf
@@ -162,6 +163,8 @@ def _fit(
         splits["validation"], batch_size=config.batch_size
     )
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
+    # A bar on a terminal, a line an epoch where the output goes to a file.
+    on_terminal = sys.stderr.isatty()
     model.fit(
         input_pipeline.train_batches(
             splits["train"],
@@ -174,9 +177,9 @@ def _fit(
         validation_data=validation,
         initial_epoch=done,
         epochs=config.epochs,
-        verbose=0,
+        verbose=0 if on_terminal else 2,
         callbacks=[
-            callbacks.ProgressBar(config.batch_size, done),
+            *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
             callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
             callbacks.TensorBoard(workdir / "tensorboard", run_state, shown),
         ],
