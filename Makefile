@@ -20,7 +20,7 @@ demo: setup
 	$(BIN)/python -m beam_preprocess --source_dir=$(DEMO)/scans --data_dir=$(DEMO)/data \
 	  --config=demo --in_plane=256x256 --size=192x192 --slices=66:86
 	$(BIN)/python -m trainer --data_dir=$(DEMO)/data --dataset=ixi_t1/demo --workdir=$(DEMO)/run \
-	  --model=small_resnet --loss=mse --optimizer=adam --batch_size=4 --epochs=16
+	  --model=small_resnet --loss=mse --optimizer=adam --batch_size=4 --epochs=12
 	$(BIN)/python -m evaluator --data_dir=$(DEMO)/data --dataset=ixi_t1/demo --split=test \
 	  --saved_model=$(DEMO)/run/export/small_resnet --output_dir=$(DEMO)/report
 	@echo "Look at $(DEMO)/report/report.html (the scores) and $(DEMO)/data/ixi_t1/demo/1.0.0/quality.html (the data)."
