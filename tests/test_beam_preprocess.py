@@ -226,6 +226,7 @@ def test_a_shard_of_rejects_only_does_not_reach_the_dataset(tmp_path):
         (["--data_dir=d"], "--source_dir"),
         (["--source_dir=.", "--data_dir=d", "--no_such_flag=1"], "--no_such_flag=1"),
         (["--source_dir=.", "--data_dir=d", "--direct_num_workers=many"], "option of Beam"),
+        (["--source_dir=.", "--data_dir=d", "--runner=Nonsense"], "--runner=Nonsense"),
         (["--source_dir=.", "--data_dir=d", "--config=mine"], "needs --slices and --size"),
         (["--source_dir=.", "--data_dir=d", "--size=1x1"], "the config thesis is fixed"),
         (["--source_dir=.", "--data_dir=d", "--config=a", "--size=axb", "--slices=1:2"], "axb"),
