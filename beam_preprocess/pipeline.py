@@ -24,8 +24,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
       UserError: an argument that Beam does not know either, or an unknown runner.
     """
     parser = _BeamArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
     try:
         _, unknown = parser.parse_known_args(list(arguments))
     except (ArgumentError, SystemExit) as error:
