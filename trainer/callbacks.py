@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import autoencoder, state
+from trainer import autoencoder, models, state
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -81,7 +81,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
         slices = autoencoder.to_unit(self.images)
-        reconstructions = tf.clip_by_value(self.model(slices, training=False), 0, 1)
+        reconstructions = models.to_grey(self.model(slices, training=False))
         # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
         with self.writer.as_default(step=epoch + 1):
