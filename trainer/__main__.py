@@ -81,14 +81,14 @@ flags.DEFINE_bool("cache", False, "Keep the training records in memory.", flag_v
 flags.DEFINE_integer(
     "replicas", 0, "Devices to use; 0 takes every GPU, or the CPU.", flag_values=FLAGS
 )
+flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
+
 _LISTS = ("stage_filters", "stage_blocks", "upsampling_filters")
 _OWNERS = {
     "model=resnet_like": ("stem_filters", "stage_filters", "stage_blocks", "upsampling_filters"),
     "loss=mix": ("dssim_weight",),
 }
 """Flags that mean something beside one value of another flag only."""
-
-flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
 
 
 def _numbers(name: str) -> tuple[int, ...]:
@@ -101,7 +101,7 @@ def _numbers(name: str) -> tuple[int, ...]:
         ) from error
 
 
-def _main(rest: list[str]) -> None:
+def _config(rest: Sequence[str]) -> configs.TrainConfig:
     if rest:
         raise flags.Error(f"unexpected argument {rest[0]!r}")
     for owner, names in _OWNERS.items():
@@ -111,8 +111,11 @@ def _main(rest: list[str]) -> None:
                 raise UserError(f"--{name} goes with --{owner} only")
     fields = [field.name for field in dataclasses.fields(configs.TrainConfig)]
     values: dict[str, Any] = {name: FLAGS[name].value for name in fields}
-    values |= {name: _numbers(name) for name in _LISTS}
-    config = configs.TrainConfig(**values)
+    return configs.TrainConfig(**values | {name: _numbers(name) for name in _LISTS})
+
+
+def _main(rest: list[str]) -> None:
+    config = _config(rest)
     from trainer import training
 
     outcome = training.train(config)
@@ -129,7 +132,8 @@ def _main(rest: list[str]) -> None:
     print(
         f"best: epoch {best['epoch']} of {config.epochs}, {config.monitored} "
         f"{best[config.monitored]:.6f}, PSNR {best['val_psnr']:.2f} dB, SSIM "
-        f"{best['val_ssim']:.4f}; exported to {outcome.folder}; score it: {' && '.join(map(shlex.join, commands))}"
+        f"{best['val_ssim']:.4f}; exported to {outcome.folder}; score it: "
+        + " && ".join(map(shlex.join, commands))
     )
 
 

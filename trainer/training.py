@@ -114,9 +114,16 @@ def _network(config: TrainConfig, size: tuple[int, int]) -> keras.Model:
     )
 
 
-def _build(
+def build(
     config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
 ) -> Autoencoder:
+    """The model of a run, compiled, with the optimizer's variables made.
+
+    Args:
+      config: of the run.
+      size: (height, width) of the slices.
+      weights: what the encoder starts with; None leaves it random.
+    """
     network = _network(config, size)
     if weights:
         pretrained.start_with(network.encoder, weights)
@@ -155,7 +162,7 @@ def train(config: TrainConfig) -> Outcome:
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
         with strategy.scope():
-            model = _build(config, data.train.size, weights)
+            model = build(config, data.train.size, weights)
         print(
             f"{config.dataset}: {data.train.slices:,} slices to train on, "
             f"{data.validation.slices:,} to validate; {config.model} with "
