@@ -81,6 +81,12 @@ flags.DEFINE_bool("cache", False, "Keep the training records in memory.", flag_v
 flags.DEFINE_integer(
     "replicas", 0, "Devices to use; 0 takes every GPU, or the CPU.", flag_values=FLAGS
 )
+flags.DEFINE_integer(
+    "profile_steps",
+    0,
+    "Profile this many steps, for TensorBoard with the package tensorboard-plugin-profile.",
+    flag_values=FLAGS,
+)
 flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
 
 _LISTS = ("stage_filters", "stage_blocks", "upsampling_filters")

@@ -91,6 +91,43 @@ class TensorBoard(keras.callbacks.Callback):
         self.writer.flush()
 
 
+class Profile(keras.callbacks.Callback):
+    """Profiles some steps of one epoch, from the third on: the first ones make the graphs.
+
+    Args:
+      folder: of TensorBoard's files.
+      steps: how many; fewer where the epoch ends before.
+    """
+
+    _FIRST = 2
+
+    def __init__(self, folder: pathlib.Path, steps: int) -> None:
+        super().__init__()
+        self.folder = folder
+        self.steps = steps
+        self.started = self.running = False
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Start, once."""
+        if batch == self._FIRST and not self.started:
+            tf.profiler.experimental.start(str(self.folder))
+            self.started = self.running = True
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Stop after as many steps as were asked for."""
+        if batch >= self._FIRST + self.steps - 1:
+            self._stop()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Stop in any case."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.running:
+            tf.profiler.experimental.stop()
+            self.running = False
+
+
 class ProgressBar(tfa.callbacks.TQDMProgressBar):
     """A bar an epoch with running means, images/s and the time left for all epochs.
 

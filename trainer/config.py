@@ -13,7 +13,7 @@ LOSSES = ("mse", "dssim", "mix")
 OPTIMIZERS = ("rmsprop", "adam")
 JIT_COMPILE = ("auto", "on", "off")
 
-_FREE_TO_CHANGE = {"data_dir", "workdir", "epochs", "replicas", "jit_compile"}
+_FREE_TO_CHANGE = {"data_dir", "workdir", "epochs", "replicas", "jit_compile", "profile_steps"}
 """Fields in which the runs of one working folder may differ: where and how, not what."""
 
 
@@ -46,6 +46,7 @@ class TrainConfig:
       jit_compile: "on", "off" or "auto", which is on for GPUs only.
       cache: keep the training records in memory.
       replicas: how many devices to use; 0 takes every GPU, or the CPU where there is none.
+      profile_steps: how many steps to profile for TensorBoard.
     """
 
     data_dir: str
@@ -70,6 +71,7 @@ class TrainConfig:
     jit_compile: str
     cache: bool
     replicas: int
+    profile_steps: int
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -81,7 +83,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise UserError(f"--{name}={value}: choose one of {', '.join(choices)}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("replicas", 0)):
+        for name, least in (
+            *(("epochs", 1), ("batch_size", 1)),
+            *(("seed", 0), ("replicas", 0), ("profile_steps", 0)),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise UserError(f"--{name}={value}: must be at least {least}")

@@ -189,6 +189,8 @@ def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> stat
         return run_state
     validation = input_pipeline.evaluation_batches(data.validation, batch_size=config.batch_size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
+    tensorboard = workdir / "tensorboard"
+    profile = callbacks.Profile(tensorboard, config.profile_steps)
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
     model.fit(
@@ -206,8 +208,9 @@ def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> stat
         verbose=0 if on_terminal else 2,
         callbacks=[
             *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
+            *([profile] if config.profile_steps else []),
             callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
-            callbacks.TensorBoard(workdir / "tensorboard", run_state, shown),
+            callbacks.TensorBoard(tensorboard, run_state, shown),
         ],
     )
     return run_state
