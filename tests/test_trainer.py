@@ -14,6 +14,8 @@ from ixi_tfds import configs, intensity
 from trainer import augmentation, autoencoder, export, input_pipeline, losses, state
 from trainer.__main__ import run
 
+LIKE = ["--model=resnet_like"]
+DEEP = [*LIKE, "--stage_filters=8,8,8,8,8", "--stage_blocks=1,1,1,1,1"]
 FLAGS = ["--dataset=ixi_t1/tiny", "--batch_size=4", "--learning_rate=0.01"]
 
 
@@ -55,7 +57,7 @@ def test_a_run_leaves_history_logs_and_a_model(trained, data_dir):
     assert list((trained / "tensorboard").glob("events.*"))
     card = json.loads((trained / "export/small_resnet/1/assets.extra/model_card.json").read_text())
     manifest = json.loads((data_dir / "ixi_t1/tiny/1.0.0/manifest.json").read_text())
-    assert card["dataset"]["fingerprint"] == manifest["fingerprint"]
+    assert card["datasets"]["ixi_t1/tiny"]["fingerprint"] == manifest["fingerprint"]
     assert card["best"]["val_loss"] == min(float(row["val_loss"]) for row in rows)
     assert card["flags"]["loss"] == "mse"
 
@@ -195,6 +197,24 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
         (["--dataset=ixi_t1/odd"], "24x32"),
         (["--batch_size=500"], "24 slices"),
         (["--noaugment", "--augment_validation"], "--augment_validation needs"),
+        (["--profile_steps=-1"], "--profile_steps=-1: must be at least 0"),
+        (["--loss=mix", "--dssim_weight=1"], "--dssim_weight=1.0: must be between 0 and 1"),
+        (["--dssim_weight=0.3"], "--dssim_weight goes with --loss=mix only"),
+        (["--stage_filters=64"], "--stage_filters goes with --model=resnet_like only"),
+        ([*LIKE, "--stage_filters=64,x"], "--stage_filters=64,x: give whole numbers"),
+        ([*LIKE, "--stage_filters="], "--stage_filters=: give 1 number(s)"),
+        ([*LIKE, "--stage_filters=8,0,8"], "--stage_filters=8,0,8: must be at least 1"),
+        ([*LIKE, "--stage_blocks=2,1"], "--stage_blocks=2,1: give 3 number(s)"),
+        ([*LIKE, "--upsampling_filters=8,8"], "--upsampling_filters=8,8: give 4 number(s)"),
+        ([*LIKE, "--stem_filters=0"], "--stem_filters=0: must be at least 1"),
+        ([*DEEP], "multiples of 64 for --model=resnet_like"),
+        (["--weights=imagenet"], "--weights=imagenet: --model=small_resnet has none"),
+        (["--model=resnet50", "--weights=no.h5"], "--weights=no.h5: give none, imagenet, or"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/none"], "ixi_t1/none"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/tiny"], "ixi_t1/tiny is named twice"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/odd"], "ixi_t1/odd are 24x32, scaled by slice; they must"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/tiny_volume"], "are 32x32, scaled by volume; they must"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
     ],
 )
 def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, capsys):

@@ -7,12 +7,13 @@ from typing import Any
 
 from ixi_tfds.errors import UserError
 
-MODELS = ("small_resnet", "big_resnet")
-LOSSES = ("mse", "dssim")
+RESNET50_MODELS = ("resnet50", "resnet50_add13", "resnet50_act40")
+MODELS = ("small_resnet", "big_resnet", "resnet_like", *RESNET50_MODELS)
+LOSSES = ("mse", "dssim", "mix")
 OPTIMIZERS = ("rmsprop", "adam")
 JIT_COMPILE = ("auto", "on", "off")
 
-_FREE_TO_CHANGE = {"data_dir", "workdir", "epochs", "replicas", "jit_compile"}
+_FREE_TO_CHANGE = {"data_dir", "workdir", "epochs", "replicas", "jit_compile", "profile_steps"}
 """Fields in which the runs of one working folder may differ: where and how, not what."""
 
 
@@ -22,10 +23,18 @@ class TrainConfig:
 
     Attributes:
       data_dir: root folder of the datasets.
-      dataset: name and config within it, such as `ixi_t1/thesis`.
+      dataset: name and config within it, such as `ixi_t1/thesis`; several with commas between.
       workdir: folder of the run: state, checkpoints, history, logs and export.
       model: one of `MODELS`.
+      weights: what the encoder of a ResNet50 starts with: "none" (random numbers), "imagenet", or
+        a file as Keras has it for ResNet50 without top.
+      stem_filters: of `resnet_like`, as are the following: filters of the first convolution.
+      stage_filters: filters of each stage.
+      stage_blocks: residual blocks of each stage.
+      upsampling_filters: filters of each up-sampling block, one more than there are stages; none
+        means those of the encoder in reverse.
       loss: one of `LOSSES`.
+      dssim_weight: share of dssim in the loss "mix"; the rest is mse.
       optimizer: one of `OPTIMIZERS`.
       learning_rate: at the start; it falls by the rule in `callbacks`.
       epochs: in all, those done before a resume included.
@@ -37,13 +46,20 @@ class TrainConfig:
       jit_compile: "on", "off" or "auto", which is on for GPUs only.
       cache: keep the training records in memory.
       replicas: how many devices to use; 0 takes every GPU, or the CPU where there is none.
+      profile_steps: how many steps to profile for TensorBoard.
     """
 
     data_dir: str
     dataset: str
     workdir: str
     model: str
+    weights: str
+    stem_filters: int
+    stage_filters: tuple[int, ...]
+    stage_blocks: tuple[int, ...]
+    upsampling_filters: tuple[int, ...]
     loss: str
+    dssim_weight: float
     optimizer: str
     learning_rate: float
     epochs: int
@@ -55,6 +71,7 @@ class TrainConfig:
     jit_compile: str
     cache: bool
     replicas: int
+    profile_steps: int
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -66,14 +83,52 @@ class TrainConfig:
             value = getattr(self, name)
             if value not in choices:
                 raise UserError(f"--{name}={value}: choose one of {', '.join(choices)}")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("seed", 0), ("replicas", 0)):
+        for name, least in (
+            *(("epochs", 1), ("batch_size", 1)),
+            *(("seed", 0), ("replicas", 0), ("profile_steps", 0)),
+        ):
             value = getattr(self, name)
             if value < least:
                 raise UserError(f"--{name}={value}: must be at least {least}")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"--learning_rate={self.learning_rate}: must be above 0")
+        if not 0 < self.dssim_weight < 1:
+            raise UserError(f"--dssim_weight={self.dssim_weight}: must be between 0 and 1")
         if self.augment_validation and not self.augment:
             raise UserError("--augment_validation needs --augment")
+        if self.rgb and self.model not in RESNET50_MODELS:
+            raise UserError(
+                f"--weights={self.weights}: --model={self.model} has none; only "
+                f"{', '.join(RESNET50_MODELS)} have"
+            )
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        stages = len(self.stage_filters)
+        wanted = {
+            "stem_filters": ((self.stem_filters,), 1),
+            "stage_filters": (self.stage_filters, max(stages, 1)),
+            "stage_blocks": (self.stage_blocks, stages),
+            "upsampling_filters": (self.upsampling_filters, stages + 1),
+        }
+        for name, (numbers, count) in wanted.items():
+            flag = f"--{name}={','.join(map(str, numbers))}"
+            if len(numbers) != count and not (name == "upsampling_filters" and not numbers):
+                raise UserError(
+                    f"{flag}: give {count} number(s), for --stage_filters has {stages} stage(s)"
+                )
+            if min(numbers, default=1) < 1:
+                raise UserError(f"{flag}: must be at least 1")
+
+    @property
+    def rgb(self) -> bool:
+        """Whether the network has three channels inside, as ImageNet weights want them."""
+        return self.weights != "none"
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names in `dataset`."""
+        return tuple(self.dataset.split(","))
 
     @property
     def monitored(self) -> str:
@@ -98,7 +153,9 @@ def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
       UserError: the folder belongs to another run, or cannot be made.
     """
     workdir = pathlib.Path(config.workdir)
-    asked: dict[str, Any] = {**dataclasses.asdict(config), "dataset_fingerprint": fingerprint}
+    text = json.dumps({**dataclasses.asdict(config), "dataset_fingerprint": fingerprint}, indent=2)
+    # Read back, for tuples become lists in the file.
+    asked: dict[str, Any] = json.loads(text)
     path = workdir / "config.json"
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -119,4 +176,4 @@ def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
         raise UserError(
             f"--workdir={workdir}: its run has --epochs={there['epochs']}; give as many or more"
         )
-    write_atomically(path, json.dumps(asked, indent=2) + "\n")
+    write_atomically(path, text + "\n")

@@ -12,6 +12,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from trainer import models
+
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
     """Scanner values to [0, 1] by way of 8 bits, to the bit as the dataset stores them.
@@ -48,7 +50,7 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     """The functions that a SavedModel offers.
 
     `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and gives `reconstruction` of
-    the same shape, clipped to [0, 1].
+    the same shape, clipped to [0, 1]; grey, whatever the channels inside.
 
     `raw` takes `slices` float32 [B, H, W] in scanner units, scales them as the dataset does and
     gives `reconstruction` and `residual` (slices minus reconstruction) float32 [B, H, W] in scanner
@@ -62,7 +64,7 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     """
 
     def reconstruct(slices: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(network(slices, training=False), 0.0, 1.0)
+        return models.to_grey(network(slices, training=False))
 
     def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"reconstruction": reconstruct(slices)}

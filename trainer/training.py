@@ -4,15 +4,22 @@ import dataclasses
 import importlib.metadata
 import pathlib
 import sys
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import datasets
-from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
-from trainer import augmentation, callbacks, export, input_pipeline, losses, models, state
+from trainer import (
+    augmentation,
+    callbacks,
+    export,
+    input_pipeline,
+    losses,
+    models,
+    pretrained,
+    sources,
+    state,
+)
 from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig, claim_workdir
 
@@ -61,10 +68,11 @@ def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> N
         raise UserError(
             f"--batch_size={config.batch_size}: must be divisible by the {replicas} replicas"
         )
-    if any(side % models.STRIDE for side in split.size):
+    stride = models.stride(config.model, len(config.stage_filters))
+    if any(side % stride for side in split.size):
         raise UserError(
             f"--dataset={config.dataset}: its slices are {split.size[0]}x{split.size[1]}; height "
-            f"and width must be multiples of {models.STRIDE}"
+            f"and width must be multiples of {stride} for --model={config.model}"
         )
     if split.slices < config.batch_size:
         raise UserError(
@@ -94,11 +102,34 @@ def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def _build(config: TrainConfig, size: tuple[int, int]) -> Autoencoder:
-    network = models.build(config.model, size)
+def _network(config: TrainConfig, size: tuple[int, int]) -> keras.Model:
+    return models.build(
+        config.model,
+        size,
+        rgb=config.rgb,
+        stem_filters=config.stem_filters,
+        stage_filters=config.stage_filters,
+        stage_blocks=config.stage_blocks,
+        upsampling_filters=config.upsampling_filters,
+    )
+
+
+def build(
+    config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
+) -> Autoencoder:
+    """The model of a run, compiled, with the optimizer's variables made.
+
+    Args:
+      config: of the run.
+      size: (height, width) of the slices.
+      weights: what the encoder starts with; None leaves it random.
+    """
+    network = _network(config, size)
+    if weights:
+        pretrained.start_with(network.encoder, weights)
     model = Autoencoder(
         network,
-        losses.LOSSES[config.loss],
+        losses.make_loss(config.loss, dssim_weight=config.dssim_weight),
         batch_size=config.batch_size,
         seed=config.seed,
         augment=augmentation.AugmentationConfig() if config.augment else None,
@@ -117,13 +148,12 @@ def train(config: TrainConfig) -> Outcome:
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder.
     """
-    folder = datasets.find_dataset(config.data_dir, config.dataset)
-    manifest = datasets.read_manifest(folder)
-    splits = {name: input_pipeline.find_split(folder, name) for name in ("train", "validation")}
+    data = sources.open_sources(config.data_dir, config.datasets)
     strategy = make_strategy(config.replicas)
     replicas = strategy.num_replicas_in_sync
-    _check(config, replicas, splits["train"])
-    claim_workdir(config, manifest["fingerprint"])
+    _check(config, replicas, data.train)
+    weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+    claim_workdir(config, data.fingerprint)
 
     keras.utils.set_random_seed(config.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -132,22 +162,20 @@ def train(config: TrainConfig) -> Outcome:
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
         with strategy.scope():
-            model = _build(config, splits["train"].size)
+            model = build(config, data.train.size, weights)
         print(
-            f"{config.dataset}: {splits['train'].slices:,} slices to train on, "
-            f"{splits['validation'].slices:,} to validate; {config.model} with "
+            f"{config.dataset}: {data.train.slices:,} slices to train on, "
+            f"{data.validation.slices:,} to validate; {config.model} with "
             f"{model.network.count_params():,} parameters on {replicas} replica(s)",
             flush=True,
         )
-        run_state = _fit(config, model, splits)
+        run_state = _fit(config, model, data)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return _export_best(config, run_state, splits["train"].size, manifest)
+    return _export_best(config, run_state, data)
 
 
-def _fit(
-    config: TrainConfig, model: Autoencoder, splits: dict[str, input_pipeline.Split]
-) -> state.RunState:
+def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> state.RunState:
     workdir = pathlib.Path(config.workdir)
     run_state = state.read_state(workdir, config.learning_rate)
     done = run_state.epochs_done
@@ -159,56 +187,47 @@ def _fit(
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
     if done >= config.epochs:
         return run_state
-    validation = input_pipeline.evaluation_batches(
-        splits["validation"], batch_size=config.batch_size
-    )
+    validation = input_pipeline.evaluation_batches(data.validation, batch_size=config.batch_size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
+    tensorboard = workdir / "tensorboard"
+    profile = callbacks.Profile(tensorboard, config.profile_steps)
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
     model.fit(
         input_pipeline.train_batches(
-            splits["train"],
+            data.train,
             batch_size=config.batch_size,
             seed=config.seed,
             epochs=range(done, config.epochs),
             cache=config.cache,
         ),
-        steps_per_epoch=input_pipeline.steps_per_epoch(splits["train"], config.batch_size),
+        steps_per_epoch=input_pipeline.steps_per_epoch(data.train, config.batch_size),
         validation_data=validation,
         initial_epoch=done,
         epochs=config.epochs,
         verbose=0 if on_terminal else 2,
         callbacks=[
             *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
+            *([profile] if config.profile_steps else []),
             callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
-            callbacks.TensorBoard(workdir / "tensorboard", run_state, shown),
+            callbacks.TensorBoard(tensorboard, run_state, shown),
         ],
     )
     return run_state
 
 
-def _export_best(
-    config: TrainConfig,
-    run_state: state.RunState,
-    size: tuple[int, int],
-    manifest: dict[str, Any],
-) -> Outcome:
+def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:
     workdir = pathlib.Path(config.workdir)
     best = run_state.history[run_state.best_epoch - 1]
     # A network of its own: float32 and without mirrored variables, whatever training used.
-    network = models.build(config.model, size)
+    size = data.train.size
+    network = _network(config, size)
     path = state.checkpoint_path(workdir, run_state.best_epoch)
     restored = tf.train.Checkpoint(network=network).read(str(path))
     restored.assert_existing_objects_matched().expect_partial()
-    slices = manifest["config"]
     card = {
         "flags": dataclasses.asdict(config),
-        "dataset": {
-            "fingerprint": manifest["fingerprint"],
-            "version": manifest["version"],
-            "slices": slices,
-            "description": SliceConfig(**slices).description,
-        },
+        "datasets": data.facts,
         "augmentation": (
             dataclasses.asdict(augmentation.AugmentationConfig()) if config.augment else None
         ),
@@ -217,5 +236,5 @@ def _export_best(
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     folder = workdir / "export" / config.model / "1"
-    export.export(network, folder, size=size, scaling=slices["scaling"], card=card)
+    export.export(network, folder, size=size, scaling=data.scaling, card=card)
     return Outcome(best, folder)
