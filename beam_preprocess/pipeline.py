@@ -41,6 +41,8 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
         create_runner(named or "FnApiRunner")
     except (ValueError, ImportError) as error:
         raise UserError(f"--runner={named}: {error}") from error
+    if options.get_all_options()["direct_num_workers"] < 0:
+        raise UserError("--direct_num_workers: must be 0 (all cores) or more")
     return options
 
 

@@ -90,6 +90,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value < least:
                 raise UserError(f"--{name}={value}: must be at least {least}")
+        if self.seed >= 2**31:
+            raise UserError(f"--seed={self.seed}: must be below {2**31}")
         if not 0 < self.learning_rate < float("inf"):
             raise UserError(f"--learning_rate={self.learning_rate}: must be above 0")
         if not 0 < self.dssim_weight < 1:

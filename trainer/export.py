@@ -16,7 +16,11 @@ from trainer import models
 
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """Scanner values to [0, 1] by way of 8 bits, to the bit as the dataset stores them.
+    """Scanner values to [0, 1] by way of 8 bits, by the rule of the dataset.
+
+    Equal to the bit where the scanner's values are exact in float32 (all integers of IXI). Where
+    `scl_slope` makes them inexact, ties may fall the other way: measured on the 62 heads at 2 mm,
+    0.3% of the voxels are off, each by one level of 255.
 
     `floor(255 * (v - low) / (high - low) + 0.499999999)` in float64, values beyond the range
     clipped; an empty range gives zeros.
