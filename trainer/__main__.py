@@ -63,10 +63,22 @@ flags.DEFINE_string(
     "optimizer", "rmsprop", f"One of {', '.join(configs.OPTIMIZERS)}.", flag_values=FLAGS
 )
 flags.DEFINE_float("learning_rate", 1e-3, "Learning rate at the start.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "schedule", "plateau", f"One of {', '.join(configs.SCHEDULES)}.", flag_values=FLAGS
+)
 flags.DEFINE_integer("epochs", 100, "Epochs in all.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 32, "Global batch, all replicas together.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of weights, order, augmentation.", flag_values=FLAGS)
 flags.DEFINE_bool("augment", True, "Corrupt the training inputs.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "augment_fraction", 1.0, "Share of the inputs to corrupt at all.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "gaussian_noise", 0.0, "Standard deviation of noise in corrupted inputs.", flag_values=FLAGS
+)
+flags.DEFINE_float(
+    "rician_noise", 0.0, "Standard deviation of Rician noise in them.", flag_values=FLAGS
+)
 flags.DEFINE_bool(
     "augment_validation",
     False,

@@ -20,6 +20,10 @@ with warnings.catch_warnings():
 Logs = dict[str, Any]
 
 
+class DivergedError(UserError):
+    """The loss is no longer a number."""
+
+
 class EpochEnd(keras.callbacks.Callback):
     """Owns the state of the run: history, learning rate, best and last checkpoint.
 
@@ -30,6 +34,8 @@ class EpochEnd(keras.callbacks.Callback):
       run_state: as it stands; changed epoch by epoch.
       checkpoint: what to save, the network as `network`.
       monitored: name of the loss that decides.
+      schedule: of the learning rate.
+      epochs: of the whole run.
     """
 
     def __init__(
@@ -38,26 +44,33 @@ class EpochEnd(keras.callbacks.Callback):
         run_state: state.RunState,
         checkpoint: tf.train.Checkpoint,
         monitored: str,
+        *,
+        schedule: str,
+        epochs: int,
     ) -> None:
         super().__init__()
         self.workdir = workdir
         self.state = run_state
         self.checkpoint = checkpoint
         self.monitored = monitored
+        self.schedule = schedule
+        self.epochs = epochs
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Commit epoch `epoch` (from 0).
 
         Raises:
-          UserError: the loss is no longer a number.
+          DivergedError: the loss is no longer a number.
         """
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values[self.monitored])):
-            raise UserError(
+            raise DivergedError(
                 f"epoch {epoch + 1}: the loss is not finite any more; take a lower --learning_rate "
                 "and another --workdir"
             )
-        state.add_epoch(self.state, values, self.monitored)
+        state.add_epoch(
+            self.state, values, self.monitored, schedule=self.schedule, epochs=self.epochs
+        )
         self.model.optimizer.learning_rate = self.state.learning_rate
         self.checkpoint.write(str(state.checkpoint_path(self.workdir, epoch + 1)))
         state.write_state(self.workdir, self.state)

@@ -114,6 +114,16 @@ def _network(config: TrainConfig, size: tuple[int, int]) -> keras.Model:
     )
 
 
+def _augmentation(config: TrainConfig) -> augmentation.AugmentationConfig | None:
+    if not config.augment:
+        return None
+    return augmentation.AugmentationConfig(
+        fraction=config.augment_fraction,
+        gaussian_noise=config.gaussian_noise,
+        rician_noise=config.rician_noise,
+    )
+
+
 def build(
     config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
 ) -> Autoencoder:
@@ -132,7 +142,7 @@ def build(
         losses.make_loss(config.loss, dssim_weight=config.dssim_weight),
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=augmentation.AugmentationConfig() if config.augment else None,
+        augment=_augmentation(config),
         augment_validation=config.augment_validation,
     )
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -148,6 +158,20 @@ def train(config: TrainConfig) -> Outcome:
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder.
     """
+    return _export_best(config, *_train(config, config.epochs))
+
+
+def train_until(config: TrainConfig, epoch: int) -> state.RunState:
+    """Train, or go on training, until so many of the config's epochs are done; export nothing.
+
+    Raises:
+      UserError: the config does not fit the dataset, the devices or the working folder.
+      DivergedError: the loss is no longer a number.
+    """
+    return _train(config, epoch)[0]
+
+
+def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sources]:
     data = sources.open_sources(config.data_dir, config.datasets)
     strategy = make_strategy(config.replicas)
     replicas = strategy.num_replicas_in_sync
@@ -169,13 +193,15 @@ def train(config: TrainConfig) -> Outcome:
             f"{model.network.count_params():,} parameters on {replicas} replica(s)",
             flush=True,
         )
-        run_state = _fit(config, model, data)
+        run_state = _fit(config, model, data, until)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return _export_best(config, run_state, data)
+    return run_state, data
 
 
-def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> state.RunState:
+def _fit(
+    config: TrainConfig, model: Autoencoder, data: sources.Sources, until: int
+) -> state.RunState:
     workdir = pathlib.Path(config.workdir)
     run_state = state.read_state(workdir, config.learning_rate)
     done = run_state.epochs_done
@@ -185,7 +211,7 @@ def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> stat
         checkpoint.read(str(path)).assert_consumed()
         state.write_history(workdir, run_state)
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
-    if done >= config.epochs:
+    if done >= until:
         return run_state
     validation = input_pipeline.evaluation_batches(data.validation, batch_size=config.batch_size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
@@ -198,18 +224,25 @@ def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> stat
             data.train,
             batch_size=config.batch_size,
             seed=config.seed,
-            epochs=range(done, config.epochs),
+            epochs=range(done, until),
             cache=config.cache,
         ),
         steps_per_epoch=input_pipeline.steps_per_epoch(data.train, config.batch_size),
         validation_data=validation,
         initial_epoch=done,
-        epochs=config.epochs,
+        epochs=until,
         verbose=0 if on_terminal else 2,
         callbacks=[
             *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
             *([profile] if config.profile_steps else []),
-            callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
+            callbacks.EpochEnd(
+                workdir,
+                run_state,
+                checkpoint,
+                config.monitored,
+                schedule=config.schedule,
+                epochs=config.epochs,
+            ),
             callbacks.TensorBoard(tensorboard, run_state, shown),
         ],
     )
@@ -217,6 +250,7 @@ def _fit(config: TrainConfig, model: Autoencoder, data: sources.Sources) -> stat
 
 
 def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:
+    augment = _augmentation(config)
     workdir = pathlib.Path(config.workdir)
     best = run_state.history[run_state.best_epoch - 1]
     # A network of its own: float32 and without mirrored variables, whatever training used.
@@ -228,9 +262,7 @@ def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.S
     card = {
         "flags": dataclasses.asdict(config),
         "datasets": data.facts,
-        "augmentation": (
-            dataclasses.asdict(augmentation.AugmentationConfig()) if config.augment else None
-        ),
+        "augmentation": dataclasses.asdict(augment) if augment else None,
         "best": best,
         "epochs_trained": run_state.epochs_done,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
