@@ -1,6 +1,7 @@
 """Make the pictures of README and docs anew, from real scans and a scored model.
 
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py slices
+    IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
 
 Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.org/ixi-dataset).
@@ -20,6 +21,7 @@ from ixi_tfds.configs import THESIS
 from ixi_tfds.intensity import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
+from trainer import augmentation
 
 DOCS = pathlib.Path(__file__).parent
 
@@ -39,6 +41,41 @@ def slices(arguments):
         for index in (52, 66, 80, 94)
     }
     write_png(DOCS / "slices_in_window.png", slice_grid(within))
+
+
+def augmentations(arguments):
+    """What training does to a slice, one thing at a time, as the thesis's Figures 4.1 and 4.2."""
+    scan = pathlib.Path(os.environ["IXI_REAL_DATA"], "ixi/full/IXI533-Guys-1066-T1.nii.gz")
+    volume = read_volume(str(scan))
+    image = stored_slice(volume, 74, THESIS, None)[0].astype(np.float32)[None, ..., None] / 255
+    config = augmentation.AugmentationConfig()
+    # Of the parameters of the batches with these seeds, each the first that does what is shown.
+    drawn = [
+        augmentation.sample(config, seed=tf.constant([0, number], tf.int64), shape=(1, 256, 256))
+        for number in range(200)
+    ]
+    nothing = {
+        "sigma": tf.constant(0),
+        "blurred": tf.constant([False]),
+        "sizes": tf.zeros((1, config.cutout_patches)),
+        "keep": tf.ones((1, 128, 128), bool),
+    }
+    cut = next(each for each in drawn if each["sizes"][0, 0] > 0)
+    dropped = next(each for each in drawn if np.mean(each["keep"]) < 0.96)
+    shown = {"original": {}}
+    for number, sigma in enumerate(config.blur_sigmas):
+        shown[f"blur, sigma {sigma:g}"] = {"sigma": number, "blurred": [True]}
+    shown["cutout"] = {"sizes": cut["sizes"]}
+    lost = 1 - float(np.mean(dropped["keep"]))
+    shown[f"coarse dropout, {lost:.1%}"] = {"keep": dropped["keep"]}
+    shown["cutout and dropout"] = {"sizes": cut["sizes"], "keep": dropped["keep"]}
+    shown["blur and both"] = {**shown["cutout and dropout"], "sigma": 2, "blurred": [True]}
+    images = {}
+    for title, parameters in shown.items():
+        merged = {"centers": cut["centers"]} | nothing | parameters
+        tensors = {name: tf.convert_to_tensor(value) for name, value in merged.items()}
+        images[title] = augmentation.apply(image, tensors, config)[0, ..., 0].numpy()
+    write_png(DOCS / "augmentations.png", slice_grid(images))
 
 
 def reconstructions(arguments):
@@ -61,14 +98,17 @@ def reconstructions(arguments):
     write_png(DOCS / "reconstructions.png", reconstruction_gallery(chosen))
 
 
+PICTURES = {function.__name__: function for function in (slices, augmentations, reconstructions)}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("which", choices=["slices", "reconstructions"])
+    parser.add_argument("which", choices=PICTURES)
     parser.add_argument("--saved_model")
     parser.add_argument("--data_dir")
     parser.add_argument("--dataset")
     arguments = parser.parse_args()
-    {"slices": slices, "reconstructions": reconstructions}[arguments.which](arguments)
+    PICTURES[arguments.which](arguments)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""What the benchmarks share: rivals in processes of their own, alternating; ratios; the results."""
+
+import contextlib
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+
+import numpy as np
+import scipy.stats
+
+RESULTS = pathlib.Path(__file__).with_name("results.json")
+
+
+class Rival(contextlib.AbstractContextManager):
+    """A process that does a round of its work for each line it is sent, and answers with seconds.
+
+    Processes of their own keep rivals from sharing thread pools, memory and global settings.
+    """
+
+    def __init__(self, command, environment=None):
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **(environment or {})},
+        )
+
+    def round(self):
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        # Libraries print to stdout too.
+        for line in self.process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise SystemExit(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+
+    def __exit__(self, *error):
+        self.process.kill()
+        self.process.wait()
+
+
+def serve(seconds_of_round):
+    """The other end of `Rival`: answer each line with `seconds_of_round()`."""
+    for _ in sys.stdin:
+        print(f"\nseconds {seconds_of_round()}", flush=True)
+
+
+def alternate(rivals, rounds, warm_up=2):
+    """Seconds, an array [rounds, rivals]; who begins changes from round to round."""
+    table = np.zeros((rounds + warm_up, len(rivals)))
+    for number, row in enumerate(table):
+        order = range(len(rivals)) if number % 2 else reversed(range(len(rivals)))
+        for place in order:
+            row[place] = rivals[place].round()
+    return table[warm_up:]
+
+
+def median_with_interval(values):
+    """Median of the rounds and its 95% bootstrap interval."""
+    interval = scipy.stats.bootstrap(
+        (np.asarray(values),), np.median, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return [float(np.median(values)), float(interval.low), float(interval.high)]
+
+
+def record(name, **values):
+    """Enter what came out under its name in `results.json`."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    results[name] = {**values, "machine": machine}
+    RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
