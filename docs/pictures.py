@@ -3,6 +3,7 @@
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py slices
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
+    .venv/bin/python docs/pictures.py curves --workdir=W
 
 Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.org/ixi-dataset).
 """
@@ -12,8 +13,10 @@ import os
 import pathlib
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from matplotlib.figure import Figure
 
 from evaluator.figures import reconstruction_gallery, slice_grid, write_png
 from ixi_tfds.catalog import Scan
@@ -98,7 +101,31 @@ def reconstructions(arguments):
     write_png(DOCS / "reconstructions.png", reconstruction_gallery(chosen))
 
 
-PICTURES = {function.__name__: function for function in (slices, augmentations, reconstructions)}
+def curves(arguments):
+    """Validation losses of all runs in a folder, and the PSNR by which all can be compared."""
+    runs = {
+        path.parent.name: pd.read_csv(path, index_col="epoch")
+        for path in sorted(pathlib.Path(arguments.workdir).glob("*/history.csv"))
+    }
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = {"mse": "validation loss, mse", "dssim": "validation loss, dssim", "": "PSNR (dB)"}
+    grid = dict(zip(panels, figure.subplots(1, 3), strict=True))
+    for (name, history), (colour, line) in zip(runs.items(), STYLES, strict=False):
+        loss = "val_loss_augmented" if "val_loss_augmented" in history else "val_loss"
+        kind = "dssim" if "dssim" in name else "mse"
+        grid[kind].plot(history[loss], color=colour, linestyle=line, label=name)
+        grid[""].plot(history["val_psnr"], color=colour, linestyle=line, label=name)
+    for kind, axes in grid.items():
+        axes.set(xlabel="epoch", title=panels[kind], yscale="log" if kind == "mse" else "linear")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    figure.savefig(DOCS / "study_curves.png", dpi=110)
+
+
+STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"))
+"""Told apart with every common colour blindness, and in print by their lines."""
+
+PICTURES = {each.__name__: each for each in (slices, augmentations, reconstructions, curves)}
 
 
 def main():
@@ -107,6 +134,7 @@ def main():
     parser.add_argument("--saved_model")
     parser.add_argument("--data_dir")
     parser.add_argument("--dataset")
+    parser.add_argument("--workdir")
     arguments = parser.parse_args()
     PICTURES[arguments.which](arguments)
 
