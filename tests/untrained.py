@@ -5,8 +5,8 @@ import pathlib
 from tensorflow import keras
 
 from ixi_tfds import configs
-from trainer import export, input_pipeline, model_card, models, sources
 from trainer import __main__ as trainer
+from trainer import export, input_pipeline, model_card, models, sources
 
 SIZE = (32, 32)
 NAMED = {
