@@ -19,22 +19,28 @@ NAMED = {
 
 
 def export_untrained(
-    folder: pathlib.Path, name: str = "small_resnet", scaling: str = "slice", *, seed: int = 0
+    folder: pathlib.Path,
+    name: str = "small_resnet",
+    scaling: str = "slice",
+    *,
+    size: tuple[int, int] = SIZE,
 ) -> pathlib.Path:
-    """Export a model by its name to `folder`, for slices of `SIZE`."""
-    keras.utils.set_random_seed(seed)
+    """Export a model by its name to `folder`."""
+    keras.utils.set_random_seed(0)
     keras.backend.reset_uids()
-    network = models.build(name, SIZE, **NAMED)
+    network = models.build(name, size, **NAMED)
     # As they start, the outputs are all but zero; these fill a good part of [0, 1].
     network.trainable_variables[-1].assign(100 * network.trainable_variables[-1])
-    return export_network(network, folder, name, scaling)
+    return export_network(network, folder, name, scaling, size)
 
 
-def export_network(network, folder, name="small_resnet", scaling="slice"):
+def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE):
     """Export a network to `folder`, with a card that makes up the run."""
+    for flag in trainer.FLAGS:
+        trainer.FLAGS[flag].unparse()
     trainer.FLAGS(["trainer", "--data_dir=D", "--workdir=W", f"--model={name}"])
-    split = input_pipeline.Split((), 24, SIZE)
-    slices = configs.SliceConfig("tiny", size=SIZE, window=(0, 4), scaling=scaling)
+    split = input_pipeline.Split((), 24, size)
+    slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
     facts = {
         "fingerprint": "abc",
         "version": configs.VERSION,
@@ -50,5 +56,5 @@ def export_network(network, folder, name="small_resnet", scaling="slice"):
         best={"epoch": 1, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
         epochs_trained=1,
     )
-    export.export(network, folder, size=SIZE, scaling=scaling, card=card)
+    export.export(network, folder, size=size, scaling=scaling, card=card)
     return folder
