@@ -39,6 +39,6 @@ def run_elsewhere(folder, tmp_path, *, python=sys.executable, **given):
     np.savez(tmp_path / "given.npz", **given)
     paths = [folder, tmp_path / "given.npz", tmp_path / "out.npz"]
     command = [python, "-P", "-c", LOADER, *map(str, paths)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return dict(np.load(tmp_path / "out.npz"))

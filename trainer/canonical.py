@@ -15,8 +15,7 @@ def make_canonical(folder: pathlib.Path) -> None:
 
     TensorFlow numbers functions and captured variables by a counter of the process and orders the
     functions by those names. Here they are numbered by their rank. `fingerprint.pb`, which holds a
-    hash of the bytes as they were, goes; readers take it for optional, as in models from before
-    TensorFlow 2.12.
+    hash of the bytes as they were, goes; it is optional, for older TensorFlows wrote none.
 
     Args:
       folder: with `saved_model.pb`.
