@@ -32,7 +32,8 @@ flags.DEFINE_string(
     "saved_model",
     None,
     "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one above, "
-    "of which the highest version is taken.",
+    "of which the highest version is taken. A SavedModel is code: use it only if you trust where "
+    "it comes from.",
     flag_values=FLAGS,
 )
 flags.DEFINE_string("data_dir", None, "Root folder of the datasets.", flag_values=FLAGS)
@@ -42,6 +43,18 @@ flags.DEFINE_string(
 flags.DEFINE_string("split", "test", "Split to score.", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 32, "Slices at a time.", flag_values=FLAGS)
+flags.DEFINE_bool(
+    "allow_changed_model",
+    False,
+    "Use a model whose graph or variables are not those that its card names.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+    "allow_other_preprocessing",
+    False,
+    "Use a model that has learned from slices of another preprocessing version.",
+    flag_values=FLAGS,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +67,8 @@ class Config:
     split: str
     output_dir: pathlib.Path
     batch_size: int
+    allow_changed_model: bool
+    allow_other_preprocessing: bool
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -80,6 +95,8 @@ def _config(positional: Sequence[str]) -> Config:
         split=FLAGS.split,
         output_dir=pathlib.Path(FLAGS.output_dir),
         batch_size=FLAGS.batch_size,
+        allow_changed_model=FLAGS.allow_changed_model,
+        allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
 
 
@@ -89,14 +106,21 @@ def evaluate(config: Config) -> None:
     Raises:
       UserError: model, dataset, split or output folder is not there or not fit for the others.
     """
-    from evaluator import report, results, scoring
+    from evaluator import bundle, report, results, scoring
 
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
     split = scoring.open_split(config.data_dir, config.dataset, config.split)
-    model = scoring.load_model(config.saved_model)
+    model = scoring.load_model(config.saved_model, allow_changed_model=config.allow_changed_model)
+    bundle.check_preprocessing(
+        model.card,
+        model=model.name,
+        slices=split.dataset,
+        version=split.version,
+        allowed=config.allow_other_preprocessing,
+    )
     scores = scoring.score_split(model, split, batch_size=config.batch_size)
     chosen = results.gallery(scores)
     examples = scoring.read_examples(

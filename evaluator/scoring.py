@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tqdm
 
+from evaluator import bundle
 from ixi_tfds import datasets
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
@@ -102,15 +101,21 @@ class Split:
     builder: tfds.core.DatasetBuilder
 
 
-def load_model(path: pathlib.Path) -> Model:
+def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
     """Load a SavedModel from its version folder, or the highest version in a folder of versions.
 
+    Args:
+      path: of either.
+      allow_changed_model: take a model whose files are not those that its card names.
+
     Raises:
-      UserError: there is no SavedModel, it cannot be loaded, or it lacks the signature.
+      UserError: there is no SavedModel, it is not the one of its card, cannot be loaded, or lacks
+        the signature.
     """
     import tensorflow as tf
 
     folder = _version_folder(path)
+    digest, card = bundle.check_model(folder, allow_changed_model=allow_changed_model)
     try:
         loaded = tf.saved_model.load(str(folder))
     except (OSError, ValueError, tf.errors.OpError) as error:
@@ -142,8 +147,7 @@ def load_model(path: pathlib.Path) -> Model:
     name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
     size = tuple(takes.shape[1:3])
     has_raw = "raw" in loaded.signatures
-    card = _model_card(folder)
-    return Model(name, _digest(folder), card, reconstruct, size, raw if has_raw else None)
+    return Model(name, digest, card, reconstruct, size, raw if has_raw else None)
 
 
 def _version_folder(path: pathlib.Path) -> pathlib.Path:
@@ -159,25 +163,6 @@ def _version_folder(path: pathlib.Path) -> pathlib.Path:
             "saved_model.pb, or the one above it"
         )
     return max(versions, key=lambda folder: int(folder.name))
-
-
-def _digest(folder: pathlib.Path) -> str:
-    whole = hashlib.sha256()
-    for path in [folder / "saved_model.pb", *sorted(folder.glob("variables/*"))]:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()
-
-
-def _model_card(folder: pathlib.Path) -> dict[str, Any]:
-    path = folder / "assets.extra" / "model_card.json"
-    if not path.is_file():
-        return {}
-    try:
-        card = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(f"{path}: is not JSON: {error}") from error
-    return card if isinstance(card, dict) else {}
 
 
 def open_split(data_dir: pathlib.Path, dataset: str, name: str) -> Split:

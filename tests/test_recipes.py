@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_dataset
+import untrained
 from tensorflow import keras
 
 from evaluator.__main__ import run as evaluate
-from trainer import export, models, pretrained, thesis, training
+from trainer import models, pretrained, thesis, training
 from trainer.__main__ import run
 
 RECIPES = {path.stem: path for path in thesis.RECIPES.glob("*.flags")}
@@ -119,7 +120,7 @@ def test_every_recipe_and_the_same_with_adam_trains_and_exports(
         assert np.isfinite(fitted.history["loss"]).all()
         for variable, value in zip(model.network.trainable_variables, before, strict=True):
             assert np.abs(variable.numpy() - value).max() > 0, variable.name
-    export.export(model.network, tmp_path / "1", size=(32, 32), scaling="slice", card={})
+    untrained.export_network(model.network, tmp_path / "1")
     slices = random.random((2, 32, 32, 1), dtype=np.float32)
     served = tf.saved_model.load(tmp_path / "1").signatures["serving_default"](slices=slices)
     expected = models.to_grey(model.network(slices, training=False))

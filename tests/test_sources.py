@@ -1,11 +1,13 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import tiny_dataset
 
 from ixi_tfds import configs
+from ixi_tfds.errors import UserError
 from trainer import input_pipeline, sources
 from trainer.__main__ import run
 
@@ -31,6 +33,11 @@ def test_several_datasets_are_read_as_one(data_dir):
     assert both.train.slices == 6 * 4 + 4 * 3
     assert both.validation.slices == 2 * 4 + 1 * 3
     assert list(both.facts) == list(names)
+    assert both.facts["ixi_t1/other"]["splits"] == {
+        "train": {"volumes": 4, "slices": 12},
+        "validation": {"volumes": 1, "slices": 3},
+        "test": {"volumes": 1, "slices": 3},
+    }
     assert len({both.fingerprint, each[0].fingerprint, each[1].fingerprint}) == 3
     wanted = [
         image
@@ -46,6 +53,14 @@ def test_several_datasets_are_read_as_one(data_dir):
         assert sorted(epoch) == sorted(wanted) and epoch != wanted
     validated = images(input_pipeline.evaluation_batches(both.validation, batch_size=5))
     assert len(set(validated)) == 11
+
+
+def test_datasets_of_two_preprocessings_are_not_mixed(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "ixi_t1/other/1.0.0/manifest.json"
+    path.write_text(path.read_text().replace('"version": "1.0.0"', '"version": "0.9.0"'))
+    with pytest.raises(UserError, match=r"of preprocessing 1\.0\.0, .* of preprocessing 0\.9\.0"):
+        sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
 
 
 def test_a_run_on_two_datasets_with_a_model_of_ones_own(data_dir, tmp_path, capsys):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import plain_tensorflow
 import pytest
 import tensorflow as tf
 import tiny_dataset
@@ -74,6 +75,9 @@ def test_stopping_and_going_on_changes_nothing(trained, data_dir, tmp_path, caps
     assert "best: epoch" in out.splitlines()[-1] and "python -m evaluator" in out.splitlines()[-1]
     for name in ("history.csv", "state.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
+    exported, other = (files(folder / "export/small_resnet/1") for folder in (tmp_path, trained))
+    assert exported.keys() == other.keys()
+    assert [name for name in exported if exported[name] != other[name]] == []
     done, whole = (checkpoints(folder) for folder in (tmp_path, trained))
     assert done.keys() == whole.keys() and any("optimizer" in name for name in done)
     for name, value in done.items():
@@ -81,6 +85,14 @@ def test_stopping_and_going_on_changes_nothing(trained, data_dir, tmp_path, caps
     # Once more: nothing is left to do but to export.
     assert run([*command, "--epochs=3"]) == 0
     assert checkpoints(tmp_path).keys() == done.keys()
+
+
+def files(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def checkpoints(workdir):
@@ -94,43 +106,15 @@ def checkpoints(workdir):
     return values
 
 
-LOADER = """
-import importlib.abc, sys
-
-class Guard(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name.split(".")[0] in {"ixi_tfds", "beam_preprocess", "trainer", "evaluator"}:
-            raise ImportError(name + " is not here")
-
-sys.meta_path.insert(0, Guard())
-import numpy as np
-import tensorflow as tf
-
-given = dict(np.load(sys.argv[2]))
-model = tf.saved_model.load(sys.argv[1])
-unit = {"slices": given.pop("unit")}
-outputs = {f"serving_{k}": v for k, v in model.signatures["serving_default"](**unit).items()}
-given = {name: tf.constant(value) for name, value in given.items()}
-outputs |= {f"raw_{k}": v for k, v in model.signatures["raw"](**given).items()}
-np.savez(sys.argv[3], **outputs)
-"""
-
-
-def run_elsewhere(folder, tmp_path, **given):
-    np.savez(tmp_path / "given.npz", **given)
-    paths = [folder, tmp_path / "given.npz", tmp_path / "out.npz"]
-    command = [sys.executable, "-P", "-c", LOADER, *map(str, paths)]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
-    return dict(np.load(tmp_path / "out.npz"))
-
-
 def test_the_saved_model_runs_without_our_code(trained, tmp_path):
     slices = tiny_dataset.scanner_slices("IXI990", constant_slice=True).astype(np.float32)
     limits = [(float(image.min()), float(image.max())) for image in slices]
     # The dataset's own rule, from its own code.
     stored = [intensity.quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
     unit = np.float32(stored)[..., None] / np.float32(255)
-    outputs = run_elsewhere(trained / "export/small_resnet/1", tmp_path, unit=unit, slices=slices)
+    outputs = plain_tensorflow.run_elsewhere(
+        trained / "export/small_resnet/1", tmp_path, unit=unit, slices=slices
+    )
     reconstruction = outputs["serving_reconstruction"]
     assert reconstruction.shape == (4, 32, 32, 1)
     assert reconstruction.min() >= 0 and reconstruction.max() <= 1
@@ -169,7 +153,7 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
     low, high = np.full(4, 50, np.float32), np.full(4, 800, np.float32)
     stored = intensity.quantize(slices, 50, 800)
     unit = np.float32(stored)[..., None] / np.float32(255)
-    outputs = run_elsewhere(
+    outputs = plain_tensorflow.run_elsewhere(
         workdir / "export/small_resnet/1", tmp_path, unit=unit, slices=slices, low=low, high=high
     )
     expected = 50 + outputs["serving_reconstruction"][..., 0].astype(np.float64) * 750

@@ -150,8 +150,8 @@ def _main(rest: list[str]) -> None:
     print(
         f"best: epoch {best['epoch']} of {config.epochs}, {config.monitored} "
         f"{best[config.monitored]:.6f}, PSNR {best['val_psnr']:.2f} dB, SSIM "
-        f"{best['val_ssim']:.4f}; exported to {outcome.folder}; score it: "
-        + " && ".join(map(shlex.join, commands))
+        f"{best['val_ssim']:.4f}; exported to {outcome.folder}, with its card in "
+        f"assets.extra/model_card.md; score it: " + " && ".join(map(shlex.join, commands))
     )
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from trainer import models
+from ixi_tfds import bundle
+from trainer import canonical, model_card, models, warmup
 
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
@@ -117,19 +118,28 @@ def export(
 ) -> None:
     """Write the SavedModel under another name, then move it to `folder`, replacing what is there.
 
+    The same weights and card give the same bytes, whatever the process has done before, if the
+    network's layers have the same names. Beside the SavedModel, in `assets.extra`: the card as
+    JSON, with the digest of graph and variables, and as Markdown; requests that warm up TensorFlow
+    Serving.
+
     Args:
       network: with its variables built, in float32, outside any strategy.
       folder: of the SavedModel, its last part a version number as TensorFlow Serving wants it.
       size: (H, W) of the slices.
       scaling: of the dataset, "slice" or "volume".
-      card: what to know about the model; JSON, goes to `assets.extra/model_card.json`.
+      card: what `model_card.make_card` gives.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    module = _Exported(network)
-    tf.saved_model.save(module, str(partial), signatures=signatures(network, size, scaling))
-    extra = partial / "assets.extra"
-    extra.mkdir(exist_ok=True)
-    (extra / "model_card.json").write_text(json.dumps(card, indent=2) + "\n")
+    functions = signatures(network, size, scaling)
+    tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
+    canonical.make_canonical(partial)
+    card = card | {"digest": bundle.digest(partial)}
+    card_path = partial / bundle.CARD
+    card_path.parent.mkdir(exist_ok=True)
+    card_path.write_text(json.dumps(card, indent=2) + "\n")
+    card_path.with_suffix(".md").write_text(model_card.markdown(card), encoding="utf-8")
+    warmup.write_warmup(partial / warmup.FILE, functions)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

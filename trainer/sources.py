@@ -2,12 +2,16 @@
 
 import dataclasses
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import Any
+
+import tensorflow_datasets as tfds
 
 from ixi_tfds import datasets
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
+from ixi_tfds.splits import SPLITS
 from trainer import input_pipeline
 
 
@@ -19,6 +23,7 @@ class Sources:
       train: shards of all train splits.
       validation: shards of all validation splits.
       scaling: how their slices were scaled, as `SliceConfig` has it.
+      version: of their preprocessing, as `configs.VERSION` counts.
       fingerprint: of the contents.
       facts: what to remember of each dataset in the model's card, by its name.
     """
@@ -26,6 +31,7 @@ class Sources:
     train: input_pipeline.Split
     validation: input_pipeline.Split
     scaling: str
+    version: str
     fingerprint: str
     facts: dict[str, dict[str, Any]]
 
@@ -39,7 +45,7 @@ def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
 
     Raises:
       UserError: one is missing or unfinished, is named twice, or differs from the first in the
-        size or scaling of its slices.
+        size, scaling or preprocessing of its slices.
     """
     folders = [datasets.find_dataset(data_dir, name) for name in names]
     manifests = [datasets.read_manifest(folder) for folder in folders]
@@ -48,7 +54,8 @@ def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
         for split in ("train", "validation")
     )
     kinds = [
-        f"{split.size[0]}x{split.size[1]}, scaled by {manifest['config']['scaling']}"
+        f"{split.size[0]}x{split.size[1]}, scaled by {manifest['config']['scaling']}, of "
+        f"preprocessing {manifest['version']}"
         for split, manifest in zip(train, manifests, strict=True)
     ]
     for number, name in enumerate(names):
@@ -69,16 +76,30 @@ def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
             # Datasets made before this was recorded lack it.
             "geometry": manifest.get("geometry"),
             "description": SliceConfig(**manifest["config"]).description,
+            "splits": _split_counts(folder, SliceConfig(**manifest["config"])),
         }
-        for name, manifest in zip(names, manifests, strict=True)
+        for name, folder, manifest in zip(names, folders, manifests, strict=True)
     }
     return Sources(
         train=_join(train),
         validation=_join(validation),
         scaling=manifests[0]["config"]["scaling"],
+        version=manifests[0]["version"],
         fingerprint=prints[0] if len(prints) == 1 else together,
         facts=facts,
     )
+
+
+def _split_counts(folder: pathlib.Path, config: SliceConfig) -> dict[str, dict[str, int]]:
+    splits = tfds.builder_from_directory(str(folder)).info.splits
+    return {
+        name: {
+            "volumes": splits[name].num_examples // config.slices_per_volume,
+            "slices": splits[name].num_examples,
+        }
+        for name in SPLITS
+        if name in splits
+    }
 
 
 def _join(splits: Sequence[input_pipeline.Split]) -> input_pipeline.Split:

@@ -1,7 +1,6 @@
 """One training run, from a config to an exported model."""
 
 import dataclasses
-import importlib.metadata
 import pathlib
 import sys
 
@@ -15,6 +14,7 @@ from trainer import (
     export,
     input_pipeline,
     losses,
+    model_card,
     models,
     pretrained,
     sources,
@@ -24,7 +24,6 @@ from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig, claim_workdir
 
 _SHOWN = 4
-_PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,23 +249,24 @@ def _fit(
 
 
 def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:
-    augment = _augmentation(config)
     workdir = pathlib.Path(config.workdir)
     best = run_state.history[run_state.best_epoch - 1]
-    # A network of its own: float32 and without mirrored variables, whatever training used.
+    # A network of its own: float32 and without mirrored variables, whatever training used. Its
+    # layers' names count from the beginning, so that a resumed run exports the same bytes.
+    keras.backend.reset_uids()
     size = data.train.size
     network = _network(config, size)
     path = state.checkpoint_path(workdir, run_state.best_epoch)
     restored = tf.train.Checkpoint(network=network).read(str(path))
     restored.assert_existing_objects_matched().expect_partial()
-    card = {
-        "flags": dataclasses.asdict(config),
-        "datasets": data.facts,
-        "augmentation": dataclasses.asdict(augment) if augment else None,
-        "best": best,
-        "epochs_trained": run_state.epochs_done,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+    card = model_card.make_card(
+        config,
+        data,
+        _augmentation(config),
+        parameters=network.count_params(),
+        best=best,
+        epochs_trained=run_state.epochs_done,
+    )
     folder = workdir / "export" / config.model / "1"
     export.export(network, folder, size=size, scaling=data.scaling, card=card)
     return Outcome(best, folder)

@@ -1,0 +1,92 @@
+"""Models that are not what their card says, or that have learned from other slices."""
+
+import json
+import shutil
+
+import pytest
+import tiny_dataset
+import untrained
+
+from evaluator import __main__ as evaluator
+from evaluator import bundle, scoring
+from ixi_tfds.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    tiny_dataset.write_tiny_dataset(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    return untrained.export_untrained(tmp_path_factory.mktemp("models") / "small_resnet/1")
+
+
+@pytest.fixture
+def model(original, tmp_path):
+    return shutil.copytree(original, tmp_path / "small_resnet/1")
+
+
+def evaluate(model, data_dir, *more):
+    where = [f"--saved_model={model}", f"--data_dir={data_dir}", "--dataset=ixi_t1/tiny"]
+    return evaluator.run([*where, f"--output_dir={model.parent}/scores", *more])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
+def test_a_changed_model_is_refused_before_it_is_loaded(name, model, monkeypatch):
+    flip_a_bit(model / name)
+    monkeypatch.setattr("tensorflow.saved_model.load", lambda path: pytest.fail("was loaded"))
+    with pytest.raises(UserError, match=r"not those of its model card.*--allow_changed_model"):
+        scoring.load_model(model)
+
+
+def test_a_changed_model_is_taken_when_told_so(model, data_dir, capsys):
+    # A field that no reader knows: other bytes, the same model.
+    with (model / "saved_model.pb").open("ab") as file:
+        file.write(b"\x7a\x00")
+    assert evaluate(model, data_dir) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert evaluate(model, data_dir, "--allow_changed_model") == 0
+    assert "warning" not in capsys.readouterr().err
+    assert (model.parent / "scores/report.html").exists()
+
+
+def test_an_exported_model_is_what_its_card_says(original, capsys):
+    digest, card = bundle.check_model(original)
+    assert digest == card["digest"]
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("card", [None, "{}", "[1]"])
+def test_a_model_without_a_digest_gets_a_warning(card, model, capsys):
+    path = model / "assets.extra/model_card.json"
+    path.unlink()
+    if card:
+        path.write_text(card)
+    assert bundle.check_model(model)[1] == {}
+    assert "a SavedModel is code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("card", [b"{", b"\xff"])
+def test_a_damaged_card_gets_one_line(card, model):
+    (model / "assets.extra/model_card.json").write_bytes(card)
+    with pytest.raises(UserError, match=r"model_card\.json: is not JSON"):
+        bundle.check_model(model, allow_changed_model=True)
+
+
+def test_slices_of_another_preprocessing_are_refused_unless_told_otherwise(model, data_dir, capsys):
+    path = model / "assets.extra/model_card.json"
+    card = json.loads(path.read_text())
+    path.write_text(json.dumps(card | {"preprocessing_version": "0.9.0"}))
+    assert evaluate(model, data_dir) == 2
+    message = capsys.readouterr().err
+    assert "preprocessing 0.9.0, and those of ixi_t1/tiny are of 1.0.0" in message
+    assert evaluate(model, data_dir, "--allow_other_preprocessing") == 0

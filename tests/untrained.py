@@ -1,0 +1,60 @@
+"""Exported models that took no training: their weights are those that the layers start with."""
+
+import pathlib
+
+from tensorflow import keras
+
+from ixi_tfds import configs
+from trainer import __main__ as trainer
+from trainer import export, input_pipeline, model_card, models, sources
+
+SIZE = (32, 32)
+NAMED = {
+    "rgb": False,
+    "stem_filters": 32,
+    "stage_filters": (64, 128, 256),
+    "stage_blocks": (2, 1, 1),
+    "upsampling_filters": (),
+}
+
+
+def export_untrained(
+    folder: pathlib.Path,
+    name: str = "small_resnet",
+    scaling: str = "slice",
+    *,
+    size: tuple[int, int] = SIZE,
+) -> pathlib.Path:
+    """Export a model by its name to `folder`."""
+    keras.utils.set_random_seed(0)
+    keras.backend.reset_uids()
+    network = models.build(name, size, **NAMED)
+    # As they start, the outputs are all but zero; these fill a good part of [0, 1].
+    network.trainable_variables[-1].assign(100 * network.trainable_variables[-1])
+    return export_network(network, folder, name, scaling, size)
+
+
+def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE):
+    """Export a network to `folder`, with a card that makes up the run."""
+    for flag in trainer.FLAGS:
+        trainer.FLAGS[flag].unparse()
+    trainer.FLAGS(["trainer", "--data_dir=D", "--workdir=W", f"--model={name}"])
+    split = input_pipeline.Split((), 24, size)
+    slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
+    facts = {
+        "fingerprint": "abc",
+        "version": configs.VERSION,
+        "slices": {},
+        "description": slices.description,
+        "splits": {"train": {"volumes": 6, "slices": 24}},
+    }
+    card = model_card.make_card(
+        trainer._config([]),
+        sources.Sources(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": facts}),
+        None,
+        parameters=network.count_params(),
+        best={"epoch": 1, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
+        epochs_trained=1,
+    )
+    export.export(network, folder, size=size, scaling=scaling, card=card)
+    return folder

@@ -1,0 +1,104 @@
+"""The model's card: what it is, what it has learned from, how to call it, what it is not for."""
+
+import dataclasses
+import importlib.metadata
+import importlib.resources
+from collections.abc import Mapping
+from typing import Any
+
+import jinja2
+
+from trainer.augmentation import AugmentationConfig
+from trainer.config import TrainConfig
+from trainer.sources import Sources
+
+_PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
+
+_INTENDED_USE = (
+    "Research on the reconstruction of healthy T1 slices of the head, and on anomaly maps as the "
+    "difference of slice and reconstruction."
+)
+_NOT_FOR = (
+    "It is not a medical device. It has been tested on no patients for any medical purpose, and "
+    "nothing that it gives is a finding about a person."
+)
+_LICENCE = (
+    "Slices of IXI are under CC BY-SA 3.0 (https://brain-development.org/ixi-dataset); those of "
+    "other heads under the terms of whoever gave them."
+)
+
+
+def make_card(
+    config: TrainConfig,
+    data: Sources,
+    augmentation: AugmentationConfig | None,
+    *,
+    parameters: int,
+    best: Mapping[str, float],
+    epochs_trained: int,
+) -> dict[str, Any]:
+    """What to know about a model, as plain JSON values.
+
+    The folders of the run are left out: they are no property of the model, and the card travels.
+
+    Args:
+      config: of the run.
+      data: what it has learned from.
+      augmentation: of the training inputs, None for none.
+      parameters: of the network.
+      best: the history's row of the epoch whose weights these are; metrics are of validation.
+      epochs_trained: epochs done in all.
+    """
+    flags = dataclasses.asdict(config)
+    for place in ("data_dir", "workdir"):
+        del flags[place]
+    return {
+        "name": config.model,
+        "intended_use": _INTENDED_USE,
+        "not_for": _NOT_FOR,
+        "data_licence": _LICENCE,
+        "size": list(data.train.size),
+        "signatures": describe_signatures(data.train.size, data.scaling),
+        "preprocessing_version": data.version,
+        "data_fingerprint": data.fingerprint,
+        "datasets": data.facts,
+        "parameters": parameters,
+        "flags": flags,
+        "augmentation": dataclasses.asdict(augmentation) if augmentation else None,
+        "best": dict(best),
+        "epochs_trained": epochs_trained,
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+    }
+
+
+def describe_signatures(size: tuple[int, int], scaling: str) -> dict[str, dict[str, Any]]:
+    """What the signatures of `export.signatures` take and give, each value in a sentence."""
+    plane = f"{size[0]}, {size[1]}"
+    unit, scanner = f"float32 [B, {plane}, 1] in [0, 1]", f"float32 [B, {plane}] in scanner units"
+    limits = {
+        "low": "float32 [B], the 0.5th percentile of the volume that the slice is of",
+        "high": "float32 [B], the 99.5th percentile of that volume",
+    }
+    return {
+        "serving_default": {"takes": {"slices": unit}, "gives": {"reconstruction": unit}},
+        "raw": {
+            "takes": {"slices": scanner} | (limits if scaling == "volume" else {}),
+            "gives": {"reconstruction": scanner, "residual": f"{scanner}, slices less these"},
+        },
+    }
+
+
+def markdown(card: Mapping[str, Any]) -> str:
+    """The card as a page for people.
+
+    Args:
+      card: what `make_card` gives, with the model's `digest`.
+    """
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    template = importlib.resources.files("trainer").joinpath("model_card.md")
+    return environment.from_string(template.read_text(encoding="utf-8")).render(card)

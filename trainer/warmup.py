@@ -1,0 +1,55 @@
+"""Requests that TensorFlow Serving runs after loading a model, before it answers anybody.
+
+The file format is TFRecord with a `tensorflow.serving.PredictionLog` a record. The few fields that
+are needed are written here, which spares a dependency on the package tensorflow-serving-api.
+"""
+
+import pathlib
+from typing import Any
+
+import tensorflow as tf
+
+FILE = "assets.extra/tf_serving_warmup_requests"
+"""Where TensorFlow Serving looks for them in the model's folder."""
+
+BATCHES = (1, 8, 32)
+"""Numbers of slices in a request; the sizes that `docs/serving.md` lets the server batch to."""
+
+
+def write_warmup(path: pathlib.Path, signatures: dict[str, Any]) -> None:
+    """Write one request for each signature and each of `BATCHES`.
+
+    The values are zeros, which a proto of a few bytes can say: what is made ready by them depends
+    on shapes only.
+
+    Args:
+      path: the file.
+      signatures: a `tf.function` with an input signature under each name.
+    """
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, function in signatures.items():
+            for batch in BATCHES:
+                inputs = {
+                    spec.name: tf.make_tensor_proto(0.0, spec.dtype, [batch, *spec.shape[1:]])
+                    for spec in function.input_signature
+                }
+                writer.write(_prediction_log(name, inputs))
+
+
+def _prediction_log(signature: str, inputs: dict[str, Any]) -> bytes:
+    """A serialized PredictionLog; the numbers are those of its fields in TensorFlow Serving."""
+    request = _field(1, _field(3, signature.encode()))  # model_spec.signature_name
+    for name, proto in inputs.items():
+        # A map<string, TensorProto> is a repeated pair of key and value.
+        pair = _field(1, name.encode()) + _field(2, proto.SerializeToString(deterministic=True))
+        request += _field(2, pair)  # inputs
+    return _field(6, _field(1, request))  # predict_log.request
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A field of bytes in protobuf's wire format: key and length as base-128 varints, payload."""
+    length, varint = len(payload), b""
+    while length >= 128:
+        varint += bytes([length % 128 + 128])
+        length //= 128
+    return bytes([number << 3 | 2]) + varint + bytes([length]) + payload
