@@ -1,6 +1,5 @@
 """Which method finds the lesions: histograms of scores into rows, intervals and comparisons."""
 
-import dataclasses
 import json
 import math
 import pathlib
@@ -12,34 +11,9 @@ import pandas as pd
 
 from evaluator import curves
 from evaluator.anomaly import BASELINES
-
-Method = tuple[str, str]
-"""Name of a model or baseline, and the direction it looks in."""
+from evaluator.tallies import Method, Tally
 
 STATISTICS = ("auprc", "auroc", "dice", "best_dice")
-
-
-@dataclasses.dataclass
-class Tally:
-    """Histograms of one method, `curves.count`'s, int64 [2, BINS].
-
-    Attributes:
-      subjects: of each subject.
-      groups: of each group of pixels, such as those of slices with one kind of lesion.
-    """
-
-    subjects: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-
-    def add(self, counts: np.ndarray, *, subject: str, group: str) -> None:
-        """Add the counts of some of a subject's pixels, all of one group."""
-        for table, name in ((self.subjects, subject), (self.groups, group)):
-            table[name] = table[name] + counts if name in table else counts
-
-    @property
-    def overall(self) -> np.ndarray:
-        """All pixels together."""
-        return np.sum(list(self.subjects.values()), axis=0)
 
 
 def thresholds(healthy: Mapping[Method, Tally], percentile: float) -> dict[Method, int]:
