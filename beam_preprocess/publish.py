@@ -13,6 +13,7 @@ from beam_preprocess import quality
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.datasets import median_geometry
 from ixi_tfds.splits import SPLITS
 
 
@@ -62,6 +63,9 @@ def publish(
         "strata": quality.strata(filled),
         "rejected": dict(sorted(collections.Counter(r["reason"] for r in rejected).items())),
         "skipped": dict(sorted(collections.Counter(s["reason"] for s in skipped).items())),
+        "geometry": median_geometry(
+            (volume["shape"], volume["zooms"]) for record in records for volume in record["volumes"]
+        ),
         "bytes": sum(record["bytes"] for record in filled),
         "shards": {record["shard"]: record["sha256"] for record in filled},
         "volumes": dict(sorted(volumes.items())),

@@ -198,6 +198,7 @@ def _describe(
         "ethnicity": scan.ethnicity,
         "age": None if np.isnan(scan.age) else round(scan.age, 2),
         "shape": list(volume.voxels.shape),
+        "zooms": volume.zooms,
         "git_blob_sha1": volume.git_blob_sha1,
         "lowest": round(lowest, 3),
         "mean": round(mean, 3),

@@ -6,16 +6,17 @@ way; what it writes is read by this builder as well.
 """
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from ixi_tfds.catalog import Scan, find_scans
 from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
-from ixi_tfds.datasets import write_manifest
+from ixi_tfds.datasets import median_geometry, write_manifest
 from ixi_tfds.errors import ScanError
 from ixi_tfds.features import slice_features
+from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
 
@@ -99,7 +100,9 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, scans: list[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
         for scan in scans:
             try:
-                yield from slices_of(scan, self.slices)
+                volume = read_volume(scan.path)
+                yield from slices_of(scan, self.slices, volume)
+                self._geometries.append((volume.voxels.shape, volume.zooms))
             except ScanError as error:
                 # As in the Beam job, one bad volume does not stop the others.
                 tfds.core.utils.print_notebook(f"refused: {error}")
@@ -110,8 +113,10 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
         """Write the shards, and the manifest that the trainer and the evaluator go by."""
+        self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
         super()._download_and_prepare(dl_manager, download_config)
-        write_manifest(pathlib.Path(self.data_dir), self.slices)
+        geometry = median_geometry(self._geometries)
+        write_manifest(pathlib.Path(self.data_dir), self.slices, geometry)
 
 
 def builder_for(config: SliceConfig, data_dir: str) -> IxiT1:

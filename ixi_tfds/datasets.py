@@ -5,6 +5,8 @@ import hashlib
 import json
 import pathlib
 import re
+import statistics
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ixi_tfds.configs import VERSION, SliceConfig
@@ -60,17 +62,49 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(folder: pathlib.Path, config: SliceConfig) -> None:
+def median_geometry(
+    geometries: Iterable[tuple[Sequence[int], Sequence[float]]],
+) -> dict[str, list[float]] | None:
+    """What voxels and volumes of a dataset are like, for whoever brings other scans to its models.
+
+    Args:
+      geometries: shape and voxel sides (mm) of each volume, along posterior, superior and right.
+
+    Returns:
+      `shape` and `zooms`, the (lower) medians of each axis; None where there is no volume.
+    """
+    volumes = list(geometries)
+    if not volumes:
+        return None
+    return {
+        name: [round(statistics.median_low(axis), 6) for axis in zip(*sides, strict=True)]
+        for name, sides in zip(("shape", "zooms"), zip(*volumes, strict=True), strict=True)
+    }
+
+
+def write_manifest(
+    folder: pathlib.Path, config: SliceConfig, geometry: dict[str, list[float]] | None
+) -> None:
     """Write the manifest of shards that TFDS's own writer made.
 
     That of a Beam job tells more: there the fingerprint is of inputs and settings, here it is of
     the shards.
+
+    Args:
+      folder: of the dataset.
+      config: of its slices.
+      geometry: of its volumes, as `median_geometry` gives it.
     """
-    shards = {}
+    shards: dict[str, str] = {}
     for path in sorted(folder.glob("*.tfrecord-*")):
         with path.open("rb") as file:
             shards[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    manifest = {"version": VERSION, "config": dataclasses.asdict(config), "shards": shards}
+    manifest: dict[str, Any] = {
+        "version": VERSION,
+        "config": dataclasses.asdict(config),
+        "shards": shards,
+    }
     text = json.dumps(manifest, sort_keys=True)
     manifest["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
+    manifest["geometry"] = geometry
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")

@@ -47,6 +47,7 @@ class Volume:
       slope: multiplies a stored voxel to give scanner units.
       inter: is added after that.
       affine: float64 [4, 4], from indices of `voxels` to millimetres (RAS+).
+      header: as the file has it, in the file's own axes.
       git_blob_sha1: SHA-1 of the file as git hashes it, which tells whether it is the original.
     """
 
@@ -54,7 +55,14 @@ class Volume:
     slope: float
     inter: float
     affine: np.ndarray
+    header: nib.Nifti1Header
     git_blob_sha1: str
+
+    @property
+    def zooms(self) -> tuple[float, float, float]:
+        """Sides of a voxel along posterior, superior and right, in mm."""
+        posterior, superior, right = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+        return posterior, superior, right
 
     def scaled(self, voxels: np.ndarray) -> np.ndarray:
         """Stored voxels in scanner units, float64 of the same shape."""
@@ -102,6 +110,7 @@ def read_volume(path: str) -> Volume:
         slope=slope,
         inter=inter,
         affine=affine @ orientations.inv_ornt_aff(to_ixi, shape),
+        header=header,
         git_blob_sha1=git_blob_sha1(stored),
     )
 

@@ -100,6 +100,7 @@ def test_the_manifest_names_the_shards_by_digest(made):
     folder = made / "ixi_t1/small/1.0.0"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["splits"]["train"] == {"volumes": 9, "slices": 54}
+    assert manifest["geometry"] == {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
     assert manifest["shards"] == {k: v for k, v in tree(folder).items() if "tfrecord" in k}
     assert not [path for path in made.rglob("*") if path.name.startswith(".")]
 

@@ -54,6 +54,7 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
     )
     manifest = json.loads((tmp_path / "plain/ixi_t1/small/1.0.0/manifest.json").read_text())
     assert manifest["config"]["window"] == [8, 14]
+    assert manifest["geometry"] == {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
     for name, digest in manifest["shards"].items():
         shard = tmp_path / "plain/ixi_t1/small/1.0.0" / name
         assert hashlib.sha256(shard.read_bytes()).hexdigest() == digest

@@ -66,6 +66,8 @@ def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
             "fingerprint": manifest["fingerprint"],
             "version": manifest["version"],
             "slices": manifest["config"],
+            # Datasets made before this was recorded lack it.
+            "geometry": manifest.get("geometry"),
             "description": SliceConfig(**manifest["config"]).description,
         }
         for name, manifest in zip(names, manifests, strict=True)
