@@ -128,10 +128,10 @@ def write_results(
 ) -> None:
     """Write `anomalies.csv`, a row a method and subject, group or all; and `anomalies.json`."""
     frame = pd.DataFrame(rows)
-    _write(output_dir / "anomalies.csv", frame.to_csv(index=False, float_format="%.6f"))
+    write_text(output_dir / "anomalies.csv", frame.to_csv(index=False, float_format="%.6f"))
     overall = [row for row in rows if not row["subject"] and not row["group"]]
     content = {**facts, "overall": overall, "comparisons": comparisons}
-    _write(output_dir / "anomalies.json", json.dumps(_plain(content), indent=2) + "\n")
+    write_text(output_dir / "anomalies.json", json.dumps(_plain(content), indent=2) + "\n")
 
 
 def _plain(value: Any) -> Any:
@@ -145,7 +145,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)

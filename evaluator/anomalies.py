@@ -1,0 +1,235 @@
+"""Do the residuals of a model find lesions? `python -m evaluator anomalies --help`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from ixi_tfds import cli
+from ixi_tfds.errors import UserError
+
+USAGE = """
+python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
+  [--dataset=ixi_t1/thesis] [--source_dir=L]
+
+Scores pixels by the residual of slice and reconstruction, beside two baselines that know no model:
+residual against a Gaussian-blurred slice, and plain intensity. Without --source_dir, on synthetic
+lesions in the dataset's test slices; with it, on volumes whose lesions a mask of the same name
+marks, such as a_T1.nii.gz and a_lesion.nii.gz. O/anomalies.csv and O/anomalies.json have the
+numbers, O/anomalies.html those and pictures, for a person.
+"""
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    "saved_model", None, "Folders of the SavedModels, parted by commas.", flag_values=FLAGS
+)
+flags.DEFINE_string("data_dir", None, "Root folder of the datasets.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "dataset",
+    "ixi_t1/thesis",
+    "Dataset and config under --data_dir: healthy people, whose validation slices set the "
+    "thresholds.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "source_dir", None, "Folder of NIfTI volumes and their lesion masks.", flag_values=FLAGS
+)
+flags.DEFINE_integer("batch_size", 32, "Slices at a time.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "percentile",
+    99.0,
+    "Percentage of healthy validation pixels that may not count as lesion.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "blur_sigma",
+    0.02,
+    "Sigma of the blurred baseline, as a share of the slice's height.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "smooth_sigma",
+    0.0,
+    "Sigma of a Gaussian over the scores of all methods, as a share of the slice's height; 0 for "
+    "none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("seed", 0, "Of synthetic lesions and of the bootstrap.", flag_values=FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to score and how; the fields are the flags."""
+
+    saved_model: tuple[pathlib.Path, ...]
+    data_dir: pathlib.Path
+    dataset: str
+    output_dir: pathlib.Path
+    source_dir: pathlib.Path | None
+    batch_size: int
+    percentile: float
+    blur_sigma: float
+    smooth_sigma: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        for path in self.saved_model:
+            if not path.is_dir():
+                raise UserError(f"--saved_model={path}: no such folder")
+        if len(set(self.saved_model)) < len(self.saved_model):
+            raise UserError("--saved_model names a folder twice")
+        if not self.data_dir.is_dir():
+            raise UserError(f"--data_dir={self.data_dir}: no such folder")
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size={self.batch_size}: must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed={self.seed}: must not be negative")
+        if not 0 < self.percentile < 100:
+            raise UserError(f"--percentile={self.percentile}: must lie between 0 and 100")
+        if not 0 < self.blur_sigma <= 1:
+            raise UserError(f"--blur_sigma={self.blur_sigma}: must be above 0, and at most 1")
+        if not 0 <= self.smooth_sigma <= 1:
+            raise UserError(f"--smooth_sigma={self.smooth_sigma}: must be between 0 and 1")
+
+
+def _config(positional: Sequence[str]) -> Config:
+    if positional:
+        raise UserError(f"unexpected argument {positional[0]!r}: everything is given by flags")
+    for flag in ("saved_model", "data_dir", "output_dir"):
+        if not FLAGS[flag].value:
+            raise UserError(f"--{flag} is missing")
+    return Config(
+        saved_model=tuple(map(pathlib.Path, FLAGS.saved_model)),
+        data_dir=pathlib.Path(FLAGS.data_dir),
+        dataset=FLAGS.dataset,
+        output_dir=pathlib.Path(FLAGS.output_dir),
+        source_dir=pathlib.Path(FLAGS.source_dir) if FLAGS.source_dir else None,
+        batch_size=FLAGS.batch_size,
+        percentile=FLAGS.percentile,
+        blur_sigma=FLAGS.blur_sigma,
+        smooth_sigma=FLAGS.smooth_sigma,
+        seed=FLAGS.seed,
+    )
+
+
+def find_lesions(config: Config) -> None:
+    """Score, write the files and print the table.
+
+    Raises:
+      UserError: models, dataset, volumes or output folder are not there or not fit for the others.
+    """
+    from evaluator import anomaly_report, detection, pairs, scoring, tallies
+
+    try:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
+    validation = scoring.open_split(config.data_dir, config.dataset, "validation")
+    models = _load_models(config.saved_model, validation.size)
+    height = validation.size[0]
+    scorer = tallies.Scorer(
+        models, config.batch_size, config.blur_sigma * height, config.smooth_sigma * height
+    )
+    facts: dict[str, Any] = {
+        "models": {model.name: model.sha256 for model in models},
+        "dataset": validation.dataset,
+        "dataset_fingerprint": validation.fingerprint,
+        "settings": {
+            "percentile": config.percentile,
+            "blur_sigma_pixels": scorer.blur_sigma,
+            "smooth_sigma_pixels": scorer.smooth_sigma,
+            "seed": config.seed,
+        },
+    }
+    if config.source_dir is None:
+        test = scoring.open_split(config.data_dir, config.dataset, "test")
+        facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
+        found = tallies.tally_split(scorer, test, seed=config.seed)
+    else:
+        chosen, alone = pairs.find_pairs(str(config.source_dir))
+        facts["lesions"] = f"{len(chosen)} volumes with masks, scored on their own grids"
+        facts["volumes_without_mask"] = len(alone)
+        geometry = _geometry(config.data_dir, config.dataset)
+        found = tallies.tally_volumes(scorer, chosen, geometry)
+    healthy = tallies.tally_split(scorer, validation, seed=None)
+    limits = detection.thresholds(healthy.tallies, config.percentile)
+    rows, comparisons = detection.measure(found.tallies, limits, seed=config.seed)
+    facts["counts"] = found.facts
+    detection.write_results(config.output_dir, rows, comparisons, facts)
+    page = anomaly_report.render(facts, rows, comparisons, found)
+    detection.write_text(config.output_dir / "anomalies.html", page)
+    _print(facts, rows, comparisons)
+    print(f"\nReport: {config.output_dir / 'anomalies.html'}")
+
+
+def _load_models(paths: Sequence[pathlib.Path], size: tuple[int, int]) -> list[Any]:
+    """The models, under names that tell them apart.
+
+    Raises:
+      UserError: one cannot be loaded or takes slices of another size.
+    """
+    from evaluator import scoring
+
+    models = [scoring.load_model(path) for path in paths]
+    for model in models:
+        if any(takes not in (None, has) for takes, has in zip(model.size, size, strict=True)):
+            raise UserError(
+                f"{model.name} takes slices of {model.size[0]}x{model.size[1]}, and those of the "
+                f"dataset are {size[0]}x{size[1]}; choose the one that it was trained on by "
+                "--dataset"
+            )
+    if len({model.name for model in models}) == len(models):
+        return models
+    return [
+        dataclasses.replace(model, name=f"{number}: {model.name}")
+        for number, model in enumerate(models, start=1)
+    ]
+
+
+def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
+    """The dataset's slices, to which other volumes are fitted.
+
+    Raises:
+      DatasetError: there is no such dataset.
+    """
+    from evaluator.volumes import Geometry
+    from ixi_tfds import datasets
+    from ixi_tfds.configs import SliceConfig
+
+    manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
+    lists = manifest["config"]
+    config = SliceConfig(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in lists.items()}
+    )
+    # Datasets made before this was recorded lack it.
+    recorded = manifest.get("geometry") or {"shape": None, "zooms": None}
+    shape, zooms = (recorded[name] and tuple(recorded[name]) for name in ("shape", "zooms"))
+    return Geometry(config, shape, zooms)
+
+
+def _print(
+    facts: dict[str, Any], rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]
+) -> None:
+    import pandas as pd
+
+    from evaluator.detection import STATISTICS
+
+    overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
+    print(f"\nLesions: {facts['lesions']}; ", end="")
+    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels of the head\n")
+    columns = ["method", "looks_for", *STATISTICS]
+    print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
+    print()
+    for row in comparisons:
+        print(
+            f"{row['model']}, {row['looks_for']}: {row['verdict']} than {row['baseline']} "
+            f"(AUPRC {row['auprc_difference']:+.4f})"
+        )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with `argv`, the process's own by default; returns the exit code."""
+    return cli.run(lambda rest: find_lesions(_config(rest)), FLAGS, argv, usage=USAGE)
