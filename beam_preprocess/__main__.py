@@ -14,7 +14,8 @@ USAGE = """
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
 Makes the TFDS dataset D/ixi_t1/<config>/ from the NIfTI T1 volumes in S (any depth) and the
-workbook IXI.xls beside them. Any other --config names a geometry of your own, for example
+workbook IXI.xls beside them; or from a BIDS folder (sub-*/[ses-*/]anat/*_T1w.nii.gz, the first of
+each person) and its participants.tsv. Any other --config names a geometry of your own, for example
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
 Beam options pass through; two workers on this machine are
   --direct_running_mode=multi_processing --direct_num_workers=2

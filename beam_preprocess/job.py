@@ -19,6 +19,7 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.pipeline import write_shards
 from beam_preprocess.shards import STRICT_FAILURE, ShardTask
+from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.datasets import read_manifest
@@ -33,7 +34,7 @@ class JobConfig:
     """What the command line asks for.
 
     Attributes:
-      source_dir: folder of volumes, any depth, and perhaps the workbook.
+      source_dir: folder of volumes, any depth, and perhaps the workbook; or a BIDS folder.
       data_dir: root of the datasets; this one lands in `ixi_t1/<config>/<version>/` below it.
       slices: geometry and scaling.
       workbook: path of the demographics, or None to look for it in `source_dir`.
@@ -90,19 +91,11 @@ def plan_job(config: JobConfig) -> Plan:
     """Find the scans, look up the people, and deal scans to splits and shards.
 
     Raises:
-      UserError: no scans, a subject twice, or a workbook that cannot be read.
+      UserError: no scans, a subject twice, or demographics that cannot be read or used.
     """
     if not pathlib.Path(config.source_dir).is_dir():
         raise UserError(f"--source_dir={config.source_dir}: no such folder")
-    workbook = config.workbook or find_workbook(config.source_dir)
-    warnings: tuple[str, ...] = ()
-    demographics = None
-    if workbook is None:
-        warnings = ("no workbook: sex, ethnicity and age of everyone will be missing",)
-    else:
-        demographics = read_demographics(workbook)
-        warnings = demographics.warnings
-    catalog = find_scans(config.source_dir, demographics)
+    catalog, warnings = _find_people(config)
     splits = assign_splits(catalog.scans)
     work_dir = config.dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
@@ -121,6 +114,24 @@ def plan_job(config: JobConfig) -> Plan:
         for index, scans in enumerate(shards)
     )
     return Plan(catalog, splits, warnings, tasks, work_dir)
+
+
+def _find_people(config: JobConfig) -> tuple[Catalog, tuple[str, ...]]:
+    """The scans with what is known of the people, and what had to be given up."""
+    if is_bids(config.source_dir):
+        if config.workbook is not None:
+            raise UserError(
+                f"--workbook={config.workbook}: {config.source_dir} is a BIDS folder, whose "
+                "participants.tsv tells sex and age; leave the flag out"
+            )
+        catalog = find_scans(config.source_dir)
+        return catalog, catalog.warnings
+    workbook = config.workbook or find_workbook(config.source_dir)
+    if workbook is None:
+        lacks = "no workbook: sex, ethnicity and age of everyone will be missing"
+        return find_scans(config.source_dir), (lacks,)
+    demographics = read_demographics(workbook)
+    return find_scans(config.source_dir, demographics), demographics.warnings
 
 
 def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str, Any]:
@@ -246,7 +257,10 @@ def _progress(tasks: Sequence[ShardTask]) -> Iterator[None]:
 
 
 def _skipped(config: JobConfig, catalog: Catalog) -> list[dict[str, Any]]:
-    """Files refused by name; they were never candidates and do not count as rejected volumes."""
+    """Files refused by name, and further ones of a person in a BIDS folder.
+
+    They were never candidates, and do not count as rejected volumes.
+    """
     return [
         {
             "path": os.path.relpath(error.path, config.source_dir),

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
+from ixi_tfds import bids
 from ixi_tfds.errors import ScanError, UserError
 
 if TYPE_CHECKING:
@@ -80,35 +81,36 @@ class Catalog:
 
     Attributes:
       scans: one for each subject, ordered by subject.
-      refused: files that their names say are not T1 volumes, ordered by path.
+      refused: files that their names say are not T1 volumes, and in a BIDS folder all volumes of a
+        person but the first; ordered by path.
+      warnings: of a BIDS folder's `participants.tsv`, a sentence each.
     """
 
     scans: tuple[Scan, ...]
     refused: tuple[ScanError, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def find_scans(source_dir: str, demographics: Demographics | None = None) -> Catalog:
-    """Find the T1 volumes in a folder, at any depth.
+    """Find the scans in a folder, one volume a person.
 
-    Files other than `*.nii` and `*.nii.gz` (in any case) and hidden ones are passed over.
+    In a BIDS folder that is the first of a person in the order of names, so that people with
+    several sessions do not count more than others; sex and age are those of `participants.tsv`.
 
     Args:
-      source_dir: the folder; links to folders inside it are not followed.
+      source_dir: the folder, as `find_volumes` takes it.
       demographics: of the cohort's workbook; looked up by the number in names of IXI's form.
 
     Raises:
-      UserError: there is no such folder, no T1 volume in it, or a subject stands in it twice.
+      UserError: there is no such folder, no T1 volume in it, or (but in a BIDS folder) a subject
+        stands in it twice.
     """
-    if not Path(source_dir).is_dir():
-        raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
+    paths, refused = find_volumes(source_dir)
+    if bids.is_bids(source_dir):
+        return _bids_catalog(source_dir, paths, refused)
     people = {} if demographics is None else demographics.table.to_dict("index")
     scans: dict[str, Scan] = {}
-    refused = []
-    for path in sorted(_volumes_under(source_dir)):
-        error = _refusal(path)
-        if error is not None:
-            refused.append(error)
-            continue
+    for path in paths:
         scan = _scan_of(path, people)
         if scan.subject in scans:
             raise UserError(
@@ -116,10 +118,34 @@ def find_scans(source_dir: str, demographics: Demographics | None = None) -> Cat
                 " keep one volume a person, in files whose names tell people apart"
             )
         scans[scan.subject] = scan
-    if not scans:
+    return Catalog(tuple(scans[subject] for subject in sorted(scans)), tuple(refused))
+
+
+def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
+    """The T1 volumes in a folder and the files that their names say are something else, by path.
+
+    In a BIDS folder they are those of `bids.t1_volumes`, of all sessions. In any other they are
+    `*.nii` and `*.nii.gz` (in any case) at any depth; hidden files are passed over, and links to
+    folders not followed.
+
+    Raises:
+      UserError: there is no such folder, or no T1 volume in it.
+    """
+    if not Path(source_dir).is_dir():
+        raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
+    is_bids = bids.is_bids(source_dir)
+    found = bids.t1_volumes(source_dir) if is_bids else sorted(_volumes_under(source_dir))
+    paths, refused = [], []
+    for path in found:
+        error = _refusal(path)
+        if error is None:
+            paths.append(path)
+        else:
+            refused.append(error)
+    if not paths:
         also = f"; {len(refused)} refused by name, the first as {refused[0]}" if refused else ""
         raise UserError(f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it{also}")
-    return Catalog(tuple(scans[subject] for subject in sorted(scans)), tuple(refused))
+    return paths, refused
 
 
 def stem_of(path: str) -> str:
@@ -156,6 +182,26 @@ def _refusal(path: str) -> ScanError | None:
         detail = f"{modalities[-1]!r} in its name says another modality than T1"
         return ScanError("other_modality", path, detail)
     return None
+
+
+def _bids_catalog(source_dir: str, paths: list[str], refused: list[ScanError]) -> Catalog:
+    people, warnings = bids.read_participants(source_dir)
+    scans: dict[str, Scan] = {}
+    others = list(refused)
+    for path in paths:
+        subject = bids.subject_of(path, source_dir)
+        if subject in scans:
+            first = os.path.relpath(scans[subject].path, source_dir)
+            detail = f"is another volume of {subject}, of whom {first} is taken"
+            others.append(ScanError("same_person", path, detail))
+            continue
+        scans[subject] = Scan(subject=subject, site="", path=path, **people.get(subject, {}))
+    others.sort(key=lambda error: error.path)
+    unlisted = sorted(scans.keys() - people.keys()) if people else []
+    if unlisted:
+        lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
+        warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
+    return Catalog(tuple(scans[name] for name in sorted(scans)), tuple(others), warnings)
 
 
 def _scan_of(path: str, people: Mapping[Any, Mapping[Any, Any]]) -> Scan:

@@ -31,6 +31,7 @@ class ScanError(UserError):
     REASONS = (
         "other_modality",
         "label_map",
+        "same_person",
         "unreadable",
         "not_nifti",
         "corrupt_data",
