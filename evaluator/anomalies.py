@@ -1,6 +1,7 @@
 """Do the residuals of a model find lesions? `python -m evaluator anomalies --help`."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -57,6 +58,14 @@ flags.DEFINE_float(
     "none.",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "region",
+    "head",
+    ["head", "inner"],
+    "Which pixels count: the whole head, or the inner upper part of it, where brain is to be "
+    "expected in a scan with skull and face.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_integer("seed", 0, "Of synthetic lesions and of the bootstrap.", flag_values=FLAGS)
 
 
@@ -73,6 +82,7 @@ class Config:
     percentile: float
     blur_sigma: float
     smooth_sigma: float
+    region: str
     seed: int
 
     def __post_init__(self) -> None:
@@ -111,6 +121,7 @@ def _config(positional: Sequence[str]) -> Config:
         percentile=FLAGS.percentile,
         blur_sigma=FLAGS.blur_sigma,
         smooth_sigma=FLAGS.smooth_sigma,
+        region=FLAGS.region,
         seed=FLAGS.seed,
     )
 
@@ -131,13 +142,18 @@ def find_lesions(config: Config) -> None:
     models = _load_models(config.saved_model, validation.size)
     height = validation.size[0]
     scorer = tallies.Scorer(
-        models, config.batch_size, config.blur_sigma * height, config.smooth_sigma * height
+        models=models,
+        batch_size=config.batch_size,
+        blur_sigma=config.blur_sigma * height,
+        smooth_sigma=config.smooth_sigma * height,
+        inner=config.region == "inner",
     )
     facts: dict[str, Any] = {
         "models": {model.name: model.sha256 for model in models},
         "dataset": validation.dataset,
         "dataset_fingerprint": validation.fingerprint,
         "settings": {
+            "region": config.region,
             "percentile": config.percentile,
             "blur_sigma_pixels": scorer.blur_sigma,
             "smooth_sigma_pixels": scorer.smooth_sigma,
@@ -183,9 +199,10 @@ def _load_models(paths: Sequence[pathlib.Path], size: tuple[int, int]) -> list[A
             )
     if len({model.name for model in models}) == len(models):
         return models
+    common = os.path.commonpath([path.resolve() for path in paths])
     return [
-        dataclasses.replace(model, name=f"{number}: {model.name}")
-        for number, model in enumerate(models, start=1)
+        dataclasses.replace(model, name=str(path.resolve().relative_to(common)))
+        for model, path in zip(models, paths, strict=True)
     ]
 
 
@@ -219,7 +236,7 @@ def _print(
 
     overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
     print(f"\nLesions: {facts['lesions']}; ", end="")
-    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels of the head\n")
+    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels\n")
     columns = ["method", "looks_for", *STATISTICS]
     print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
     print()

@@ -17,12 +17,6 @@ On IXI's 256 voxels of 0.94 mm, or 128 of 2 mm, they are 5, 10 and 15 mm.
 CONTRASTS = (-0.3, -0.15, 0.15, 0.3)
 """What is added in the middle of a lesion, in units of the slice's range, 0 to 1."""
 
-DEPTH = 0.06
-"""Tissue that a lesion has around it, in shares of the shorter side: it keeps off scalp and skull."""
-
-SUPERIOR = 0.4
-"""Lesions lie in this upper share of the head's height, away from neck and face."""
-
 _ELONGATION = 4 / 3
 _RIM = 2.0
 _TRIES = 200
@@ -43,54 +37,37 @@ KINDS = tuple(Kind(radius, contrast) for radius in RADII for contrast in CONTRAS
 
 
 def add_lesion(
-    image: np.ndarray, head: np.ndarray, *, key: str, seed: int = 0
+    image: np.ndarray, room: np.ndarray, *, key: str, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, Kind | None]:
     """Put one lesion into a healthy slice.
 
-    It is an ellipse of the drawn kind's area whose rim of two pixels fades linearly. It lies inside
-    the upper head with `DEPTH` around it, at a place where the brightness leaves room for its
-    contrast, so that clipping takes little of it.
+    It is an ellipse of the drawn kind's area whose rim of two pixels fades linearly. It lies wholly
+    in `room`, where the brightness leaves room for its contrast, so that clipping takes little.
 
     Args:
-      image: float32 [H, W] in [0, 1], rows running to posterior and columns to superior.
-      head: bool [H, W], where the head is.
+      image: float32 [H, W] in [0, 1].
+      room: bool [H, W], where lesions may be.
       key: the slice's name; kind, place and shape follow from it.
       seed: other lesions for the same slices.
 
     Returns:
       The slice with the lesion, its mask (bool [H, W], the ellipse), and its kind; the slice as it
-      was, an empty mask and None where the head has no room for it.
+      was, an empty mask and None where no place was found in `_TRIES`.
     """
     digest = hashlib.sha256(f"lesion {seed} {key}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
     kind = KINDS[rng.integers(len(KINDS))]
-    side = min(image.shape)
-    radius, depth = kind.radius * side, DEPTH * side
+    radius = kind.radius * min(image.shape)
     stretch = _ELONGATION ** rng.uniform(-1, 1)
-    axes = radius * stretch, radius / stretch
     turn = rng.uniform(0, np.pi)
-    places = np.argwhere(_superior(head))
-    for place in rng.permutation(places)[:_TRIES]:
-        distance = _distance(image.shape, place, axes, turn)
+    for place in rng.permutation(np.argwhere(room))[:_TRIES]:
+        distance = _distance(image.shape, place, (radius * stretch, radius / stretch), turn)
         mask = distance <= 1
-        surroundings = distance <= 1 + depth / min(axes)
-        if not head[surroundings].all() or _leaves_image(place, max(axes) + depth, image.shape):
-            continue
-        if 0 <= image[mask].mean() + kind.contrast <= 1:
+        if room[mask].all() and 0 <= image[mask].mean() + kind.contrast <= 1:
             profile = np.clip((1 - distance) * radius / _RIM + 0.5, 0, 1)
             changed = np.clip(image + kind.contrast * profile, 0, 1).astype(np.float32)
             return changed, mask, kind
     return image, np.zeros(image.shape, bool), None
-
-
-def _superior(head: np.ndarray) -> np.ndarray:
-    """The upper part of the head."""
-    columns = np.flatnonzero(head.any(axis=0))
-    upper = head.copy()
-    if columns.size:
-        lowest, highest = columns[[0, -1]]
-        upper[:, : round(highest - SUPERIOR * (highest - lowest))] = False
-    return upper
 
 
 def _distance(
@@ -102,7 +79,3 @@ def _distance(
     along = (y * np.cos(turn) + x * np.sin(turn)) / axes[0]
     across = (x * np.cos(turn) - y * np.sin(turn)) / axes[1]
     return np.hypot(along, across)
-
-
-def _leaves_image(place: np.ndarray, reach: float, shape: tuple[int, ...]) -> bool:
-    return bool((place - reach < 0).any() or (place + reach > np.array(shape) - 1).any())

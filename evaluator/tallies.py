@@ -80,12 +80,21 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """The models, and the settings of `anomaly.score_maps` in pixels."""
+    """What scores slices, and where.
+
+    Attributes:
+      models: to be compared.
+      batch_size: slices at a time.
+      blur_sigma: of the blurred input, in pixels.
+      smooth_sigma: of a Gaussian over the scores, in pixels; 0 for none.
+      inner: whether pixels count in `anomaly.inner_head` only, not in all of the head.
+    """
 
     models: Sequence[Model]
     batch_size: int
     blur_sigma: float
     smooth_sigma: float
+    inner: bool
 
     def references(self, images: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """What the models and the blurred input have in the place of slices [N, H, W]."""
@@ -121,11 +130,13 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
         subjects = [name.decode() for name in batch["subject"].tolist()]
         keys = list(map(slice_key, subjects, batch["slice_index"].tolist()))
         heads = np.stack([anomaly.head_mask(image) for image in images])
+        inner = np.stack([anomaly.inner_head(head) for head in heads])
+        region = inner if scorer.inner else heads
         masks, kinds = np.zeros_like(heads), [None] * len(keys)
         if seed is not None:
             for place, key in enumerate(keys):
                 images[place], masks[place], kinds[place] = lesions.add_lesion(
-                    images[place], heads[place], key=key, seed=seed
+                    images[place], inner[place], key=key, seed=seed
                 )
         references = scorer.references(images, keys)
         for method, scores in anomaly.score_maps(
@@ -133,8 +144,8 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
         ):
             tally = tallies.setdefault(method, Tally())
             for place, (subject, kind) in enumerate(zip(subjects, kinds, strict=True)):
-                head = heads[place]
-                counts = curves.count(scores[place][head], masks[place][head])
+                here = region[place]
+                counts = curves.count(scores[place][here], masks[place][here])
                 tally.add(counts, subject=subject, group=str(kind or "no lesion"))
         for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
             # The first by name with each contrast, so that order and batches do not matter.
@@ -171,19 +182,20 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
         heads = np.stack([anomaly.head_mask(image) for image in images])
         used = np.flatnonzero(heads.any(axis=(1, 2)))
         images, heads = images[used], heads[used]
+        region = np.stack([anomaly.inner_head(head) for head in heads]) if scorer.inner else heads
         inside = (used >= stack.window[0]) & (used < stack.window[1])
         groups = {INSIDE: inside, BEYOND: ~inside}
-        head = volumes.from_slices(stack, heads) >= 0.5
+        counted = volumes.from_slices(stack, region) >= 0.5
         marked = mask[..., used]
         facts["lesion_voxels"] += int(mask.sum())
-        facts["lesion_voxels_scored"] += int(marked[head].sum())
+        facts["lesion_voxels_scored"] += int(marked[counted].sum())
         references = scorer.references(images, [slice_key(subject, index) for index in used])
         for method, scores in anomaly.score_maps(
             images, heads, references, smooth_sigma=scorer.smooth_sigma
         ):
             back = volumes.from_slices(stack, scores)
             for group, part in groups.items():
-                here = head[..., part]
+                here = counted[..., part]
                 counts = curves.count(back[..., part][here], marked[..., part][here])
                 tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
         outlines = volumes.to_slices(stack, marked) >= 0.5
