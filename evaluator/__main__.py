@@ -1,6 +1,10 @@
-"""Score a SavedModel on a split of a dataset: `python -m evaluator --help`."""
+"""Score a SavedModel on a split of a dataset: `python -m evaluator --help`.
+
+Other uses of a SavedModel are commands with flags of their own, each the module of its name.
+"""
 
 import dataclasses
+import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -15,7 +19,13 @@ python -m evaluator --saved_model=M --data_dir=D --output_dir=O [--dataset=ixi_t
 
 Scores the reconstructions of a SavedModel on a split of a dataset: O/scores.csv has a row a slice,
 O/summary.json the statistics, O/report.html both with pictures, for a person.
+
+Commands with flags of their own (python -m evaluator COMMAND --help):
+  reconstruct   a scan of yours: reconstruction and anomaly map as NIfTI
 """
+
+COMMANDS = ("reconstruct",)
+"""Modules of this package with a `run` as below."""
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -56,7 +66,10 @@ class Config:
 
 def _config(positional: Sequence[str]) -> Config:
     if positional:
-        raise UserError(f"unexpected argument {positional[0]!r}: everything is given by flags")
+        raise UserError(
+            f"unexpected argument {positional[0]!r}: a command ({', '.join(COMMANDS)}) stands "
+            "first, and everything else is given by flags"
+        )
     for flag in ("saved_model", "data_dir", "output_dir"):
         if not FLAGS[flag].value:
             raise UserError(f"--{flag} is missing")
@@ -102,7 +115,11 @@ def evaluate(config: Config) -> None:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line with `argv`, the process's own by default; returns the exit code."""
-    return cli.run(lambda rest: evaluate(_config(rest)), FLAGS, argv, usage=USAGE)
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args and args[0] in COMMANDS:
+        command = importlib.import_module(f"evaluator.{args[0]}")
+        return command.run(args[1:])
+    return cli.run(lambda rest: evaluate(_config(rest)), FLAGS, args, usage=USAGE)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ class Model:
       card: `model_card.json` of the export, empty where it has none.
       reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
       size: (height, width) it takes; None on a side where any will do.
+      raw: the signature `raw`, which takes and gives scanner units; None where it has none.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Model:
     card: dict[str, Any]
     reconstruct: Callable[[Any], Any]
     size: tuple[int | None, int | None]
+    raw: Callable[..., dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +136,14 @@ def load_model(path: pathlib.Path) -> Model:
         # The signature's function lives only as long as the object it was loaded with.
         return loaded.signatures[SIGNATURE](slices=slices)["reconstruction"]
 
+    def raw(**inputs: Any) -> dict[str, Any]:
+        return loaded.signatures["raw"](**inputs)
+
     name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
-    return Model(name, _digest(folder), _model_card(folder), reconstruct, tuple(takes.shape[1:3]))
+    size = tuple(takes.shape[1:3])
+    has_raw = "raw" in loaded.signatures
+    card = _model_card(folder)
+    return Model(name, _digest(folder), card, reconstruct, size, raw if has_raw else None)
 
 
 def _version_folder(path: pathlib.Path) -> pathlib.Path:

@@ -1,0 +1,284 @@
+"""A model on scans of your own: `python -m evaluator reconstruct --help`."""
+
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from evaluator import volumes
+from ixi_tfds import cli
+from ixi_tfds.catalog import find_volumes, stem_of
+from ixi_tfds.errors import ScanError, UserError
+
+if TYPE_CHECKING:
+    from evaluator.scoring import Model
+
+USAGE = """
+python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
+
+Gives a head, or all T1 heads of a folder or BIDS folder, to a model that python -m trainer
+exported. Any axes, voxel sizes and data type; in O, on each file's own grid and in its units, are
+  x_reconstruction.nii.gz   what the model makes of it
+  x_anomaly.nii.gz          input minus reconstruction: above zero where the input is brighter than
+                            the model expects, below zero where it is darker
+  x_reconstruction.json     what was done, and of each sagittal slice whether it lies within the
+                            window that the model was trained on; all others are extrapolated
+Files of a folder stand in the same folders below O. For research: it is not a medical device.
+"""
+
+_SUFFIXES = ("_reconstruction", "_anomaly")
+_RESIDUAL = "input minus reconstruction, in the units of the input"
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string(
+    "saved_model",
+    None,
+    "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one above, "
+    "of which the highest version is taken.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string(
+    "input",
+    None,
+    "A .nii or .nii.gz file, or a folder of them (any depth, or BIDS).",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 16, "Slices at a time.", flag_values=FLAGS)
+flags.mark_flags_as_required(["saved_model", "input", "output_dir"], flag_values=FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One scan to be reconstructed.
+
+    Attributes:
+      path: of the scan.
+      folder: for the results.
+      name: that their names begin with.
+    """
+
+    path: str
+    folder: pathlib.Path
+    name: str
+
+
+def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
+    """The scans that `source` is or holds, with where the results of each belong.
+
+    Earlier results of this command, known by their names, are passed over.
+
+    Raises:
+      UserError: there is none, or the results of two would be the same files.
+    """
+    if not source.is_dir():
+        return [Job(str(source), output_dir, stem_of(str(source)))]
+    paths, refused = find_volumes(str(source))
+    jobs = [
+        Job(path, output_dir / pathlib.Path(path).parent.relative_to(source), stem_of(path))
+        for path in paths
+        if not stem_of(path).endswith(_SUFFIXES)
+    ]
+    if not jobs:
+        raise UserError(f"--input={source}: holds nothing but earlier results of this command")
+    first: dict[tuple[pathlib.Path, str], str] = {}
+    for job in jobs:
+        other = first.setdefault((job.folder, job.name), job.path)
+        if other != job.path:
+            raise UserError(f"{other} and {job.path}: their results would be the same files")
+    if refused:
+        print(f"{len(refused)} files are no T1 heads by their names, such as {refused[0]}")
+    return jobs
+
+
+def reconstruct_scan(
+    model: "Model", geometry: volumes.Geometry, job: Job, *, batch_size: int
+) -> dict[str, Any]:
+    """Reconstruct one scan, write its three files and give what is in the JSON.
+
+    Memory holds the volume and both maps once, and `batch_size` slices.
+
+    Args:
+      model: with its signature `raw`.
+      geometry: what it was trained on.
+      job: the scan.
+      batch_size: slices at a time.
+
+    Raises:
+      ScanError: the scan is refused, or makes values that are not finite.
+      OSError: a file cannot be written.
+    """
+    stack = volumes.open_stack(job.path, geometry)
+    shape = stack.volume.voxels.shape
+    maps = [np.zeros(shape, np.float32) for _ in _SUFFIXES]
+    rows = []
+    with tqdm.tqdm(
+        total=shape[2], unit="slice", desc=job.name, disable=None, leave=False
+    ) as progress:
+        for first in range(0, shape[2], batch_size):
+            last = min(first + batch_size, shape[2])
+            slices = volumes.scanner_slices(stack, first, last)
+            reconstruction, residual = _apply(model, slices, stack.limits)
+            if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
+                raise ScanError(
+                    "non_finite",
+                    job.path,
+                    f"the model gives values that are not finite for slices {first} to {last - 1}",
+                )
+            for values, slices_out in zip(maps, (reconstruction, residual), strict=True):
+                values[:, :, first:last] = volumes.from_slices(stack, slices_out)
+            rows += [_row(stack, index, plane) for index, plane in enumerate(residual, start=first)]
+            progress.update(last - first)
+    facts = _facts(model, geometry, stack, job) | {"slices": rows}
+    job.folder.mkdir(parents=True, exist_ok=True)
+    for suffix, values in zip(_SUFFIXES, maps, strict=True):
+        volumes.write_map(job.folder / f"{job.name}{suffix}.nii.gz", values, stack.volume)
+    text = json.dumps(facts, indent=1) + "\n"
+    (job.folder / f"{job.name}_reconstruction.json").write_text(text)
+    return facts
+
+
+def _apply(
+    model: "Model", slices: np.ndarray, limits: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reconstruction and residual of slices, all float32 [n, H, W] in scanner units."""
+    inputs = {"slices": slices.astype(np.float32)}
+    if limits is not None:
+        for name, value in zip(("low", "high"), limits, strict=True):
+            inputs[name] = np.full(len(slices), value, np.float32)
+    assert model.raw is not None
+    given = model.raw(**inputs)
+    return np.asarray(given["reconstruction"]), np.asarray(given["residual"])
+
+
+def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, Any]:
+    _, reverse = volumes.file_axis(stack.volume)
+    size = np.abs(residual)
+    return {
+        "file_index": stack.volume.voxels.shape[2] - 1 - index if reverse else index,
+        "in_window": stack.window[0] <= index < stack.window[1],
+        "mean_absolute_residual": round(float(size.mean(dtype=np.float64)), 6),
+        "largest_absolute_residual": round(float(size.max()), 6),
+    }
+
+
+def _facts(
+    model: "Model", geometry: volumes.Geometry, stack: volumes.Stack, job: Job
+) -> dict[str, Any]:
+    """What the JSON tells of a scan besides its slices."""
+    axis, _ = volumes.file_axis(stack.volume)
+    return {
+        "input": pathlib.Path(job.path).name,
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "anomaly": _RESIDUAL,
+        "slice_axis": axis,
+        "scaling": geometry.config.scaling,
+        "range": stack.limits,
+        "pixel_mm": [round(side, 6) for side in stack.volume.zooms[:2]],
+        "model_pixel_mm": geometry.zooms and geometry.zooms[:2],
+        "resampled": stack.resampled,
+        "share_seen": round(float(volumes.field_of_view(stack).mean()), 6),
+        "slices_in_window": stack.window[1] - stack.window[0],
+    }
+
+
+def _summary(job: Job, facts: dict[str, Any]) -> str:
+    """One line about a scan that was reconstructed."""
+    inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
+    return (
+        f"{job.folder / job.name}_*: {len(facts['slices'])} slices, {len(inside)} of them in the "
+        f"window of training, {'' if facts['resampled'] else 'not '}resampled; mean absolute "
+        f"residual in the window {sum(inside) / len(inside):.4g}"
+    )
+
+
+def reconstruct(
+    saved_model: pathlib.Path, source: pathlib.Path, output_dir: pathlib.Path, *, batch_size: int
+) -> None:
+    """Reconstruct one scan or a folder of them, and say how each went.
+
+    Raises:
+      UserError: flags, model or output folder are not fit, or scans were refused; in a folder all
+        others are done first.
+    """
+    for flag, path in (("saved_model", saved_model), ("input", source)):
+        if not path.exists():
+            raise UserError(f"--{flag}={path}: no such file or folder")
+    if batch_size < 1:
+        raise UserError(f"--batch_size={batch_size}: must be at least 1")
+    jobs = find_jobs(source, output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir={output_dir}: {error.strerror}") from error
+    model, geometry = _load(saved_model)
+    refused: list[ScanError] = []
+    extrapolated = False
+    for job in jobs:
+        try:
+            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size)
+        except ScanError as error:
+            refused.append(error)
+            continue
+        except OSError as error:
+            raise UserError(f"{job.folder}: cannot be written to ({error})") from error
+        extrapolated |= facts["slices_in_window"] < len(facts["slices"])
+        print(_summary(job, facts), flush=True)
+    if extrapolated:
+        print(
+            "warning: slices outside the window of training are extrapolated, the model has seen "
+            "none like them; in_window in the *_reconstruction.json files tells which",
+            file=sys.stderr,
+        )
+    if refused:
+        listed = "; ".join(map(str, refused))
+        raise UserError(
+            listed if len(jobs) == 1 else f"{len(refused)} of {len(jobs)} scans refused: {listed}"
+        )
+
+
+def _load(saved_model: pathlib.Path) -> "tuple[Model, volumes.Geometry]":
+    from evaluator import scoring
+
+    model = scoring.load_model(saved_model)
+    if model.raw is None:
+        raise UserError(
+            f"--saved_model={saved_model}: has no signature 'raw', which takes scanner units; "
+            "export it with python -m trainer"
+        )
+    geometry = volumes.training_geometry(model.card)
+    if model.size != geometry.config.size:
+        raise UserError(
+            f"--saved_model={saved_model}: takes slices of {model.size[0]}x{model.size[1]}, its "
+            f"card tells of {geometry.config.size[0]}x{geometry.config.size[1]}; export it again"
+        )
+    if geometry.zooms is None:
+        print(
+            "warning: the model's card does not tell the voxel size of its training data, so scans "
+            "are cropped or padded and never resampled",
+            file=sys.stderr,
+        )
+    return model, geometry
+
+
+def _main(rest: list[str]) -> None:
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: everything is given by flags")
+    reconstruct(
+        pathlib.Path(FLAGS.saved_model),
+        pathlib.Path(FLAGS.input),
+        pathlib.Path(FLAGS.output_dir),
+        batch_size=FLAGS.batch_size,
+    )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with `argv`, the process's own by default; returns the exit code."""
+    return cli.run(_main, FLAGS, argv, usage=USAGE)
