@@ -22,9 +22,10 @@ O/summary.json the statistics, O/report.html both with pictures, for a person.
 
 Commands with flags of their own (python -m evaluator COMMAND --help):
   reconstruct   a scan of yours: reconstruction and anomaly map as NIfTI
+  anomalies     do residuals find lesions? synthetic ones, or volumes with masks
 """
 
-COMMANDS = ("reconstruct",)
+COMMANDS = ("reconstruct", "anomalies")
 """Modules of this package with a `run` as below."""
 
 FLAGS = flags.FlagValues()

@@ -219,7 +219,10 @@ def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
     manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
     lists = manifest["config"]
     config = SliceConfig(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in lists.items()}
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in lists.items()
+        }
     )
     # Datasets made before this was recorded lack it.
     recorded = manifest.get("geometry") or {"shape": None, "zooms": None}
@@ -242,8 +245,8 @@ def _print(
     print()
     for row in comparisons:
         print(
-            f"{row['model']}, {row['looks_for']}: {row['verdict']} than {row['baseline']} "
-            f"(AUPRC {row['auprc_difference']:+.4f})"
+            f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
+            f"AUPRC {row['auprc_difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
         )
 
 

@@ -29,7 +29,9 @@ def overlays(examples: Sequence[Example]) -> bytes:
             axes[place].imshow(np.rot90(image), cmap="gray", vmin=0, vmax=1)
         if example.lesion.any():
             axes[1].contour(np.rot90(example.lesion), [0.5], colors=_COLOURS[1], linewidths=1)
-        for place, name in zip([*range(3, 3 + 2 * len(models), 2), -1], [*models, BLURRED], strict=True):
+        for place, name in zip(
+            [*range(3, 3 + 2 * len(models), 2), -1], [*models, BLURRED], strict=True
+        ):
             residual = np.rot90(example.image - example.references[name])
             shown = axes[place].imshow(
                 residual, cmap=figures.RESIDUAL_COLOURS, vmin=-limit, vmax=limit

@@ -56,7 +56,9 @@ def measure(
     for kind in ("group", "subject"):
         for method, tally in tallies.items():
             table = tally.groups if kind == "group" else tally.subjects
-            rows += [_row(method, table[name], limits[method], kind, name) for name in sorted(table)]
+            rows += [
+                _row(method, table[name], limits[method], kind, name) for name in sorted(table)
+            ]
     return rows, _comparisons(rows[: len(tallies)], samples)
 
 
@@ -116,7 +118,7 @@ def _comparisons(
 
 def _verdict(low: float, high: float) -> str:
     if math.isnan(low):
-        return "one subject, no interval"
+        return "no interval"
     return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 

@@ -1,6 +1,7 @@
 """Volumes and their lesion masks in one folder, by their names."""
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Sequence
 
@@ -24,7 +25,7 @@ class Pair:
 
 
 def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
-    """T1 volumes with lesion masks in a folder, at any depth.
+    """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
     A mask has one of `MASK_WORDS` among the words of its name, which `-`, `_`, `.` and spaces
     part. It belongs to the volume whose name has the same words, these and the modality (T1, T1w)
@@ -40,10 +41,10 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     """
     catalog = find_scans(source_dir)
     masks: dict[tuple[str, ...], list[str]] = {}
-    for refused in catalog.refused:
-        words = _words(refused.path)
-        if refused.reason == "label_map" and MASK_WORDS & set(words):
-            masks.setdefault(_identity(words), []).append(refused.path)
+    for path in sorted(pathlib.Path(source_dir).rglob("*")):
+        words = _words(str(path))
+        if path.name.lower().endswith((".nii", ".nii.gz")) and MASK_WORDS & set(words):
+            masks.setdefault(_identity(words), []).append(str(path))
     pairs, alone = [], []
     for scan in catalog.scans:
         candidates = masks.get(_identity(_words(scan.path)), [])
