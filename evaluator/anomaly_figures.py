@@ -54,6 +54,7 @@ def precision_recall(tallies: Mapping[Method, Tally]) -> bytes:
     for axes, direction in zip(panels, DIRECTIONS, strict=True):
         for place, name in enumerate(names):
             counts = tallies[name, direction].overall
+            area = float(curves.statistics(counts, 0)["auprc"])
             precision, recall = curves.precision_recall(counts)
             axes.step(
                 recall,
@@ -61,7 +62,7 @@ def precision_recall(tallies: Mapping[Method, Tally]) -> bytes:
                 where="post",
                 color=_COLOURS[place % len(_COLOURS)],
                 linestyle=_STYLES[place % len(_STYLES)],
-                label=f"{name}: {float(curves.auprc(counts)):.3f}",
+                label=f"{name}: {area:.3f}",
             )
         chance = float(curves.prevalence(counts))
         axes.axhline(chance, color="grey", linewidth=0.8, label=f"chance: {chance:.3f}")

@@ -5,7 +5,6 @@ to 1. Scores within a bin are ties. The curves are therefore exactly those of sc
 1/4096, and AUPRC and AUROC are within `TOLERANCE` of those of the scores themselves.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,43 +33,35 @@ def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     return np.bincount((bins + BINS * lesions).ravel(), minlength=2 * BINS).reshape(2, BINS)
 
 
-def _at_or_above(counts: np.ndarray) -> np.ndarray:
-    """Pixels at or above each bin, from the highest bin down, float64 [..., 2, BINS]."""
-    return np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)
+def statistics(counts: np.ndarray, threshold: int) -> dict[str, np.ndarray]:
+    """How well the scores find the lesions; NaN where there is no lesion.
 
+    Args:
+      counts: [..., 2, BINS], or of fewer bins in the same order.
+      threshold: the bin above which `dice` takes pixels for lesion.
 
-def auprc(counts: np.ndarray) -> np.ndarray:
-    """Area under the precision-recall curve as average precision, NaN where there is no lesion.
-
-    The sum over thresholds of precision times gain in recall, as scikit-learn's
-    `average_precision_score`: no interpolation between points.
+    Returns:
+      `auprc`, average precision: the sum over thresholds of precision times gain in recall, as
+      scikit-learn has it, with no interpolation. `auroc`, the chance that a lesion pixel scores
+      above a healthy one, ties half. `dice` of what is above the threshold. `best_dice`, the
+      highest that any threshold gives, which takes the masks to know. Each [...].
     """
-    above = _at_or_above(counts)
-    precision = above[..., 1, :] / np.maximum(above.sum(axis=-2), 1)
-    return _share((precision * counts[..., 1, ::-1]).sum(axis=-1), above[..., 1, -1])
-
-
-def auroc(counts: np.ndarray) -> np.ndarray:
-    """Chance that a lesion pixel scores above a healthy one, ties half; NaN where one is missing."""
-    above = _at_or_above(counts)
-    healthy, lesion = counts[..., 0, ::-1], counts[..., 1, ::-1]
-    won = (healthy * (above[..., 1, :] - lesion / 2)).sum(axis=-1)
-    return _share(won, above[..., 0, -1] * above[..., 1, -1])
-
-
-def dice_above(counts: np.ndarray, threshold: int) -> np.ndarray:
-    """Dice of the lesions and what scores in bins above `threshold`; NaN where there is no lesion."""
-    found = counts[..., threshold + 1 :].sum(axis=-1)
-    dice = 2 * found[..., 1] / np.maximum(found.sum(axis=-1) + counts[..., 1, :].sum(axis=-1), 1)
-    return np.where(counts[..., 1, :].any(axis=-1), dice, np.nan)
-
-
-def best_dice(counts: np.ndarray) -> np.ndarray:
-    """The highest Dice that any threshold gives: it takes the masks to know it."""
-    above = _at_or_above(counts)
-    total = above[..., 1, -1]
-    dice = 2 * above[..., 1, :] / np.maximum(above.sum(axis=-2) + total[..., None], 1)
-    return np.where(total > 0, dice.max(axis=-1), np.nan)
+    # From the highest bin down.
+    above = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)
+    healthy, lesion = above[..., 0, :], above[..., 1, :]
+    found, positives = healthy + lesion, lesion[..., -1]
+    gained = counts[..., ::-1]
+    precision = lesion / np.maximum(found, 1)
+    won = _sum(gained[..., 0, :], lesion) - _sum(gained[..., 0, :], gained[..., 1, :]) / 2
+    dice = 2 * lesion / np.maximum(found + positives[..., None], 1)
+    place = counts.shape[-1] - threshold - 2
+    at_threshold = dice[..., place] if place >= 0 else np.zeros_like(positives)
+    return {
+        "auprc": _share(_sum(gained[..., 1, :], precision), positives),
+        "auroc": _share(won, positives * healthy[..., -1]),
+        "dice": np.where(positives > 0, at_threshold, np.nan),
+        "best_dice": np.where(positives > 0, dice.max(axis=-1), np.nan),
+    }
 
 
 def prevalence(counts: np.ndarray) -> np.ndarray:
@@ -90,8 +81,8 @@ def upper_edge(bins: int) -> float:
 
 
 def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall at every bin that has pixels, highest first."""
-    above = _at_or_above(counts)[:, counts[:, ::-1].any(axis=0)]
+    """Precision and recall at every bin that has pixels, highest first, of counts [2, BINS]."""
+    above = np.cumsum(counts[:, counts.any(axis=0)][:, ::-1], axis=1)
     return above[1] / above.sum(axis=0), above[1] / max(above[1, -1], 1)
 
 
@@ -101,21 +92,23 @@ def resample(subjects: int, *, seed: int) -> np.ndarray:
     return rng.multinomial(subjects, [1 / subjects] * subjects, size=RESAMPLES)
 
 
-def bootstrap(
-    statistics: Callable[[np.ndarray], np.ndarray], counts: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """Statistics of every bootstrap sample of subjects, [..., samples].
+def bootstrap(counts: np.ndarray, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """`statistics` of every bootstrap sample of subjects, each [samples].
 
     Args:
-      statistics: takes counts [samples, 2, BINS] and gives one or more of the functions above,
-        [..., samples].
       counts: of each subject, [subjects, 2, BINS].
+      threshold: as there.
       weights: what `resample` gives; the same for methods that are to be compared in pairs.
     """
-    flat = counts.reshape(len(counts), -1).astype(np.float64)
-    chunks = np.array_split(weights, max(1, len(weights) // 100))
-    parts = [statistics((chunk @ flat).reshape(-1, 2, BINS)) for chunk in chunks]
-    return np.concatenate(parts, axis=-1)
+    # Bins without pixels change nothing and are most of them.
+    filled = np.flatnonzero(counts.any(axis=(0, 1)))
+    threshold = int(np.searchsorted(filled, threshold, side="right")) - 1
+    flat = counts[..., filled].reshape(len(counts), -1).astype(np.float64)
+    parts = [
+        statistics((chunk @ flat).reshape(-1, 2, len(filled)), threshold)
+        for chunk in np.array_split(weights, max(1, len(weights) // 50))
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -126,6 +119,11 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(known, [tail, 100 - tail])
     return float(low), float(high)
+
+
+def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Sum of products over the bins."""
+    return np.einsum("...b,...b->...", one, other)
 
 
 def _share(part: Any, whole: Any) -> np.ndarray:

@@ -48,10 +48,10 @@ def measure(
         row = _row(method, tally.overall, limits[method])
         if weights is not None:
             counts = np.stack([tally.subjects[subject] for subject in subjects])
-            drawn = curves.bootstrap(lambda c, m=method: _statistics(c, limits[m]), counts, weights)
-            for name, values in zip(STATISTICS, drawn, strict=True):
-                row[f"{name}_low"], row[f"{name}_high"] = curves.interval(values)
-            samples[method] = drawn[0]
+            drawn = curves.bootstrap(counts, limits[method], weights)
+            for name in STATISTICS:
+                row[f"{name}_low"], row[f"{name}_high"] = curves.interval(drawn[name])
+            samples[method] = drawn["auprc"]
         rows.append(row)
     for kind in ("group", "subject"):
         for method, tally in tallies.items():
@@ -62,21 +62,10 @@ def measure(
     return rows, _comparisons(rows[: len(tallies)], samples)
 
 
-def _statistics(counts: np.ndarray, limit: int) -> np.ndarray:
-    return np.stack(
-        [
-            curves.auprc(counts),
-            curves.auroc(counts),
-            curves.dice_above(counts, limit),
-            curves.best_dice(counts),
-        ]
-    )
-
-
 def _row(
     method: Method, counts: np.ndarray, limit: int, kind: str = "", name: str = ""
 ) -> dict[str, Any]:
-    values = _statistics(counts, limit)
+    values = curves.statistics(counts, limit)
     return {
         "method": method[0],
         "looks_for": method[1],
@@ -87,7 +76,7 @@ def _row(
         "lesion_pixels": int(counts[1].sum()),
         "prevalence": float(curves.prevalence(counts)),
         "threshold": curves.upper_edge(limit),
-        **{name: float(value) for name, value in zip(STATISTICS, values, strict=True)},
+        **{name: float(values[name]) for name in STATISTICS},
     }
 
 

@@ -148,11 +148,12 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
                 counts = curves.count(scores[place][here], masks[place][here])
                 tally.add(counts, subject=subject, group=str(kind or "no lesion"))
         for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
+            if kind is None or kind.radius != lesions.RADII[1]:
+                continue
             # The first by name with each contrast, so that order and batches do not matter.
-            if kind and kind.radius == lesions.RADII[1]:
-                if kind.contrast not in shown or key < shown[kind.contrast][0]:
-                    example = _example(f"{key}\n{kind}", place, images, masks, references)
-                    shown[kind.contrast] = key, example
+            if kind.contrast not in shown or key < shown[kind.contrast][0]:
+                example = _example(f"{key}\n{kind}", place, images, masks, references)
+                shown[kind.contrast] = key, example
         facts["slices"] += len(keys)
         facts["slices_with_lesion"] += sum(kind is not None for kind in kinds)
         progress.update(len(keys))

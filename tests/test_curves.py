@@ -20,8 +20,8 @@ def test_areas_are_scikit_learns_within_the_stated_tolerance(share, shift):
     counts = curves.count(scores.astype(np.float32), lesions)
     auprc = sklearn.metrics.average_precision_score(lesions, scores)
     auroc = sklearn.metrics.roc_auc_score(lesions, scores)
-    assert abs(curves.auprc(counts) - auprc) < curves.TOLERANCE
-    assert abs(curves.auroc(counts) - auroc) < curves.TOLERANCE
+    assert abs(curves.statistics(counts, 0)["auprc"] - auprc) < curves.TOLERANCE
+    assert abs(curves.statistics(counts, 0)["auroc"] - auroc) < curves.TOLERANCE
 
 
 def test_areas_of_8_bit_scores_are_exact():
@@ -30,9 +30,9 @@ def test_areas_of_8_bit_scores_are_exact():
     levels = np.clip(rng.normal(100 + 30 * lesions, 40), 0, 255).round() / 255
     counts = curves.count(levels.astype(np.float32), lesions)
     expected = sklearn.metrics.average_precision_score(lesions, levels)
-    assert curves.auprc(counts) == pytest.approx(expected, abs=1e-12)
+    assert curves.statistics(counts, 0)["auprc"] == pytest.approx(expected, abs=1e-12)
     expected = sklearn.metrics.roc_auc_score(lesions, levels)
-    assert curves.auroc(counts) == pytest.approx(expected, abs=1e-12)
+    assert curves.statistics(counts, 0)["auroc"] == pytest.approx(expected, abs=1e-12)
     precision, recall = curves.precision_recall(counts)
     found = sklearn.metrics.precision_recall_curve(lesions, levels)
     np.testing.assert_allclose(precision, found[0][-2::-1])
@@ -56,18 +56,23 @@ def test_dice_at_a_healthy_percentile_and_the_best_possible():
     assert (healthy > threshold).mean() == pytest.approx(0.01, abs=1e-3)
     counts = curves.count(scores, lesions)
     expected = sklearn.metrics.f1_score(lesions, scores >= threshold)
-    assert curves.dice_above(counts, limit) == pytest.approx(expected, abs=1e-12)
+    assert curves.statistics(counts, limit)["dice"] == pytest.approx(expected, abs=1e-12)
     found = scores[:, None] >= np.arange(0, 0.4, 1 / 4096)
     best = (2 * found[lesions].sum(axis=0) / (found.sum(axis=0) + lesions.sum())).max()
-    assert curves.best_dice(counts) == pytest.approx(best, abs=1e-12)
+    assert curves.statistics(counts, 0)["best_dice"] == pytest.approx(best, abs=1e-12)
     assert curves.prevalence(counts) == pytest.approx(lesions.mean())
 
 
 def test_without_lesions_there_is_no_number():
     counts = curves.count(np.array([0.1, 0.2]), np.array([False, False]))
-    for value in (curves.auprc(counts), curves.auroc(counts), curves.best_dice(counts)):
-        assert np.isnan(value)
-    assert np.isnan(curves.dice_above(counts, 0))
+    assert all(np.isnan(value) for value in curves.statistics(counts, 0).values())
+    assert np.isnan(curves.interval(np.array([np.nan, np.nan]))).all()
+
+
+def test_nothing_lies_above_the_highest_bin():
+    counts = curves.count(np.array([0.1, 1.0]), np.array([False, True]))
+    assert curves.statistics(counts, curves.BINS - 1)["dice"] == 0
+    assert curves.statistics(counts, curves.BINS - 2)["dice"] == 1
 
 
 def test_intervals_are_those_of_resampled_subjects():
@@ -75,7 +80,9 @@ def test_intervals_are_those_of_resampled_subjects():
     people = [pixels(rng, 500, 0.2, shift) for shift in (0.0, 0.02, 0.05, 0.1, 0.2)]
     counts = np.stack([curves.count(*person) for person in people])
     weights = curves.resample(5, seed=0)
-    values = curves.bootstrap(curves.auprc, counts, weights)
+    limit = curves.percentile_bin(counts[0], 90)
+    drawn_values = curves.bootstrap(counts, limit, weights)
+    values = drawn_values["auprc"]
     assert (weights.sum(axis=1) == 5).all()
     for sample in (0, 500, 999):
         drawn = [
@@ -86,6 +93,8 @@ def test_intervals_are_those_of_resampled_subjects():
         scores, lesions = (np.concatenate(part) for part in zip(*drawn, strict=True))
         expected = sklearn.metrics.average_precision_score(lesions, scores)
         assert values[sample] == pytest.approx(expected, abs=curves.TOLERANCE)
+        expected = sklearn.metrics.f1_score(lesions, scores >= curves.upper_edge(limit))
+        assert drawn_values["dice"][sample] == pytest.approx(expected, abs=1e-9)
     low, high = curves.interval(values)
-    assert low < curves.auprc(counts.sum(axis=0)) < high
+    assert low < curves.statistics(counts.sum(axis=0), 0)["auprc"] < high
     assert np.mean((values >= low) & (values <= high)) == pytest.approx(0.95, abs=0.01)
