@@ -1,22 +1,18 @@
 """How well scores tell lesion from healthy pixels, from histograms that do not grow with pixels.
 
-Counts are integers [..., 2, BINS]: healthy and lesion pixels by score, bins of equal width from -1
-to 1. Scores within a bin are ties. The curves are therefore exactly those of scores rounded to
-1/4096, and AUPRC and AUROC are within `TOLERANCE` of those of the scores themselves.
+Counts are integers [..., 2, BINS]: healthy and lesion pixels by score. The bins, from -1 to 1, have
+equal widths in the signed square root of the score, so that they are finest at 0, where residuals
+of good models lie. Scores within a bin are ties, so that AUPRC and AUROC differ from those of the
+scores themselves, by less than `TOLERANCE`.
 """
-
-from typing import Any
 
 import numpy as np
 
 BINS = 8192
-"""Bins from -1 to 1, so that each of the 256 levels of a stored slice has one of its own."""
+"""Each of the 256 levels of a stored slice has a bin of its own."""
 
 TOLERANCE = 1e-3
-"""Largest difference of AUPRC and AUROC from scikit-learn's on unrounded scores that tests allow.
-
-Seen were differences below 1e-4.
-"""
+"""Largest difference of AUPRC and AUROC from scikit-learn's on unbinned scores that tests allow."""
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -29,7 +25,8 @@ def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
       scores: finite numbers, any shape.
       lesions: bool of the same shape.
     """
-    bins = np.clip(np.floor((scores + 1.0) * (BINS // 2)), 0, BINS - 1).astype(np.int64)
+    spread = np.sign(scores) * np.sqrt(np.abs(scores))
+    bins = np.clip(np.floor((spread + 1.0) * (BINS // 2)), 0, BINS - 1).astype(np.int64)
     return np.bincount((bins + BINS * lesions).ravel(), minlength=2 * BINS).reshape(2, BINS)
 
 
@@ -77,7 +74,8 @@ def percentile_bin(counts: np.ndarray, percentile: float) -> int:
 
 def upper_edge(bins: int) -> float:
     """The score at which a bin ends."""
-    return (bins + 1) / (BINS // 2) - 1.0
+    spread = (bins + 1) / (BINS // 2) - 1.0
+    return spread * abs(spread)
 
 
 def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,6 +124,5 @@ def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.einsum("...b,...b->...", one, other)
 
 
-def _share(part: Any, whole: Any) -> np.ndarray:
-    whole = np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
