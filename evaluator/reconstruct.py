@@ -93,7 +93,7 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
         if other != job.path:
             raise UserError(f"{other} and {job.path}: their results would be the same files")
     if refused:
-        print(f"{len(refused)} files are no T1 heads by their names, such as {refused[0]}")
+        print(f"passed over by name: {len(refused)}, such as {refused[0]}")
     return jobs
 
 

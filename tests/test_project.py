@@ -71,16 +71,18 @@ def test_the_readmes_commands_lead_from_scans_to_scores(tmp_path, monkeypatch):
     assert commands.pop(0)[:2] == ["ixi_tfds", "download"]
     assert [command[0] for command in commands] == [
         *["beam_preprocess"] * 2,
-        *["trainer", "evaluator"],
+        *["trainer", "evaluator", "evaluator"],
     ]
     geometries = iter([((256, 256, 112), (0.9, 0.9, 1.2)), ((120, 120, 90), (2.0, 2.0, 2.0))])
     for command in commands:
         if command[0] == "beam_preprocess":
             shutil.rmtree("scans", ignore_errors=True)
             write_heads(tmp_path / "scans", *next(geometries))
+            shutil.copy("scans/IXI701-HH-0000-T1.nii.gz", "head.nii.gz")
         done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "scores/report.html").exists()
+    assert nib.load("maps/head_anomaly.nii.gz").shape == nib.load("head.nii.gz").shape
     for block in readme_blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

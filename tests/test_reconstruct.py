@@ -246,7 +246,7 @@ def test_bad_scans_do_not_stop_the_others_and_are_named_in_the_end(copier, tmp_p
     write_head(source, "good_mask")
     assert reconstruct(copier, source, tmp_path / "out") == 2
     shown = capsys.readouterr()
-    assert "1 files are no T1 heads by their names" in shown.out
+    assert "passed over by name: 1, such as" in shown.out
     (error,) = (line for line in shown.err.splitlines() if line.startswith("error: "))
     assert "5 of 6 scans refused" in error
     for name, detail in said.items():
