@@ -8,18 +8,21 @@ scores themselves, by less than `TOLERANCE`.
 
 import numpy as np
 
-BINS = 8192
+BINS = 32768
 """Each of the 256 levels of a stored slice has a bin of its own."""
 
 TOLERANCE = 1e-3
-"""Largest difference of AUPRC and AUROC from scikit-learn's on unbinned scores that tests allow."""
+"""Largest difference of AUPRC and AUROC from scikit-learn's on unbinned scores that tests allow.
+
+0.0002 was the largest seen: bins count as ties, which make AUPRC a little lower.
+"""
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
 
 
 def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
-    """Histogram of scores, int64 [2, BINS]; those beyond -1 and 1 count in the outermost bins.
+    """Histogram of scores, int32 [2, BINS]; those beyond -1 and 1 count in the outermost bins.
 
     Args:
       scores: finite numbers, any shape.
@@ -27,7 +30,9 @@ def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
     """
     spread = np.sign(scores) * np.sqrt(np.abs(scores))
     bins = np.clip(np.floor((spread + 1.0) * (BINS // 2)), 0, BINS - 1).astype(np.int64)
-    return np.bincount((bins + BINS * lesions).ravel(), minlength=2 * BINS).reshape(2, BINS)
+    counts = np.bincount((bins + BINS * lesions).ravel(), minlength=2 * BINS)
+    # A slice or volume has far fewer pixels than int32 counts, and tallies are many.
+    return counts.astype(np.int32).reshape(2, BINS)
 
 
 def statistics(counts: np.ndarray, threshold: int) -> dict[str, np.ndarray]:

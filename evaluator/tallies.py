@@ -25,7 +25,7 @@ EXAMPLES = 4
 
 @dataclasses.dataclass
 class Tally:
-    """Histograms of one method, `curves.count`'s, int64 [2, BINS].
+    """Histograms of one method, `curves.count`'s, int32 [2, BINS].
 
     Attributes:
       subjects: of each subject.
@@ -42,8 +42,8 @@ class Tally:
 
     @property
     def overall(self) -> np.ndarray:
-        """All pixels together."""
-        return np.sum(list(self.subjects.values()), axis=0)
+        """All pixels together, int64."""
+        return np.sum(list(self.subjects.values()), axis=0, dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,14 +52,14 @@ def test_histograms_add_up():
 def test_dice_at_a_healthy_percentile_and_the_best_possible():
     rng = np.random.default_rng(4)
     healthy, none = pixels(rng, 20_000, 0.0, 0.0)
-    scores, lesions = pixels(rng, 20_000, 0.05, 0.1)
+    scores, lesions = pixels(rng, 5_000, 0.05, 0.1)
     limit = curves.percentile_bin(curves.count(healthy, none), 99)
     threshold = curves.upper_edge(limit)
     assert (healthy > threshold).mean() == pytest.approx(0.01, abs=1e-3)
     counts = curves.count(scores, lesions)
     expected = sklearn.metrics.f1_score(lesions, scores >= threshold)
     assert curves.statistics(counts, limit)["dice"] == pytest.approx(expected, abs=1e-12)
-    found = scores[:, None] >= (np.arange(2600) / 4096) ** 2
+    found = scores[:, None] >= (np.arange(0, 10_000) / (curves.BINS / 2)) ** 2
     best = (2 * found[lesions].sum(axis=0) / (found.sum(axis=0) + lesions.sum())).max()
     assert curves.statistics(counts, 0)["best_dice"] == pytest.approx(best, abs=1e-12)
     assert curves.prevalence(counts) == pytest.approx(lesions.mean())
