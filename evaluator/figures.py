@@ -6,7 +6,7 @@ puts superior up and anterior to the left.
 
 import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -123,7 +123,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
     figure, axes = _plot()
     count = min(max(10, round(frame["key"].nunique() ** 0.5)), 40)
     bins = np.histogram_bin_edges(frame[metric], bins=count).tolist()
-    for model, style in _styles(frame).items():
+    for model, style in _styles(frame["model"]).items():
         values = frame.loc[frame["model"] == model, metric]
         label = f"{model}, mean {values.mean():.4g}"
         axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=label, **style)
@@ -135,7 +135,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
 def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
     """A metric against the place of the slice in its volume: dots, and the mean of each model."""
     figure, axes = _plot()
-    for model, style in _styles(frame).items():
+    for model, style in _styles(frame["model"]).items():
         mine = frame[frame["model"] == model]
         means = mine.groupby("slice_index")[metric].mean()
         axes.scatter(
@@ -160,7 +160,7 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
     """
     figure, axes = _plot()
     wanted = curves[curves["corruption"].isin(["none", corruption])]
-    for model, style in _styles(wanted, first_is_reference=True).items():
+    for model, style in _styles(wanted["model"], first_is_reference=True).items():
         mine = wanted[wanted["model"] == model].sort_values("amount")
         axes.plot(mine["amount"], mine[metric], marker="o", markersize=3.5, label=model, **style)
         ends = mine[f"{metric}_low"], mine[f"{metric}_high"]
@@ -171,19 +171,21 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
     return _png(_with_legend(figure, axes))
 
 
-def learning_curves(histories: Mapping[str, pd.DataFrame], column: str, label: str) -> bytes:
+def learning_curves(
+    histories: Mapping[str, pd.DataFrame], column: str, label: str, *, models: Sequence[str]
+) -> bytes:
     """A column of several runs' histories against the epoch; losses on a logarithmic scale.
 
     Args:
       histories: by model, each with `epoch` and `column`.
       column: what to draw.
       label: what it is.
+      models: all models of the report, so that each has its colour also where others lack a history.
     """
     figure, axes = _plot()
-    runs = pd.DataFrame({"model": list(histories)})
-    for model, style in _styles(runs).items():
-        history = histories[model]
-        axes.plot(history["epoch"], history[column], label=model, **style)
+    for model, style in _styles(models).items():
+        if model in histories:
+            axes.plot(histories[model]["epoch"], histories[model][column], label=model, **style)
     if "loss" in column:
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -192,9 +194,9 @@ def learning_curves(histories: Mapping[str, pd.DataFrame], column: str, label: s
     return _png(_with_legend(figure, axes))
 
 
-def _styles(frame: pd.DataFrame, *, first_is_reference: bool = False) -> dict[str, dict[str, Any]]:
-    """Colour and line of each model, in the order of `frame`; a reference is grey and dashed."""
-    models = list(dict.fromkeys(frame["model"]))
+def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[str, dict[str, Any]]:
+    """Colour and line of each model, by the order of names; a reference is grey and dashed."""
+    models = list(dict.fromkeys(names))
     styles: dict[str, dict[str, Any]] = {}
     if first_is_reference:
         styles[models.pop(0)] = {"color": "#777777", "linestyle": (0, (4, 2))}

@@ -189,7 +189,7 @@ def learning_section(
 
     Args:
       histories: `history.csv` of the run of each model.
-      cards: of the same models.
+      cards: of all models of the report.
     """
     panels = {}
     by_loss: dict[str, dict[str, pd.DataFrame]] = {}
@@ -199,9 +199,9 @@ def learning_section(
     for loss, runs in by_loss.items():
         for column, label in (("val_loss", "validation"), ("loss", "training")):
             label = f"{label} loss ({loss})"
-            panels[label] = figures.learning_curves(runs, column, label)
+            panels[label] = figures.learning_curves(runs, column, label, models=list(cards))
     label = "validation PSNR (dB)"
-    panels[label] = figures.learning_curves(histories, "val_psnr", label)
+    panels[label] = figures.learning_curves(histories, "val_psnr", label, models=list(cards))
     note = "Losses of different kinds do not compare, so each kind has plots of its own."
     return Section("Learning", figures=[Figure("", panels)], notes=[note])
 
