@@ -180,7 +180,7 @@ def learning_curves(
       histories: by model, each with `epoch` and `column`.
       column: what to draw.
       label: what it is.
-      models: all models of the report, so that each has its colour also where others lack a history.
+      models: all models of the report, of which each has its colour in every plot.
     """
     figure, axes = _plot()
     for model, style in _styles(models).items():
