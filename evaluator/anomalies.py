@@ -1,7 +1,6 @@
 """Do the residuals of a model find lesions? `python -m evaluator anomalies --help`."""
 
 import dataclasses
-import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -89,8 +88,6 @@ class Config:
         for path in self.saved_model:
             if not path.is_dir():
                 raise UserError(f"--saved_model={path}: no such folder")
-        if len(set(self.saved_model)) < len(self.saved_model):
-            raise UserError("--saved_model names a folder twice")
         if not self.data_dir.is_dir():
             raise UserError(f"--data_dir={self.data_dir}: no such folder")
         if self.batch_size < 1:
@@ -132,14 +129,16 @@ def find_lesions(config: Config) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder are not there or not fit for the others.
     """
-    from evaluator import anomaly_report, detection, pairs, scoring, tallies
+    from evaluator import anomaly_report, detection, pairs, report, scoring, tallies
 
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
     validation = scoring.open_split(config.data_dir, config.dataset, "validation")
-    models = _load_models(config.saved_model, validation.size)
+    models = scoring.load_models(config.saved_model)
+    for model in models:
+        scoring.check_size(model, validation)
     height = validation.size[0]
     scorer = tallies.Scorer(
         models=models,
@@ -175,59 +174,27 @@ def find_lesions(config: Config) -> None:
     rows, comparisons = detection.measure(found.tallies, limits, seed=config.seed)
     facts["counts"] = found.facts
     detection.write_results(config.output_dir, rows, comparisons, facts)
-    page = anomaly_report.render(facts, rows, comparisons, found)
+    sections = anomaly_report.sections(facts, rows, comparisons, found)
+    lead = anomaly_report.lead(facts, rows)
+    page = report.render("Do residuals find lesions?", lead, sections)
     detection.write_text(config.output_dir / "anomalies.html", page)
     _print(facts, rows, comparisons)
     print(f"\nReport: {config.output_dir / 'anomalies.html'}")
 
 
-def _load_models(paths: Sequence[pathlib.Path], size: tuple[int, int]) -> list[Any]:
-    """The models, under names that tell them apart.
-
-    Raises:
-      UserError: one cannot be loaded or takes slices of another size.
-    """
-    from evaluator import scoring
-
-    models = [scoring.load_model(path) for path in paths]
-    for model in models:
-        if any(takes not in (None, has) for takes, has in zip(model.size, size, strict=True)):
-            raise UserError(
-                f"{model.name} takes slices of {model.size[0]}x{model.size[1]}, and those of the "
-                f"dataset are {size[0]}x{size[1]}; choose the one that it was trained on by "
-                "--dataset"
-            )
-    if len({model.name for model in models}) == len(models):
-        return models
-    common = os.path.commonpath([path.resolve() for path in paths])
-    return [
-        dataclasses.replace(model, name=str(path.resolve().relative_to(common)))
-        for model, path in zip(models, paths, strict=True)
-    ]
-
-
 def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
-    """The dataset's slices, to which other volumes are fitted.
+    """The `volumes.Geometry` of a dataset, to which other scans are fitted.
 
     Raises:
       DatasetError: there is no such dataset.
     """
-    from evaluator.volumes import Geometry
+    from evaluator import volumes
     from ixi_tfds import datasets
-    from ixi_tfds.configs import SliceConfig
 
     manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
-    lists = manifest["config"]
-    config = SliceConfig(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in lists.items()
-        }
-    )
-    # Datasets made before this was recorded lack it.
-    recorded = manifest.get("geometry") or {"shape": None, "zooms": None}
-    shape, zooms = (recorded[name] and tuple(recorded[name]) for name in ("shape", "zooms"))
-    return Geometry(config, shape, zooms)
+    # As a model's card tells it; datasets made before it was recorded lack the geometry.
+    facts = {"slices": manifest["config"], "geometry": manifest.get("geometry")}
+    return volumes.training_geometry({"datasets": {dataset: facts}})
 
 
 def _print(

@@ -1,7 +1,7 @@
 """Scores of splits and volumes into histograms, so that memory does not grow with their number."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ import tqdm
 
 from evaluator import anomaly, curves, lesions, volumes
 from evaluator.pairs import Pair, read_mask
-from evaluator.scoring import Model, Split
+from evaluator.scoring import Model, Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.features import slice_key
 
@@ -125,14 +125,15 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
     facts = {"slices": 0, "slices_with_lesion": 0}
     shown: dict[float, tuple[str, Example]] = {}
     progress = tqdm.tqdm(total=split.slices, unit="slice", desc=split.name, disable=None)
-    for batch in _batches(split, scorer.batch_size):
-        images = batch["image"][..., 0].astype(np.float32) / 255
-        subjects = [name.decode() for name in batch["subject"].tolist()]
-        keys = list(map(slice_key, subjects, batch["slice_index"].tolist()))
+    for batch in read_batches(split, scorer.batch_size):
+        images = batch["image"].numpy()[..., 0].astype(np.float32) / 255
+        subjects = [name.decode() for name in batch["subject"].numpy()]
+        keys = batch_keys(batch)
         heads = np.stack([anomaly.head_mask(image) for image in images])
         inner = np.stack([anomaly.inner_head(head) for head in heads])
         region = inner if scorer.inner else heads
-        masks, kinds = np.zeros_like(heads), [None] * len(keys)
+        masks = np.zeros_like(heads)
+        kinds: list[lesions.Kind | None] = [None] * len(keys)
         if seed is not None:
             for place, key in enumerate(keys):
                 images[place], masks[place], kinds[place] = lesions.add_lesion(
@@ -152,7 +153,7 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
                 continue
             # The first by name with each contrast, so that order and batches do not matter.
             if kind.contrast not in shown or key < shown[kind.contrast][0]:
-                example = _example(f"{key}\n{kind}", place, images, masks, references)
+                example = _example(f"{key}: {kind}", place, images, masks, references)
                 shown[kind.contrast] = key, example
         facts["slices"] += len(keys)
         facts["slices_with_lesion"] += sum(kind is not None for kind in kinds)
@@ -201,21 +202,9 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
                 tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
         outlines = volumes.to_slices(stack, marked) >= 0.5
         for place in _most_lesion(outlines, max(1, EXAMPLES // len(pairs))):
-            title = f"{subject}\nslice {used[place]}"
+            title = f"{subject}, slice {used[place]}"
             examples.append(_example(title, place, images, outlines, references))
     return Found(tallies, facts, examples[:EXAMPLES])
-
-
-def _batches(split: Split, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    import tensorflow_datasets as tfds
-
-    dataset = split.builder.as_dataset(
-        split=split.name,
-        batch_size=batch_size,
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False),
-    )
-    yield from tfds.as_numpy(dataset.prefetch(2))
 
 
 def _scaled(slices: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:

@@ -203,7 +203,7 @@ def test_models_of_one_name_are_told_apart(data_dir, tmp_path):
     models = ",".join(str(tmp_path / run / "export" / "net") for run in ("a", "b"))
     assert evaluator.run(arguments(models, data_dir, tmp_path / "out")) == 0
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert list(facts["models"]) == ["a/export/net", "b/export/net"]
+    assert list(facts["models"]) == ["a", "b"]
 
 
 def test_the_page_stands_alone(output):
@@ -212,11 +212,12 @@ def test_the_page_stands_alone(output):
     assert all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?:|<script|@import|url\(", page)
     images = [source.split(",", 1)[1] for source in sources if "image/png" in source]
-    assert len(images) == 2
+    # Three plots, and at most four slices: with and without outline, two expectations, residuals.
+    assert len(images) in {3 + 6 * slices for slices in (1, 2, 3, 4)}
     for png in images:
         assert np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(png)))).std() > 0
     for name in ("blurred input", "intensity", "IXI909", "contrast +0.30"):
-        assert f">{name}<" in page or name in page
+        assert name in page
 
 
 # Volumes with masks.
@@ -333,7 +334,7 @@ def test_a_mask_on_another_grid_gets_one_line(heads_dir, model, tmp_path, capsys
     ("flag", "message"),
     [
         ("--saved_model=nowhere", "no such folder"),
-        ("--saved_model={model},{model}", "names a folder twice"),
+        ("--saved_model={model},{model}", "is named twice"),
         ("--saved_model=", "--saved_model is missing"),
         ("--data_dir=nowhere", "no such folder"),
         ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
@@ -362,7 +363,7 @@ def test_volumes_without_masks_get_one_line(heads_dir, model, tmp_path, capsys):
 def test_models_that_do_not_fit_get_one_line(data_dir, tmp_path, capsys):
     export(tmp_path / "large", tf.identity, size=(96, 96))
     message = refuse(arguments(tmp_path / "large", data_dir, tmp_path / "out"), capsys)
-    assert "takes slices of 96x96, and those of the dataset are 64x64" in message
+    assert "takes slices of 96x96, and those of ixi_t1/tiny are 64x64" in message
     export(tmp_path / "broken", lambda x: x / 0)
     message = refuse(arguments(tmp_path / "broken", data_dir, tmp_path / "out"), capsys)
     assert "not finite for slice IXI9" in message
