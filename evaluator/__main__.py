@@ -1,4 +1,4 @@
-"""Score a SavedModel on a split of a dataset: `python -m evaluator --help`.
+"""Score SavedModels on a split of a dataset: `python -m evaluator --help`.
 
 Other uses of a SavedModel are commands with flags of their own, each the module of its name.
 """
@@ -11,28 +11,31 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from evaluator import bundle
 from ixi_tfds import cli
 from ixi_tfds.errors import UserError
 
 USAGE = """
-python -m evaluator --saved_model=M --data_dir=D --output_dir=O [--dataset=ixi_t1/thesis]
+python -m evaluator --saved_model=M[,M2,...] --data_dir=D --output_dir=O [--dataset=ixi_t1/thesis]
 
-Scores the reconstructions of a SavedModel on a split of a dataset: O/scores.csv has a row a slice,
-O/summary.json the statistics, O/report.html both with pictures, for a person.
+Scores the reconstructions of SavedModels on a split of a dataset: O/scores.csv has a row a slice
+and model, O/summary.json the statistics, O/report.html both with pictures, for a person.
 
 Commands with flags of their own (python -m evaluator COMMAND --help):
   reconstruct   a scan of yours: reconstruction and anomaly map as NIfTI
+  anomalies     do residuals find lesions? synthetic ones, or volumes with masks
 """
 
-COMMANDS = ("reconstruct",)
+COMMANDS = ("reconstruct", "anomalies")
 """Modules of this package with a `run` as below."""
 
 FLAGS = flags.FlagValues()
-flags.DEFINE_string(
+flags.DEFINE_list(
     "saved_model",
     None,
     "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one above, "
-    "of which the highest version is taken. A SavedModel is code: use it only if you trust where "
+    "of which the highest version is taken. Several with commas between are shown side by side, "
+    "and the others compared with the first. A SavedModel is code: use it only if you trust where "
     "it comes from.",
     flag_values=FLAGS,
 )
@@ -43,40 +46,50 @@ flags.DEFINE_string(
 flags.DEFINE_string("split", "test", "Split to score.", flag_values=FLAGS)
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 32, "Slices at a time.", flag_values=FLAGS)
-flags.DEFINE_bool(
-    "allow_changed_model",
+flags.DEFINE_boolean(
+    "robustness",
     False,
-    "Use a model whose graph or variables are not those that its card names.",
+    "Also score reconstructions of corrupted slices, six corruptions at five severities each, into "
+    "O/robustness.csv and the report. Takes 31 times as long as scoring alone.",
     flag_values=FLAGS,
 )
-flags.DEFINE_bool(
-    "allow_other_preprocessing",
-    False,
-    "Use a model that has learned from slices of another preprocessing version.",
+flags.DEFINE_list(
+    "workdir",
+    [],
+    "Working folder of the run that made each model, for the report's learning curves. Found "
+    "without this where the model still lies in it.",
     flag_values=FLAGS,
 )
+bundle.define_flags(FLAGS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What to score and where to put the result; the fields are the flags."""
 
-    saved_model: pathlib.Path
+    saved_model: tuple[pathlib.Path, ...]
     data_dir: pathlib.Path
     dataset: str
     split: str
     output_dir: pathlib.Path
     batch_size: int
+    robustness: bool
+    workdir: tuple[pathlib.Path, ...]
     allow_changed_model: bool
     allow_other_preprocessing: bool
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: must be at least 1")
-        for flag in ("saved_model", "data_dir"):
-            folder = getattr(self, flag)
+        folders = [("saved_model", path) for path in self.saved_model]
+        folders += [("data_dir", self.data_dir), *(("workdir", path) for path in self.workdir)]
+        for flag, folder in folders:
             if not folder.is_dir():
                 raise UserError(f"--{flag}={folder}: no such folder")
+        if self.workdir and len(self.workdir) != len(self.saved_model):
+            raise UserError(
+                f"--workdir: give one for each of the {len(self.saved_model)} models, or none"
+            )
 
 
 def _config(positional: Sequence[str]) -> Config:
@@ -89,52 +102,43 @@ def _config(positional: Sequence[str]) -> Config:
         if not FLAGS[flag].value:
             raise UserError(f"--{flag} is missing")
     return Config(
-        saved_model=pathlib.Path(FLAGS.saved_model),
+        saved_model=tuple(map(pathlib.Path, FLAGS.saved_model)),
         data_dir=pathlib.Path(FLAGS.data_dir),
         dataset=FLAGS.dataset,
         split=FLAGS.split,
         output_dir=pathlib.Path(FLAGS.output_dir),
         batch_size=FLAGS.batch_size,
+        robustness=FLAGS.robustness,
+        workdir=tuple(map(pathlib.Path, FLAGS.workdir)),
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
 
 
 def evaluate(config: Config) -> None:
-    """Score, write the three files and print the statistics.
+    """Score, write the files and print the statistics.
 
     Raises:
-      UserError: model, dataset, split or output folder is not there or not fit for the others.
+      UserError: a model, dataset, split or output folder is not there or not fit for the others.
     """
-    from evaluator import bundle, report, results, scoring
+    from evaluator import evaluation
 
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
-    split = scoring.open_split(config.data_dir, config.dataset, config.split)
-    model = scoring.load_model(config.saved_model, allow_changed_model=config.allow_changed_model)
-    bundle.check_preprocessing(
-        model.card,
-        model=model.name,
-        slices=split.dataset,
-        version=split.version,
-        allowed=config.allow_other_preprocessing,
+    evaluation.evaluate(
+        config.saved_model,
+        config.output_dir,
+        data_dir=config.data_dir,
+        dataset=config.dataset,
+        split=config.split,
+        batch_size=config.batch_size,
+        corrupted=config.robustness,
+        workdirs=config.workdir,
+        allow_changed_model=config.allow_changed_model,
+        allow_other_preprocessing=config.allow_other_preprocessing,
     )
-    scores = scoring.score_split(model, split, batch_size=config.batch_size)
-    chosen = results.gallery(scores)
-    examples = scoring.read_examples(
-        model, split, list(chosen.values()), batch_size=config.batch_size
-    )
-    facts = results.summary(model, split, scores)
-    page = report.render(model, facts, scores, dict(zip(chosen, examples, strict=True)))
-    results.write_results(config.output_dir, scores, facts, page)
-
-    print(f"\n{model.name} on {split.dataset}, {split.name}: {facts['slices']} slices", end=" ")
-    print(f"of {facts['subjects']} subjects\n")
-    table = results.statistics(results.as_frame(scores))
-    print(table.to_string(float_format="{:.6f}".format))
-    print(f"\nReport: {config.output_dir / 'report.html'}")
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -6,8 +6,26 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from absl import flags
+
 from ixi_tfds import bundle
 from ixi_tfds.errors import UserError
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Add to a command line the two flags that let a model pass which is refused otherwise."""
+    flags.DEFINE_bool(
+        "allow_changed_model",
+        False,
+        "Use a model whose graph or variables are not those that its card names.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_bool(
+        "allow_other_preprocessing",
+        False,
+        "Use a model that has learned from slices of another preprocessing version.",
+        flag_values=flag_values,
+    )
 
 
 def check_model(

@@ -6,10 +6,14 @@ puts superior up and anterior to the left.
 
 import io
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
+import PIL.Image
+import scipy.ndimage
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -17,8 +21,12 @@ from matplotlib.ticker import MaxNLocator
 RESIDUAL_COLOURS = "RdBu_r"
 """Diverging, and told apart with every common colour blindness."""
 
-_LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "mae": "MAE"}
-_BLUE, _VERMILION = "#0072B2", "#D55E00"
+LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "mae": "MAE"}
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Of Okabe and Ito, told apart with every common colour blindness."""
+
+_LINES = ("-", "--", ":", "-.")
 
 
 def write_png(path: pathlib.Path, png: bytes) -> None:
@@ -81,36 +89,163 @@ def slice_grid(slices: Mapping[str, np.ndarray], *, columns: int = 4) -> bytes:
     return _png(figure)
 
 
+def slice_png(image: np.ndarray) -> bytes:
+    """A slice alone, float [H, W] in [0, 1] as grey, upright, its own pixels and nothing else."""
+    grey = np.round(255 * np.clip(np.rot90(image), 0, 1)).astype(np.uint8)
+    return _pixels(grey)
+
+
+def residual_png(residual: np.ndarray, limit: float) -> bytes:
+    """A residual alone, float [H, W], upright, its colours saturated at `limit`."""
+    shares = np.clip(np.rot90(residual) / (2 * limit) + 0.5, 0, 1)
+    return _pixels(matplotlib.colormaps[RESIDUAL_COLOURS](shares, bytes=True)[..., :3])
+
+
+def outlined_png(image: np.ndarray, mask: np.ndarray) -> bytes:
+    """A slice alone, as `slice_png` shows it, with the edge of a mask, bool [H, W], in colour."""
+    grey = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    colours = np.repeat(grey[..., None], 3, axis=-1)
+    edge = mask & ~scipy.ndimage.binary_erosion(mask)
+    colours[edge] = np.round(255 * np.array(matplotlib.colors.to_rgb(_COLOURS[1])))
+    return _pixels(np.rot90(colours))
+
+
+def zoom(image: np.ndarray, center: tuple[int, int]) -> np.ndarray:
+    """The third of a slice, [H/3, W/3], that lies around `center`, moved inside the slice."""
+    cut = []
+    for side, place in zip(image.shape, center, strict=True):
+        length = max(side // 3, 1)
+        first = min(max(place - length // 2, 0), side - length)
+        cut.append(slice(first, first + length))
+    return image[tuple(cut)]
+
+
+def worst_place(residual: np.ndarray) -> tuple[int, int]:
+    """(row, column) around which a residual, [H, W], is largest on average."""
+    smoothed = scipy.ndimage.uniform_filter(np.abs(residual), max(residual.shape[0] // 8, 1))
+    row, column = np.unravel_index(np.argmax(smoothed), residual.shape)
+    return int(row), int(column)
+
+
 def histogram(frame: pd.DataFrame, metric: str) -> bytes:
-    """How a metric, a column of `frame`, spreads over the slices, with its mean."""
+    """How a metric, a column of `frame`, spreads over the slices: an outline a model."""
     figure, axes = _plot()
-    mean = frame[metric].mean()
-    axes.hist(frame[metric], bins=min(max(10, round(len(frame) ** 0.5)), 40), color=_BLUE)
-    axes.axvline(mean, color=_VERMILION, linestyle="--", label=f"mean {mean:.4g}")
-    axes.set_xlabel(_LABELS[metric])
+    count = min(max(10, round(frame["key"].nunique() ** 0.5)), 40)
+    bins = np.histogram_bin_edges(frame[metric], bins=count).tolist()
+    for model, style in _styles(frame["model"]).items():
+        values = frame.loc[frame["model"] == model, metric]
+        label = f"{model}, mean {values.mean():.4g}"
+        axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=label, **style)
+    axes.set_xlabel(LABELS[metric])
     axes.set_ylabel("slices")
-    axes.legend(frameon=False)
-    return _png(figure)
+    return _png(_with_legend(figure, axes))
 
 
 def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
-    """A metric against the place of the slice in its volume: a dot a slice, the mean as a line."""
+    """A metric against the place of the slice in its volume: dots, and the mean of each model."""
     figure, axes = _plot()
-    means = frame.groupby("slice_index")[metric].mean()
-    axes.scatter(frame["slice_index"], frame[metric], s=8, alpha=0.4, color=_BLUE, linewidths=0)
-    axes.plot(means.index, means, color=_VERMILION, label="mean")
+    for model, style in _styles(frame["model"]).items():
+        mine = frame[frame["model"] == model]
+        means = mine.groupby("slice_index")[metric].mean()
+        axes.scatter(
+            mine["slice_index"], mine[metric], s=8, alpha=0.25, linewidths=0, color=style["color"]
+        )
+        axes.plot(means.index, means, label=model, **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("slice index, left to right")
-    axes.set_ylabel(_LABELS[metric])
-    axes.legend(frameon=False)
-    return _png(figure)
+    axes.set_ylabel(LABELS[metric])
+    return _png(_with_legend(figure, axes))
+
+
+def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: str) -> bytes:
+    """A metric against the amount of a corruption, a line a model, its interval shaded.
+
+    Args:
+      curves: what `robustness.curves` gives; the first model in it is the corrupted input itself,
+        drawn in grey.
+      corruption: which one.
+      metric: "psnr" or "ssim".
+      unit: of the amount.
+    """
+    figure, axes = _plot()
+    wanted = curves[curves["corruption"].isin(["none", corruption])]
+    for model, style in _styles(wanted["model"], first_is_reference=True).items():
+        mine = wanted[wanted["model"] == model].sort_values("amount")
+        axes.plot(mine["amount"], mine[metric], marker="o", markersize=3.5, label=model, **style)
+        ends = mine[f"{metric}_low"], mine[f"{metric}_high"]
+        axes.fill_between(mine["amount"], *ends, color=style["color"], alpha=0.15, linewidth=0)
+    axes.set_title(corruption)
+    axes.set_xlabel(unit)
+    axes.set_ylabel(f"{LABELS[metric]} against the clean slice")
+    return _png(_with_legend(figure, axes))
+
+
+def learning_curves(
+    histories: Mapping[str, pd.DataFrame], column: str, label: str, *, models: Sequence[str]
+) -> bytes:
+    """A column of several runs' histories against the epoch; losses on a logarithmic scale.
+
+    Args:
+      histories: by model, each with `epoch` and `column`.
+      column: what to draw.
+      label: what it is.
+      models: all models of the report, of which each has its colour in every plot.
+    """
+    figure, axes = _plot()
+    for model, style in _styles(models).items():
+        if model in histories:
+            axes.plot(histories[model]["epoch"], histories[model][column], label=model, **style)
+    if "loss" in column:
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(label)
+    return _png(_with_legend(figure, axes))
+
+
+def precision_recall(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float) -> bytes:
+    """Precision against recall, a line a method.
+
+    Args:
+      lines: recall and precision of each, by name.
+      chance: the precision of scores that mean nothing.
+    """
+    figure, axes = _plot()
+    for name, style in _styles(lines).items():
+        axes.step(*lines[name], where="post", label=name, **style)
+    axes.axhline(chance, color="#777777", linewidth=0.8)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    return _png(_with_legend(figure, axes))
+
+
+def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[str, dict[str, Any]]:
+    """Colour and line of each model, by the order of names; a reference is grey and dashed."""
+    models = list(dict.fromkeys(names))
+    styles: dict[str, dict[str, Any]] = {}
+    if first_is_reference:
+        styles[models.pop(0)] = {"color": "#777777", "linestyle": (0, (4, 2))}
+    for place, model in enumerate(models):
+        styles[model] = {
+            "color": _COLOURS[place % len(_COLOURS)],
+            "linestyle": _LINES[place // len(_COLOURS) % len(_LINES)],
+        }
+    return styles
 
 
 def _plot() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(5.2, 3.5), layout="constrained")
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _with_legend(figure: Figure, axes: Axes) -> Figure:
+    """Names above the plot, where they cover no line."""
+    _, names = axes.get_legend_handles_labels()
+    columns = 1 if max(map(len, names)) > 24 else 2
+    figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+    return figure
 
 
 def _without_ticks(grid: np.ndarray) -> None:
@@ -123,4 +258,10 @@ def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     # Without the creator's name the bytes depend on the pixels alone.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _pixels(values: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(values).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -1,9 +1,11 @@
-"""How alike two batches of slices are: PSNR, SSIM and MAE, one value a slice.
+"""How alike two batches of slices are: PSNR, SSIM, MS-SSIM and MAE, one value a slice.
 
 Every function takes two float32 tensors [B, H, W, 1] with values in [0, 1] (a dynamic range of 1),
 H and W known when the graph is built, and gives float32 [B]. They are plain TensorFlow operations:
 they run eagerly, in a graph, under jit and inside a replica.
 """
+
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,7 @@ _WINDOW = 11
 _SIGMA = 1.5
 _C1 = 0.01**2
 _C2 = 0.03**2
+_SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def psnr(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -43,19 +46,64 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     Raises:
       ValueError: a side of the slices is shorter than the window.
     """
+    luminance, contrast = _similarity(tf.squeeze(a, -1), tf.squeeze(b, -1))
+    return tf.reduce_mean(luminance * contrast, axis=(1, 2))
+
+
+def ms_ssim_scales(height: int, width: int) -> int:
+    """How many of the five scales of MS-SSIM slices of this size allow.
+
+    Each scale halves the sides, which must stay as long as the window: five from 176 pixels on,
+    four at 128.
+    """
+    # Sides are halved and rounded up: ceil(side / 2^n) >= 11 is the same as side / 2^n > 10.
+    side = min(height, width)
+    return max(1, sum(side / 2**n > _WINDOW - 1 for n in range(len(_SCALE_WEIGHTS))))
+
+
+def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik, 2003).
+
+    The values of `tf.image.ssim_multiscale` with `max_val=1` and, as `power_factors`, the first
+    `ms_ssim_scales(H, W)` of the five weights of the paper, divided by their sum. The values of
+    different numbers of scales do not compare.
+
+    Raises:
+      ValueError: a side of the slices is shorter than the window.
+    """
+    scales = ms_ssim_scales(*a.shape[1:3])
+    weights = np.array(_SCALE_WEIGHTS[:scales]) / sum(_SCALE_WEIGHTS[:scales])
+    product: Any = 1.0
+    for scale, weight in enumerate(weights, start=1):
+        luminance, contrast = _similarity(tf.squeeze(a, -1), tf.squeeze(b, -1))
+        quality = luminance * contrast if scale == scales else contrast
+        # Structures that are the opposite of one another count as unlike, no less.
+        product *= tf.nn.relu(tf.reduce_mean(quality, axis=(1, 2))) ** weight
+        if scale < scales:
+            a, b = _halve(a), _halve(b)
+    return product
+
+
+def _similarity(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The two factors of SSIM, luminance and contrast-structure, of [B, H, W], at every window."""
     height, width = a.shape[1:3]
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs slices of at least {_WINDOW}x{_WINDOW}, not {height}x{width}")
     # Variances are differences of squares: around zero they lose the fewest digits.
-    a, b = tf.squeeze(a, -1) - 0.5, tf.squeeze(b, -1) - 0.5
+    a, b = a - 0.5, b - 0.5
     mean_a, mean_b, product = _smooth(a), _smooth(b), _smooth(a * b)
     squares = _smooth(tf.square(a) + tf.square(b))
     variances = squares - tf.square(mean_a) - tf.square(mean_b)
     covariance = product - mean_a * mean_b
     mean_a, mean_b = mean_a + 0.5, mean_b + 0.5
     luminance = (2 * mean_a * mean_b + _C1) / (tf.square(mean_a) + tf.square(mean_b) + _C1)
-    contrast = (2 * covariance + _C2) / (variances + _C2)
-    return tf.reduce_mean(luminance * contrast, axis=(1, 2))
+    return luminance, (2 * covariance + _C2) / (variances + _C2)
+
+
+def _halve(images: tf.Tensor) -> tf.Tensor:
+    """Means of 2x2 pixels; an odd side repeats its last pixel."""
+    odd = [[0, 0], [0, images.shape[1] % 2], [0, images.shape[2] % 2], [0, 0]]
+    return tf.nn.avg_pool2d(tf.pad(images, odd, "SYMMETRIC"), 2, 2, "VALID")
 
 
 def _smooth(images: tf.Tensor) -> tf.Tensor:
@@ -66,13 +114,14 @@ def _smooth(images: tf.Tensor) -> tf.Tensor:
 def _smooth_rows(images: tf.Tensor) -> tf.Tensor:
     """Gaussian window over [N, H, W] along H, VALID.
 
-    The columns are the channels of a depthwise convolution, the order that is fast on a CPU. A
-    product with a banded matrix would be as short, but GPUs round those to TF32 by default, too
-    coarse for the differences of squares above.
+    H stands where a convolution has its width, and W where it has its channels: the order that is
+    fastest on a CPU (with H as the height it takes half as long again). A product with a banded
+    matrix would be as short, but takes four times as long, and GPUs round those to TF32 by
+    default, too coarse for the differences of squares above.
     """
     offsets = np.arange(_WINDOW) - _WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
     weights = (weights / weights.sum()).astype(np.float32)
-    kernel = np.tile(weights[:, None, None, None], (1, 1, images.shape[2], 1))
-    smoothed = tf.nn.depthwise_conv2d(images[:, :, None, :], kernel, (1, 1, 1, 1), "VALID")
-    return tf.squeeze(smoothed, 2)
+    kernel = np.tile(weights[None, :, None, None], (1, 1, images.shape[2], 1))
+    smoothed = tf.nn.depthwise_conv2d(images[:, None], kernel, (1, 1, 1, 1), "VALID")
+    return tf.squeeze(smoothed, 1)

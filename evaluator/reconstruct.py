@@ -11,9 +11,10 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from evaluator import volumes
+from evaluator import bundle, volumes
 from ixi_tfds import cli
 from ixi_tfds.catalog import find_volumes, stem_of
+from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 16, "Slices at a time.", flag_values=FLAGS)
+bundle.define_flags(FLAGS)
 flags.mark_flags_as_required(["saved_model", "input", "output_dir"], flag_values=FLAGS)
 
 
@@ -200,9 +202,23 @@ def _summary(job: Job, facts: dict[str, Any]) -> str:
 
 
 def reconstruct(
-    saved_model: pathlib.Path, source: pathlib.Path, output_dir: pathlib.Path, *, batch_size: int
+    saved_model: pathlib.Path,
+    source: pathlib.Path,
+    output_dir: pathlib.Path,
+    *,
+    batch_size: int,
+    allow_changed_model: bool,
+    allow_other_preprocessing: bool,
 ) -> None:
     """Reconstruct one scan or a folder of them, and say how each went.
+
+    Args:
+      saved_model: folder of the SavedModel.
+      source: a scan, or a folder of them.
+      output_dir: for the results.
+      batch_size: slices at a time.
+      allow_changed_model: as `scoring.load_model` takes it.
+      allow_other_preprocessing: take a model of another version than this code's.
 
     Raises:
       UserError: flags, model or output folder are not fit, or scans were refused; in a folder all
@@ -218,7 +234,14 @@ def reconstruct(
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--output_dir={output_dir}: {error.strerror}") from error
-    model, geometry = _load(saved_model)
+    model, geometry = _load(saved_model, allow_changed_model)
+    bundle.check_preprocessing(
+        model.card,
+        model=model.name,
+        slices=str(source),
+        version=VERSION,
+        allowed=allow_other_preprocessing,
+    )
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
@@ -244,10 +267,10 @@ def reconstruct(
         )
 
 
-def _load(saved_model: pathlib.Path) -> "tuple[Model, volumes.Geometry]":
+def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> "tuple[Model, volumes.Geometry]":
     from evaluator import scoring
 
-    model = scoring.load_model(saved_model)
+    model = scoring.load_model(saved_model, allow_changed_model=allow_changed_model)
     if model.raw is None:
         raise UserError(
             f"--saved_model={saved_model}: has no signature 'raw', which takes scanner units; "
@@ -276,6 +299,8 @@ def _main(rest: list[str]) -> None:
         pathlib.Path(FLAGS.input),
         pathlib.Path(FLAGS.output_dir),
         batch_size=FLAGS.batch_size,
+        allow_changed_model=FLAGS.allow_changed_model,
+        allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
 
 

@@ -1,98 +1,68 @@
-"""The report a person reads: one HTML file with everything in it."""
+"""A page that a person reads: one HTML file with everything in it, of sections that are plain data.
+
+Whoever has something to tell makes a `Section`; nothing but this module knows HTML.
+"""
 
 import base64
+import dataclasses
 import importlib.resources
-import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 
-from evaluator import figures, results
-from evaluator.scoring import Example, Model, Score
 
-_PLOTS = {"Histogram": figures.histogram, "Against the slice index": figures.by_slice_index}
-_GROUPS = (("By site", "site"), ("By sex", "sex"))
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """Pictures that belong together, side by side where there is room.
+
+    Attributes:
+      caption: what they show.
+      panels: PNG of each, under its label; a label is needed for more than one.
+      slices: whether the panels are slices, which are shown small and their pixels enlarged;
+        otherwise they are plots.
+    """
+
+    caption: str
+    panels: Mapping[str, bytes]
+    slices: bool = False
 
 
-def render(
-    model: Model, facts: dict[str, Any], scores: Sequence[Score], examples: Mapping[str, Example]
-) -> str:
-    """The report as HTML that needs no other file and no network.
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of the page: paragraphs, then tables, then figures.
+
+    Attributes:
+      title: its headline.
+      text: paragraphs above.
+      tables: each under its caption (may be ""): a row a line, shown as the strings that its values
+        have, without the index. A table of two columns is a list of facts: name and value.
+      figures: below the tables.
+      notes: paragraphs below, in smaller type.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    tables: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
+    figures: Sequence[Figure] = ()
+    notes: Sequence[str] = ()
+
+
+def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
+    """The page as HTML that needs no other file, no network and no script.
+
+    Everything is escaped: names and captions cannot bring in markup.
 
     Args:
-      model: the model that was scored.
-      facts: what `results.summary` gives.
-      scores: a row a slice.
-      examples: slices to show, each under a name such as "median".
+      title: of the page.
+      lead: paragraphs below it.
+      sections: in order.
     """
-    frame = results.as_frame(scores)
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["base64"] = lambda png: base64.b64encode(png).decode("ascii")
     template = importlib.resources.files("evaluator").joinpath("report.html")
-    limit = figures.residual_limit(
-        [(example.original, example.reconstruction) for example in examples.values()]
-    )
     return environment.from_string(template.read_text(encoding="utf-8")).render(
-        facts=facts,
-        statistics=results.statistics(frame).to_dict("index"),
-        subjects=results.by_group(frame, ["subject", "site", "sex", "age"]).to_dict("records"),
-        groups={
-            title: results.by_group(frame, [column])
-            .rename(columns={column: "group"})
-            .to_dict("records")
-            for title, column in _GROUPS
-            if frame[column].nunique() > 1
-        },
-        gallery=[_picture(name, example, limit) for name, example in examples.items()],
-        limit=limit,
-        plots={
-            f"{title}, {metric.upper()}": _base64(plot(frame, metric))
-            for title, plot in _PLOTS.items()
-            for metric in ("psnr", "ssim")
-        },
-        card=_scalars(model.card),
-        environment=_environment(),
+        title=title, lead=lead, sections=sections
     )
-
-
-def _picture(name: str, example: Example, limit: float) -> dict[str, Any]:
-    png = figures.reconstruction_gallery(
-        {"": (example.original, example.reconstruction)}, limit=limit
-    )
-    return {"name": name, "score": example.score, "png": _base64(png)}
-
-
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode("ascii")
-
-
-def _scalars(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The card's values that are not lists, each under its dotted path."""
-    found: dict[str, str] = {}
-    for key, value in card.items():
-        if isinstance(value, Mapping):
-            found |= _scalars(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            found[f"{prefix}{key}"] = str(value)
-    return found
-
-
-def _environment() -> dict[str, str]:
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    names = [
-        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
-    ]
-    return {
-        "Device": ", ".join(names) or f"CPU ({platform.machine()})",
-        "Python": platform.python_version(),
-        "TensorFlow": tf.__version__,
-        "NumPy": np.__version__,
-        "pandas": pd.__version__,
-        "System": platform.platform(terse=True),
-    }

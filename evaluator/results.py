@@ -1,4 +1,4 @@
-"""Scores into statistics, and both into the files that other programs read."""
+"""Scores and statistics as the files that other programs read."""
 
 import csv
 import io
@@ -10,42 +10,31 @@ from typing import Any
 
 import pandas as pd
 
+from evaluator import statistics
+from evaluator.published import published_for
 from evaluator.scoring import Model, Score, Split
 
-METRICS = ("psnr", "ssim", "mae")
-GALLERY = {"worst": 0.0, "lower quartile": 0.25, "median": 0.5, "upper quartile": 0.75, "best": 1.0}
+GALLERY = {"worst": 0.0, "median": 0.5, "best": 1.0}
 """Which slices are shown: a name, and its place in the order of PSNR, from 0 to 1."""
 
 
 def as_frame(scores: Sequence[Score]) -> pd.DataFrame:
-    """Scores as a table, a row a slice, a column a field of `Score`."""
+    """Scores as a table, a row a slice and model, a column a field of `Score`."""
     return pd.DataFrame([vars(score) for score in scores])
 
 
-def statistics(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean, std (population), min and max over the slices: a row a metric."""
-    values = frame[list(METRICS)]
-    return pd.DataFrame(
-        {"mean": values.mean(), "std": values.std(ddof=0), "min": values.min(), "max": values.max()}
-    )
+def gallery(scores: Sequence[Score]) -> dict[str, str]:
+    """Keys of the slices to show, each under its name in `GALLERY`; fewer in a small split.
 
-
-def by_group(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Numbers of subjects and slices and mean metrics of each group, lowest mean PSNR first."""
-    groups = frame.groupby(list(columns), dropna=False)
-    counts = groups.agg(subjects=("subject", "nunique"), slices=("key", "size"))
-    table = counts.join(groups[list(METRICS)].mean()).reset_index()
-    return table.sort_values(["psnr", *columns], ignore_index=True)
-
-
-def gallery(scores: Sequence[Score]) -> dict[str, Score]:
-    """The slices to show, each under its name in `GALLERY`; fewer where the split is small."""
-    ranked = sorted(scores, key=lambda score: (score.psnr, score.key))
-    chosen: dict[str, Score] = {}
-    for name in sorted(GALLERY, key=lambda name: GALLERY[name] not in (0.0, 0.5, 1.0)):
-        score = ranked[round(GALLERY[name] * (len(ranked) - 1))]
-        if score not in chosen.values():
-            chosen[name] = score
+    With several models the order is that of their mean PSNR.
+    """
+    means = as_frame(scores).groupby("key")["psnr"].mean()
+    ranked = means.sort_index().sort_values(kind="stable").index
+    chosen: dict[str, str] = {}
+    for name in sorted(GALLERY, key=lambda name: GALLERY[name] == 0.5):
+        key = ranked[round(GALLERY[name] * (len(ranked) - 1))]
+        if key not in chosen.values():
+            chosen[name] = key
     return {name: chosen[name] for name in GALLERY if name in chosen}
 
 
@@ -55,47 +44,93 @@ def scores_csv(scores: Sequence[Score]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Score.__dataclass_fields__)
     for score in scores:
-        age = "" if math.isnan(score.age) else f"{score.age:.2f}"
-        values = (f"{getattr(score, name):.6f}" for name in METRICS)
-        writer.writerow(
-            [score.key, score.subject, score.site, score.sex, age, score.slice_index, *values]
-        )
+        row = vars(score) | {"age": "" if math.isnan(score.age) else f"{score.age:.2f}"}
+        row |= {name: f"{row[name]:.6f}" for name in statistics.METRICS}
+        writer.writerow(row.values())
     return text.getvalue()
 
 
-def summary(model: Model, split: Split, scores: Sequence[Score]) -> dict[str, Any]:
-    """What was scored and the statistics over its slices, six decimals; plain JSON values."""
-    from evaluator.metrics import PSNR_CAP
+def summary(models: Sequence[Model], split: Split, scores: Sequence[Score]) -> dict[str, Any]:
+    """What was scored, and the statistics of each model; plain JSON values.
+
+    `models` has an entry a model: `mean`, `std`, `min`, `max` of each metric over the slices;
+    `by_subject`, its mean over the people with a bootstrap interval; `published`, the thesis's row
+    for that kind of model or null. `paired_differences` compares the others with the first.
+    """
+    from evaluator.metrics import PSNR_CAP, ms_ssim_scales
 
     frame = as_frame(scores)
-    table = statistics(frame).round(6)
+    entries = []
+    for model in models:
+        mine = frame[frame["model"] == model.name]
+        by_subject = statistics.by_subject(mine).drop(columns="subjects")
+        entries.append(
+            {
+                "model": model.name,
+                "model_sha256": model.sha256,
+                **_plain(statistics.by_slice(mine)),
+                "by_subject": _plain(by_subject),
+                "slices_at_psnr_cap": int((mine["psnr"] >= PSNR_CAP).sum()),
+                "published": published_for(model.card),
+            }
+        )
+    differences = statistics.paired_differences(frame, models[0].name)
     return {
-        "model": model.name,
-        "model_sha256": model.sha256,
         "dataset": split.dataset,
         "dataset_version": split.version,
         "dataset_fingerprint": split.fingerprint,
         "split": split.name,
         "slice_size": list(split.size),
-        "slices": len(frame),
+        "slices": frame["key"].nunique(),
         "subjects": frame["subject"].nunique(),
-        **{name: table.loc[name].to_dict() for name in METRICS},
+        "models": entries,
+        "paired_differences": {
+            "reference": models[0].name,
+            "rows": [_rounded(row) for row in differences.to_dict("records")],
+        },
         "std": "population",
+        "intervals": {
+            "of": "means over subjects, by bootstrap over subjects",
+            "confidence": statistics.CONFIDENCE,
+            "draws": statistics.DRAWS,
+        },
         "psnr_cap_db": PSNR_CAP,
-        "slices_at_psnr_cap": int((frame["psnr"] >= PSNR_CAP).sum()),
+        "ms_ssim_scales": ms_ssim_scales(*split.size),
     }
 
 
-def write_results(
-    output_dir: pathlib.Path, scores: Sequence[Score], facts: dict[str, Any], report: str
-) -> None:
-    """Write `scores.csv`, `summary.json` and `report.html`, each whole or not at all."""
-    _write(output_dir / "scores.csv", scores_csv(scores))
-    _write(output_dir / "summary.json", json.dumps(facts, indent=2) + "\n")
-    _write(output_dir / "report.html", report)
+def _plain(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    return {str(name): _rounded(row) for name, row in table.to_dict("index").items()}
 
 
-def _write(path: pathlib.Path, text: str) -> None:
+def _rounded(row: dict[Any, Any]) -> dict[str, Any]:
+    """Numbers with six decimals; null for what is not a number, which JSON does not know."""
+    found = {}
+    for name, value in row.items():
+        if isinstance(value, float):
+            value = None if math.isnan(value) else round(value, 6)
+        found[str(name)] = value
+    return found
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file, whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8", newline="\n")
     temporary.replace(path)
+
+
+def write_results(
+    output_dir: pathlib.Path,
+    scores: Sequence[Score],
+    facts: dict[str, Any],
+    curves: pd.DataFrame | None,
+    report: str,
+) -> None:
+    """Write `scores.csv`, `summary.json`, `report.html`; `robustness.csv` if there are curves."""
+    write_text(output_dir / "scores.csv", scores_csv(scores))
+    write_text(output_dir / "summary.json", json.dumps(facts, indent=2) + "\n")
+    if curves is not None:
+        text = curves.to_csv(index=False, float_format="%.6f", lineterminator="\n")
+        write_text(output_dir / "robustness.csv", text)
+    write_text(output_dir / "report.html", report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class Score:
     """What one slice scored.
 
     Attributes:
+      model: name of the model that reconstructed it.
       key: name of the slice, such as `IXI002/052`.
       subject: id of the person.
       site: hospital; "" where unknown.
@@ -34,9 +35,11 @@ class Score:
       slice_index: place along the volume's right axis, from 0.
       psnr: dB, at most `metrics.PSNR_CAP`.
       ssim: -1 to 1.
+      ms_ssim: 0 to 1, of as many scales as `metrics.ms_ssim_scales` says.
       mae: mean absolute error, in units of the slice's range.
     """
 
+    model: str
     key: str
     subject: str
     site: str
@@ -45,16 +48,8 @@ class Score:
     slice_index: int
     psnr: float
     ssim: float
+    ms_ssim: float
     mae: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """A slice to show: its score, and both images as float32 [H, W]."""
-
-    score: Score
-    original: np.ndarray
-    reconstruction: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +57,8 @@ class Model:
     """A SavedModel, known by nothing but its files and its signature.
 
     Attributes:
-      name: the last folders of its path, such as `small_resnet/1`.
+      name: what tells it from the other models, such as `small_resnet/1`.
+      folder: of the SavedModel.
       sha256: digest of graph and weights, so that two exports can be told apart.
       card: `model_card.json` of the export, empty where it has none.
       reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
@@ -71,6 +67,7 @@ class Model:
     """
 
     name: str
+    folder: pathlib.Path
     sha256: str
     card: dict[str, Any]
     reconstruct: Callable[[Any], Any]
@@ -146,8 +143,34 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
 
     name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
     size = tuple(takes.shape[1:3])
-    has_raw = "raw" in loaded.signatures
-    return Model(name, digest, card, reconstruct, size, raw if has_raw else None)
+    given = raw if "raw" in loaded.signatures else None
+    return Model(name, folder, digest, card, reconstruct, size, given)
+
+
+def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:
+    """Load several models, with names that tell them apart; the arguments are `load_model`'s.
+
+    Raises:
+      UserError: as `load_model` does, or the same one is given twice.
+    """
+    models = [load_model(path, allow_changed_model=allow_changed_model) for path in paths]
+    folders = [model.folder for model in models]
+    for path, folder in zip(paths, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(f"--saved_model={path}: is named twice")
+    names = tell_apart([model.name for model in models], folders)
+    return [dataclasses.replace(m, name=name) for m, name in zip(models, names, strict=True)]
+
+
+def tell_apart(names: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
+    """The names if they all differ, else the last parts of the paths that do: often, the runs'."""
+    if len(set(names)) == len(names):
+        return list(names)
+    backwards = [folder.parts[::-1] for folder in folders]
+    for parts in zip(*backwards, strict=False):
+        if len(set(parts)) == len(parts):
+            return list(parts)
+    return [str(folder) for folder in folders]
 
 
 def _version_folder(path: pathlib.Path) -> pathlib.Path:
@@ -184,6 +207,28 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str) -> Split:
     return Split(dataset, folder.name, name, fingerprint, (height, width), slices, builder)
 
 
+def check_fit(model: Model, split: Split, *, allow_other_preprocessing: bool = False) -> None:
+    """Refuse a model that takes slices of another size, or knows those of another preprocessing.
+
+    Raises:
+      UserError: it does.
+    """
+    bundle.check_preprocessing(
+        model.card,
+        model=model.name,
+        slices=split.dataset,
+        version=split.version,
+        allowed=allow_other_preprocessing,
+    )
+    for takes, has in zip(model.size, split.size, strict=True):
+        if takes not in (None, has):
+            raise UserError(
+                f"the model {model.name} takes slices of {model.size[0]}x{model.size[1]}, and "
+                f"those of {split.dataset} are {split.size[0]}x{split.size[1]}; choose the dataset "
+                "that it was trained on by --dataset"
+            )
+
+
 def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
     """Score every slice of a split, in the order of their keys.
 
@@ -196,34 +241,26 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
 
     from evaluator import metrics
 
-    for takes, has in zip(model.size, split.size, strict=True):
-        if takes not in (None, has):
-            raise UserError(
-                f"the model takes slices of {model.size[0]}x{model.size[1]}, and those of "
-                f"{split.dataset} are {split.size[0]}x{split.size[1]}; choose the dataset that "
-                "it was trained on by --dataset"
-            )
-
     @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1), tf.uint8)])
     def judge(images: tf.Tensor) -> tf.Tensor:
         slices = tf.cast(images, tf.float32) / 255.0
         reconstruction = tf.ensure_shape(model.reconstruct(slices), slices.shape)
-        return tf.stack(
-            [f(slices, reconstruction) for f in (metrics.psnr, metrics.ssim, metrics.mae)]
-        )
+        judges = (metrics.psnr, metrics.ssim, metrics.ms_ssim, metrics.mae)
+        return tf.stack([judged_by(slices, reconstruction) for judged_by in judges])
 
     scores: list[Score] = []
     with tqdm.tqdm(
-        total=split.slices, unit="slice", desc=f"scoring {split.name}", disable=None
+        total=split.slices, unit="slice", desc=f"scoring {model.name}", disable=None
     ) as progress:
-        for batch in _batches(split, batch_size):
+        for batch in read_batches(split, batch_size):
             values = judge(batch["image"]).numpy()
-            scores += _rows(split, batch, values)
+            scores += _rows(model, split, batch, values)
             progress.update(values.shape[1])
     return sorted(scores, key=lambda score: score.key)
 
 
-def _batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
+def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
+    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory."""
     import tensorflow_datasets as tfds
 
     dataset = split.builder.as_dataset(
@@ -236,18 +273,19 @@ def _batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
     yield from dataset.prefetch(2)
 
 
-def _rows(split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:
+def _rows(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:
     fields = {
         name: batch[name].numpy() for name in ("subject", "site", "sex", "age", "slice_index")
     }
     sex_name = split.builder.info.features["sex"].int2str
-    for place, (psnr, ssim, mae) in enumerate(values.T.tolist()):
+    for place, (psnr, ssim, ms_ssim, mae) in enumerate(values.T.tolist()):
         subject = fields["subject"][place].decode()
         index = int(fields["slice_index"][place])
         key = slice_key(subject, index)
-        if not np.isfinite([psnr, ssim, mae]).all():
-            raise UserError(f"the model gives values that are not finite for slice {key}")
+        if not np.isfinite([psnr, ssim, ms_ssim, mae]).all():
+            raise UserError(f"{model.name} gives values that are not finite for slice {key}")
         yield Score(
+            model=model.name,
             key=key,
             subject=subject,
             site=fields["site"][place].decode(),
@@ -256,24 +294,24 @@ def _rows(split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[S
             slice_index=index,
             psnr=psnr,
             ssim=ssim,
+            ms_ssim=ms_ssim,
             mae=mae,
         )
 
 
-def read_examples(
-    model: Model, split: Split, scores: Sequence[Score], *, batch_size: int
-) -> list[Example]:
-    """Read the slices of a few scores again and reconstruct them, in the order of `scores`."""
-    wanted = {(score.subject, score.slice_index) for score in scores}
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for batch in _batches(split, batch_size):
-        names = zip(batch["subject"].numpy(), batch["slice_index"].numpy(), strict=True)
-        for place, (subject, index) in enumerate(names):
-            if (subject.decode(), int(index)) in wanted:
-                slices = batch["image"][place : place + 1].numpy().astype(np.float32) / 255
-                reconstruction = np.asarray(model.reconstruct(slices))
-                key = slice_key(subject.decode(), int(index))
-                found[key] = (slices[0, ..., 0], reconstruction[0, ..., 0])
-        if len(found) == len(wanted):
+def batch_keys(batch: dict[str, Any]) -> list[str]:
+    """The names of a batch's slices."""
+    names = zip(batch["subject"].numpy(), batch["slice_index"].numpy(), strict=True)
+    return [slice_key(subject.decode(), int(index)) for subject, index in names]
+
+
+def read_slices(split: Split, keys: Collection[str], *, batch_size: int) -> dict[str, np.ndarray]:
+    """Read a few slices again, float32 [H, W] in [0, 1] by key, in the order of `keys`."""
+    found: dict[str, np.ndarray] = {}
+    for batch in read_batches(split, batch_size):
+        for place, key in enumerate(batch_keys(batch)):
+            if key in keys:
+                found[key] = batch["image"][place, ..., 0].numpy().astype(np.float32) / 255
+        if len(found) == len(keys):
             break
-    return [Example(score, *found[score.key]) for score in scores]
+    return {key: found[key] for key in keys}

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import tensorflow_datasets as tfds
 import tiny_dataset
 
 from evaluator import __main__ as evaluator
-from evaluator import figures, results, scoring
+from evaluator import figures, results, scoring, statistics
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -51,6 +52,20 @@ def model(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def sharper(tmp_path_factory):
+    """A better model, exported as the trainer does, with the history of its run."""
+    workdir = tmp_path_factory.mktemp("runs") / "<i>sharp"
+    folder = export(workdir / "export/small_resnet/1", lambda x: 0.9 * x + 0.1 * blur(x))
+    card = folder / "assets.extra" / "model_card.json"
+    card.parent.mkdir()
+    flags = {"model": "small_resnet", "loss": "mse", "optimizer": "adam", "batch_size": 32}
+    card.write_text(json.dumps({"flags": flags}))
+    history = "epoch,learning_rate,loss,psnr,val_loss,val_psnr,val_ssim\n"
+    (workdir / "history.csv").write_text(history + "1,0.1,0.2,9,0.3,8,0.1\n2,0.1,0.1,9,0.2,9,0.2\n")
+    return folder
+
+
 def arguments(model, data_dir, output_dir, *more):
     return [
         f"--saved_model={model}",
@@ -65,6 +80,14 @@ def arguments(model, data_dir, output_dir, *more):
 def output(model, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results") / "new"
     assert evaluator.run(arguments(model, data_dir, folder)) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(model, sharper, data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("both")
+    paths = f"{model},{sharper}"
+    assert evaluator.run(arguments(paths, data_dir, folder, "--robustness")) == 0
     return folder
 
 
@@ -97,7 +120,8 @@ def test_scores_are_those_of_an_independent_computation(output, data_dir):
     for row in rows:
         found = [float(row[metric]) for metric in ("psnr", "ssim", "mae")]
         np.testing.assert_allclose(found, expected[row["key"]], atol=1e-4)
-    assert rows[0] | {"psnr": "", "ssim": "", "mae": ""} == {
+    assert rows[0] | {"psnr": "", "ssim": "", "ms_ssim": "", "mae": ""} == {
+        "model": "blur/1",
         "key": "IXI909/000",
         "subject": "IXI909",
         "site": "Guys",
@@ -106,6 +130,7 @@ def test_scores_are_those_of_an_independent_computation(output, data_dir):
         "slice_index": "0",
         "psnr": "",
         "ssim": "",
+        "ms_ssim": "",
         "mae": "",
     }
 
@@ -113,16 +138,56 @@ def test_scores_are_those_of_an_independent_computation(output, data_dir):
 def test_summary_is_that_of_the_rows(output, data_dir):
     summary = json.loads((output / "summary.json").read_text())
     rows = read_scores(output)
-    for metric in ("psnr", "ssim", "mae"):
+    (entry,) = summary["models"]
+    for metric in ("psnr", "ssim", "ms_ssim", "mae"):
         values = np.array([float(row[metric]) for row in rows])
         expected = [values.mean(), np.sqrt(np.mean((values - values.mean()) ** 2))]
         expected += [values.min(), values.max()]
-        found = [summary[metric][name] for name in ("mean", "std", "min", "max")]
+        found = [entry[metric][name] for name in ("mean", "std", "min", "max")]
         np.testing.assert_allclose(found, expected, atol=2e-6)
+        by_subject = values.reshape(3, 4).mean(axis=1)
+        found = entry["by_subject"][metric]
+        assert found["mean"] == pytest.approx(by_subject.mean(), abs=2e-6)
+        assert by_subject.min() <= found["low"] + 1e-6 <= found["high"] <= by_subject.max() + 2e-6
     manifest = json.loads((data_dir / "ixi_t1/tiny/1.0.0/manifest.json").read_text())
     assert summary["dataset_fingerprint"] == manifest["fingerprint"]
-    assert (summary["model"], summary["split"], summary["std"]) == ("blur/1", "test", "population")
+    assert (entry["model"], summary["split"], summary["std"]) == ("blur/1", "test", "population")
     assert (summary["slices"], summary["subjects"]) == (12, 3)
+    assert (summary["ms_ssim_scales"], entry["published"]) == (2, None)
+    assert summary["paired_differences"]["rows"] == []
+
+
+def test_several_models_stand_side_by_side(both, output):
+    rows = read_scores(both)
+    assert [row["model"] for row in rows] == ["blur/1"] * 12 + ["small_resnet/1"] * 12
+    assert rows[:12] == read_scores(output)
+    summary = json.loads((both / "summary.json").read_text())
+    psnr = np.array([float(row["psnr"]) for row in rows]).reshape(2, 3, 4).mean(axis=2)
+    difference, *others = summary["paired_differences"]["rows"]
+    assert len(others) == 3
+    assert (difference["model"], difference["metric"]) == ("small_resnet/1", "psnr")
+    assert difference["mean"] == pytest.approx((psnr[1] - psnr[0]).mean(), abs=2e-6)
+    assert 0 < difference["low"] <= difference["mean"] <= difference["high"]
+    published = summary["models"][1]["published"]
+    assert (published["recipe"], published["psnr_mean"]) == ("small_mse", 37.098689)
+    page = (both / "report.html").read_text()
+    assert "<td>thesis&#39;s small_mse, published</td><td>37.10</td>" in page
+    assert "trained with optimizer adam instead of rmsprop" in page
+    assert "validation loss (mse)" in page
+
+
+def test_robustness_is_written_and_shown(both):
+    with (both / "robustness.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 31 + 31 + 30
+    clean = [row for row in rows if row["corruption"] == "none"]
+    scores = read_scores(both)
+    for row in clean:
+        psnr = [float(score["psnr"]) for score in scores if score["model"] == row["model"]]
+        assert float(row["psnr"]) == pytest.approx(np.mean(psnr), abs=1e-4)
+    page = (both / "report.html").read_text()
+    assert "zeroed patches: what the models make of it" in page
+    assert page.count("against the clean") == 1  # plots say so in pixels
 
 
 def test_same_bytes_again_and_same_scores_in_other_batches(output, model, data_dir, tmp_path):
@@ -139,10 +204,10 @@ def test_same_bytes_again_and_same_scores_in_other_batches(output, model, data_d
 def test_report_stands_alone(output):
     page = (output / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert all(source.startswith("data:") for source in sources)
+    assert all(source.startswith(("data:", "#")) for source in sources)
     assert not re.search(r"https?:|<script|@import|url\(", page)
     images = [source.split(",", 1)[1] for source in sources if "image/png" in source]
-    assert len(images) == len(results.GALLERY) + 4
+    assert len(images) == 6 * len(results.GALLERY) + 4
     for image in images:
         pixels = np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(image, validate=True))))
         assert pixels.std() > 0
@@ -156,16 +221,32 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
     export(tmp_path / "identity", tf.identity)
     assert evaluator.run(arguments(tmp_path / "identity", data_dir, tmp_path / "out")) == 0
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert summary["psnr"] == {"mean": 100.0, "std": 0.0, "min": 100.0, "max": 100.0}
-    assert summary["ssim"]["max"] <= 1
-    assert summary["slices_at_psnr_cap"] == summary["slices"]
-    assert summary["model"] == "identity"
+    (entry,) = summary["models"]
+    assert entry["psnr"] == {"mean": 100.0, "std": 0.0, "min": 100.0, "max": 100.0}
+    assert entry["ssim"]["max"] <= 1
+    assert entry["slices_at_psnr_cap"] == summary["slices"]
+    assert entry["model"] == "identity"
 
 
 def test_highest_version_is_taken(data_dir, tmp_path):
     for version in ("2", "10"):
         export(tmp_path / "models" / version, tf.identity)
     assert scoring.load_model(tmp_path / "models").name == "models/10"
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["/w/a/export/small/1", "/w/b/export/big/1"], ["small/1", "big/1"]),
+        (["/w/a/export/small/1", "/w/b/export/small/1"], ["a", "b"]),
+        (["/w/a/small/1", "/w/a/small/2"], ["small/1", "small/2"]),
+        (["/a/x/small/1", "/b/x/small/1", "/a/y/small/1"], None),
+    ],
+)
+def test_models_get_short_names_that_differ(folders, expected):
+    paths = [pathlib.Path(folder) for folder in folders]
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    assert scoring.tell_apart(names, paths) == (expected or folders)
 
 
 def refuse(arguments, capsys):
@@ -180,6 +261,10 @@ def refuse(arguments, capsys):
     [
         ("--saved_model=nowhere", "no such folder"),
         ("--saved_model={data_dir}", "no SavedModel there"),
+        ("--saved_model={model},{model}/1", "is named twice"),
+        ("--saved_model={model},nowhere", "--saved_model=nowhere: no such folder"),
+        ("--workdir={model},{model}", "one for each of the 1 models"),
+        ("--workdir=nowhere", "--workdir=nowhere: no such folder"),
         ("--data_dir=nowhere", "no such folder"),
         ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
         ("--split=holdout", "has test, train, validation"),
@@ -225,28 +310,33 @@ def test_flags_are_read_without_tensorflow():
 
 
 def score(key, psnr):
-    return scoring.Score(key, "IXI901", "", "unknown", float("nan"), 0, psnr, 0.9, 0.1)
+    age = float("nan")
+    return scoring.Score("m", key, "IXI901", "", "unknown", age, 0, psnr, 0.9, 0.9, 0.1)
 
 
 def test_gallery_spreads_over_the_order_of_psnr():
     scores = [score(f"{place:03d}", psnr=float(place)) for place in range(101)]
     chosen = results.gallery(scores[::-1])
-    assert {name: found.psnr for name, found in chosen.items()} == {
-        "worst": 0,
-        "lower quartile": 25,
-        "median": 50,
-        "upper quartile": 75,
-        "best": 100,
-    }
+    assert chosen == {"worst": "000", "median": "050", "best": "100"}
     assert list(results.gallery(scores[:2])) == ["worst", "best"]
     assert list(results.gallery(scores[:1])) == ["worst"]
 
 
 def test_unknown_age_is_an_empty_cell_and_still_a_group():
     scores = [score("IXI901/000", 30.0)]
-    assert results.scores_csv(scores).splitlines()[1].split(",")[2:6] == ["", "unknown", "", "0"]
-    groups = results.by_group(results.as_frame(scores), ["subject", "age"])
+    assert results.scores_csv(scores).splitlines()[1].split(",")[3:7] == ["", "unknown", "", "0"]
+    groups = statistics.by_group(results.as_frame(scores), ["subject", "age"])
     assert len(groups) == 1
+
+
+def test_zoom_stays_inside_and_holds_the_worst_place():
+    residual = np.zeros((48, 60))
+    residual[2:6, 55:59] = -1
+    place = figures.worst_place(residual)
+    assert 0 <= place[0] <= 6 and 54 <= place[1] <= 59
+    zoomed = figures.zoom(residual, place)
+    assert zoomed.shape == (16, 20)
+    assert zoomed.sum() == residual.sum()
 
 
 def test_slices_are_shown_with_superior_up(tmp_path):

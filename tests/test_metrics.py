@@ -1,4 +1,4 @@
-"""PSNR, SSIM and MAE against scikit-image and TensorFlow's own."""
+"""PSNR, SSIM, MS-SSIM and MAE against scikit-image and TensorFlow's own."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,8 @@ import skimage.metrics
 import tensorflow as tf
 
 from evaluator import metrics
+
+METRICS = (metrics.psnr, metrics.ssim, metrics.ms_ssim, metrics.mae)
 
 
 def pairs(count, height, width, seed=0):
@@ -55,6 +57,58 @@ def test_same_values_as_tensorflow():
     np.testing.assert_allclose(metrics.psnr(originals, copies), expected, atol=1e-5)
 
 
+def numpy_ms_ssim(original, copy, weights):
+    """By the definition, in double precision, for sides that halve without a rest."""
+
+    def smooth(image):
+        return scipy.ndimage.gaussian_filter(image, 1.5, radius=5)[5:-5, 5:-5]
+
+    a, b = original[..., 0].astype(np.float64), copy[..., 0].astype(np.float64)
+    value = 1.0
+    for scale, weight in enumerate(weights, start=1):
+        mean_a, mean_b = smooth(a), smooth(b)
+        variances = smooth(a * a) + smooth(b * b) - mean_a**2 - mean_b**2
+        covariance = smooth(a * b) - mean_a * mean_b
+        quality = (2 * covariance + 9e-4) / (variances + 9e-4)
+        if scale == len(weights):
+            quality *= (2 * mean_a * mean_b + 1e-4) / (mean_a**2 + mean_b**2 + 1e-4)
+        value *= quality.mean() ** (weight / sum(weights))
+        if scale == len(weights):
+            return value
+        height, width = a.shape
+        a, b = (x.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3)) for x in (a, b))
+
+
+WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "scales"), [(256, 256, 5), (176, 192, 5), (128, 160, 4), (32, 64, 2)]
+)
+def test_ms_ssim_is_that_of_its_definition(height, width, scales):
+    originals, copies = pairs(4, height, width)
+    assert metrics.ms_ssim_scales(height, width) == scales
+    expected = [
+        numpy_ms_ssim(a, b, WEIGHTS[:scales]) for a, b in zip(originals, copies, strict=True)
+    ]
+    np.testing.assert_allclose(metrics.ms_ssim(originals, copies), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(181, 181), (90, 101)])
+def test_ms_ssim_of_odd_sides_is_that_of_tensorflow(height, width):
+    originals, copies = pairs(3, height, width)
+    weights = np.array(WEIGHTS[: metrics.ms_ssim_scales(height, width)])
+    expected = tf.image.ssim_multiscale(
+        originals, copies, 1.0, power_factors=tuple(weights / weights.sum())
+    )
+    np.testing.assert_allclose(metrics.ms_ssim(originals, copies), expected, atol=1e-5)
+
+
+def test_slices_with_nothing_in_common_have_no_ms_ssim():
+    originals, _ = pairs(2, 64, 64)
+    np.testing.assert_array_equal(metrics.ms_ssim(originals, 1 - originals), 0)
+
+
 def test_known_values():
     dark, bright = (
         np.full((2, 16, 16, 1), 0.2, np.float32),
@@ -67,7 +121,8 @@ def test_known_values():
 def test_identical_slices_have_finite_scores():
     originals, _ = pairs(3, 32, 32)
     np.testing.assert_array_equal(metrics.psnr(originals, originals), metrics.PSNR_CAP)
-    np.testing.assert_allclose(tf.function(metrics.ssim)(originals, originals), 1, atol=1e-6)
+    for metric in (metrics.ssim, metrics.ms_ssim):
+        np.testing.assert_allclose(tf.function(metric)(originals, originals), 1, atol=1e-6)
     np.testing.assert_array_equal(metrics.mae(originals, originals), 0)
 
 
@@ -81,7 +136,7 @@ def test_smallest_difference_of_8_bit_slices_is_below_the_cap():
 def test_what_is_not_finite_is_not_hidden():
     originals, copies = pairs(2, 32, 32)
     copies[1, 5, 5, 0] = np.nan
-    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+    for metric in METRICS:
         np.testing.assert_array_equal(np.isnan(metric(originals, copies)), [False, True])
 
 
@@ -89,14 +144,14 @@ def test_what_is_not_finite_is_not_hidden():
 def test_graph_of_unknown_batch_size_gives_the_eager_values(jit):
     originals, copies = pairs(5, 40, 32)
     spec = tf.TensorSpec((None, 40, 32, 1))
-    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+    for metric in METRICS:
         graph = tf.function(metric, input_signature=[spec, spec], jit_compile=jit)
         np.testing.assert_allclose(graph(originals, copies), metric(originals, copies), rtol=1e-5)
 
 
 def test_slices_do_not_influence_one_another():
     originals, copies = pairs(4, 32, 48)
-    for metric in (metrics.psnr, metrics.ssim, metrics.mae):
+    for metric in METRICS:
         single = [
             metric(a[None], b[None]).numpy()[0] for a, b in zip(originals, copies, strict=True)
         ]
@@ -105,5 +160,6 @@ def test_slices_do_not_influence_one_another():
 
 def test_slices_smaller_than_the_window_are_refused():
     small = np.zeros((1, 10, 32, 1), np.float32)
-    with pytest.raises(ValueError, match="at least 11x11, not 10x32"):
-        metrics.ssim(small, small)
+    for metric in (metrics.ssim, metrics.ms_ssim):
+        with pytest.raises(ValueError, match="at least 11x11, not 10x32"):
+            metric(small, small)

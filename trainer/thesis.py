@@ -1,5 +1,6 @@
 """Rerun the thesis's twelve experiments: `python -m trainer.thesis --data_dir=D --workdir=W`."""
 
+import importlib.resources
 import json
 import pathlib
 import subprocess
@@ -40,10 +41,11 @@ flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
 def published() -> pd.DataFrame:
     """The thesis's results: a row a recipe, in its order.
 
-    Columns: `val_loss` and its `epoch`, then mean, std, min and max of PSNR (dB) and of SSIM over
-    the 2,880 slices of the test split, such as `psnr_mean`.
+    Columns: its flags, `val_loss` and its `epoch`, then mean, std, min and max of PSNR (dB) and of
+    SSIM over the 2,880 slices of the test split, such as `psnr_mean`.
     """
-    return pd.read_csv(RECIPES / "published.csv", index_col="recipe")
+    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
+        return pd.read_csv(file, index_col="recipe")
 
 
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
@@ -60,11 +62,12 @@ def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
         card = json.loads(card_path.read_text())
         summary = json.loads((workdir / name / "evaluation/summary.json").read_text())
         monitored = "val_loss_augmented" if card["flags"]["augment_validation"] else "val_loss"
+        (scored,) = summary["models"]
         ours = {
             "val_loss": card["best"][monitored],
             "epoch": card["best"]["epoch"],
-            "psnr_mean": summary["psnr"]["mean"],
-            "ssim_mean": summary["ssim"]["mean"],
+            "psnr_mean": scored["psnr"]["mean"],
+            "ssim_mean": scored["ssim"]["mean"],
         }
         rows[name] = {}
         for column, value in ours.items():

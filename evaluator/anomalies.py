@@ -1,0 +1,230 @@
+"""Do the residuals of a model find lesions? `python -m evaluator anomalies --help`."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from evaluator import bundle
+from ixi_tfds import cli
+from ixi_tfds.errors import UserError
+
+USAGE = """
+python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
+  [--dataset=ixi_t1/thesis] [--source_dir=L]
+
+Scores pixels by the residual of slice and reconstruction, beside two baselines that know no model:
+residual against a Gaussian-blurred slice, and plain intensity. Without --source_dir, on synthetic
+lesions in the dataset's test slices; with it, on volumes whose lesions a mask of the same name
+marks, such as a_T1.nii.gz and a_lesion.nii.gz. O/anomalies.csv and O/anomalies.json have the
+numbers, O/anomalies.html those and pictures, for a person.
+"""
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list(
+    "saved_model", None, "Folders of the SavedModels, parted by commas.", flag_values=FLAGS
+)
+flags.DEFINE_string("data_dir", None, "Root folder of the datasets.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "dataset",
+    "ixi_t1/thesis",
+    "Dataset and config under --data_dir: healthy people, whose validation slices set the "
+    "thresholds.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "source_dir", None, "Folder of NIfTI volumes and their lesion masks.", flag_values=FLAGS
+)
+flags.DEFINE_integer("batch_size", 32, "Slices at a time.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "percentile",
+    99.0,
+    "Percentage of healthy validation pixels that may not count as lesion.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "blur_sigma",
+    0.02,
+    "Sigma of the blurred baseline, as a share of the slice's height.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_float(
+    "smooth_sigma",
+    0.0,
+    "Sigma of a Gaussian over the scores of all methods, as a share of the slice's height; 0 for "
+    "none.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+    "region",
+    "head",
+    ["head", "inner"],
+    "Which pixels count: the whole head, or the inner upper part of it, where brain is to be "
+    "expected in a scan with skull and face.",
+    flag_values=FLAGS,
+)
+flags.DEFINE_integer("seed", 0, "Of synthetic lesions and of the bootstrap.", flag_values=FLAGS)
+bundle.define_flags(FLAGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to score and how; the fields are the flags."""
+
+    saved_model: tuple[pathlib.Path, ...]
+    data_dir: pathlib.Path
+    dataset: str
+    output_dir: pathlib.Path
+    source_dir: pathlib.Path | None
+    batch_size: int
+    percentile: float
+    blur_sigma: float
+    smooth_sigma: float
+    region: str
+    seed: int
+    allow_changed_model: bool
+    allow_other_preprocessing: bool
+
+    def __post_init__(self) -> None:
+        for path in self.saved_model:
+            if not path.is_dir():
+                raise UserError(f"--saved_model={path}: no such folder")
+        if not self.data_dir.is_dir():
+            raise UserError(f"--data_dir={self.data_dir}: no such folder")
+        if self.batch_size < 1:
+            raise UserError(f"--batch_size={self.batch_size}: must be at least 1")
+        if self.seed < 0:
+            raise UserError(f"--seed={self.seed}: must not be negative")
+        if not 0 < self.percentile < 100:
+            raise UserError(f"--percentile={self.percentile}: must lie between 0 and 100")
+        if not 0 < self.blur_sigma <= 1:
+            raise UserError(f"--blur_sigma={self.blur_sigma}: must be above 0, and at most 1")
+        if not 0 <= self.smooth_sigma <= 1:
+            raise UserError(f"--smooth_sigma={self.smooth_sigma}: must be between 0 and 1")
+
+
+def _config(positional: Sequence[str]) -> Config:
+    if positional:
+        raise UserError(f"unexpected argument {positional[0]!r}: everything is given by flags")
+    for flag in ("saved_model", "data_dir", "output_dir"):
+        if not FLAGS[flag].value:
+            raise UserError(f"--{flag} is missing")
+    return Config(
+        saved_model=tuple(map(pathlib.Path, FLAGS.saved_model)),
+        data_dir=pathlib.Path(FLAGS.data_dir),
+        dataset=FLAGS.dataset,
+        output_dir=pathlib.Path(FLAGS.output_dir),
+        source_dir=pathlib.Path(FLAGS.source_dir) if FLAGS.source_dir else None,
+        batch_size=FLAGS.batch_size,
+        percentile=FLAGS.percentile,
+        blur_sigma=FLAGS.blur_sigma,
+        smooth_sigma=FLAGS.smooth_sigma,
+        region=FLAGS.region,
+        seed=FLAGS.seed,
+        allow_changed_model=FLAGS.allow_changed_model,
+        allow_other_preprocessing=FLAGS.allow_other_preprocessing,
+    )
+
+
+def find_lesions(config: Config) -> None:
+    """Score, write the files and print the table.
+
+    Raises:
+      UserError: models, dataset, volumes or output folder are not there or not fit for the others.
+    """
+    from evaluator import anomaly_report, detection, pairs, report, scoring, tallies
+
+    try:
+        config.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
+    validation = scoring.open_split(config.data_dir, config.dataset, "validation")
+    models = scoring.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
+    for model in models:
+        scoring.check_fit(
+            model, validation, allow_other_preprocessing=config.allow_other_preprocessing
+        )
+    height = validation.size[0]
+    scorer = tallies.Scorer(
+        models=models,
+        batch_size=config.batch_size,
+        blur_sigma=config.blur_sigma * height,
+        smooth_sigma=config.smooth_sigma * height,
+        inner=config.region == "inner",
+    )
+    facts: dict[str, Any] = {
+        "models": {model.name: model.sha256 for model in models},
+        "dataset": validation.dataset,
+        "dataset_fingerprint": validation.fingerprint,
+        "settings": {
+            "region": config.region,
+            "percentile": config.percentile,
+            "blur_sigma_pixels": scorer.blur_sigma,
+            "smooth_sigma_pixels": scorer.smooth_sigma,
+            "seed": config.seed,
+        },
+    }
+    if config.source_dir is None:
+        test = scoring.open_split(config.data_dir, config.dataset, "test")
+        facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
+        found = tallies.tally_split(scorer, test, seed=config.seed)
+    else:
+        chosen, alone = pairs.find_pairs(str(config.source_dir))
+        facts["lesions"] = f"{len(chosen)} volumes with masks, scored on their own grids"
+        facts["volumes_without_mask"] = len(alone)
+        geometry = _geometry(config.data_dir, config.dataset)
+        found = tallies.tally_volumes(scorer, chosen, geometry)
+    healthy = tallies.tally_split(scorer, validation, seed=None)
+    limits = detection.thresholds(healthy.tallies, config.percentile)
+    rows, comparisons = detection.measure(found.tallies, limits, seed=config.seed)
+    facts["counts"] = found.facts
+    detection.write_results(config.output_dir, rows, comparisons, facts)
+    sections = anomaly_report.sections(facts, rows, comparisons, found)
+    lead = anomaly_report.lead(facts, rows)
+    page = report.render("Do residuals find lesions?", lead, sections)
+    detection.write_text(config.output_dir / "anomalies.html", page)
+    _print(facts, rows, comparisons)
+    print(f"\nReport: {config.output_dir / 'anomalies.html'}")
+
+
+def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
+    """The `volumes.Geometry` of a dataset, to which other scans are fitted.
+
+    Raises:
+      DatasetError: there is no such dataset.
+    """
+    from evaluator import volumes
+    from ixi_tfds import datasets
+
+    manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
+    # As a model's card tells it; datasets made before it was recorded lack the geometry.
+    facts = {"slices": manifest["config"], "geometry": manifest.get("geometry")}
+    return volumes.training_geometry({"datasets": {dataset: facts}})
+
+
+def _print(
+    facts: dict[str, Any], rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]
+) -> None:
+    import pandas as pd
+
+    from evaluator.detection import STATISTICS
+
+    overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
+    print(f"\nLesions: {facts['lesions']}; ", end="")
+    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels\n")
+    columns = ["method", "looks_for", *STATISTICS]
+    print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
+    print()
+    for row in comparisons:
+        print(
+            f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
+            f"AUPRC {row['auprc_difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+        )
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Run the command line with `argv`, the process's own by default; returns the exit code."""
+    return cli.run(lambda rest: find_lesions(_config(rest)), FLAGS, argv, usage=USAGE)

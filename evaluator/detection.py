@@ -1,0 +1,143 @@
+"""Which method finds the lesions: histograms of scores into rows, intervals and comparisons."""
+
+import json
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluator import curves
+from evaluator.anomaly import BASELINES
+from evaluator.tallies import Method, Tally
+
+STATISTICS = ("auprc", "auroc", "dice", "best_dice")
+
+
+def thresholds(healthy: Mapping[Method, Tally], percentile: float) -> dict[Method, int]:
+    """The bin above which each method calls a pixel a lesion, from healthy slices alone."""
+    return {
+        method: curves.percentile_bin(tally.overall, percentile)
+        for method, tally in healthy.items()
+    }
+
+
+def measure(
+    tallies: Mapping[Method, Tally], limits: Mapping[Method, int], *, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of statistics, and models compared with both baselines.
+
+    A row has `method`, `looks_for`, `subject` and `group` (empty for all), pixels, prevalence,
+    `threshold` and `STATISTICS`; rows over all subjects and groups have `<statistic>_low` and
+    `_high`, a bootstrap interval over subjects. All pixels of a row are pooled.
+
+    A comparison has the difference of AUPRC of a model and a baseline that looks for the same,
+    with the interval of the paired difference over the same bootstrap samples, and a `verdict`.
+
+    Args:
+      tallies: of each method; the same subjects and groups in each.
+      limits: what `thresholds` gives.
+      seed: of the bootstrap.
+    """
+    subjects = sorted(next(iter(tallies.values())).subjects)
+    weights = curves.resample(len(subjects), seed=seed) if len(subjects) > 1 else None
+    rows, samples = [], {}
+    for method, tally in tallies.items():
+        row = _row(method, tally.overall, limits[method])
+        if weights is not None:
+            counts = np.stack([tally.subjects[subject] for subject in subjects])
+            drawn = curves.bootstrap(counts, limits[method], weights)
+            for name in STATISTICS:
+                row[f"{name}_low"], row[f"{name}_high"] = curves.interval(drawn[name])
+            samples[method] = drawn["auprc"]
+        rows.append(row)
+    for kind in ("group", "subject"):
+        for method, tally in tallies.items():
+            table = tally.groups if kind == "group" else tally.subjects
+            rows += [
+                _row(method, table[name], limits[method], kind, name) for name in sorted(table)
+            ]
+    return rows, _comparisons(rows[: len(tallies)], samples)
+
+
+def _row(
+    method: Method, counts: np.ndarray, limit: int, kind: str = "", name: str = ""
+) -> dict[str, Any]:
+    values = curves.statistics(counts, limit)
+    return {
+        "method": method[0],
+        "looks_for": method[1],
+        "subject": "",
+        "group": "",
+        **({kind: name} if kind else {}),
+        "pixels": int(counts.sum()),
+        "lesion_pixels": int(counts[1].sum()),
+        "prevalence": float(curves.prevalence(counts)),
+        "threshold": curves.upper_edge(limit),
+        **{name: float(values[name]) for name in STATISTICS},
+    }
+
+
+def _comparisons(
+    overall: list[dict[str, Any]], samples: Mapping[Method, np.ndarray]
+) -> list[dict[str, Any]]:
+    auprc = {(row["method"], row["looks_for"]): row["auprc"] for row in overall}
+    compared = []
+    for model, direction in auprc:
+        for baseline in BASELINES if model not in BASELINES else ():
+            one, other = (model, direction), (baseline, direction)
+            low, high = math.nan, math.nan
+            if samples:
+                low, high = curves.interval(samples[one] - samples[other])
+            compared.append(
+                {
+                    "model": model,
+                    "looks_for": direction,
+                    "baseline": baseline,
+                    "auprc_difference": auprc[one] - auprc[other],
+                    "low": low,
+                    "high": high,
+                    "verdict": _verdict(low, high),
+                }
+            )
+    return compared
+
+
+def _verdict(low: float, high: float) -> str:
+    if math.isnan(low):
+        return "no interval"
+    return "better" if low > 0 else "worse" if high < 0 else "not told apart"
+
+
+def write_results(
+    output_dir: pathlib.Path,
+    rows: list[dict[str, Any]],
+    comparisons: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+) -> None:
+    """Write `anomalies.csv`, a row a method and subject, group or all; and `anomalies.json`."""
+    frame = pd.DataFrame(rows)
+    write_text(output_dir / "anomalies.csv", frame.to_csv(index=False, float_format="%.6f"))
+    overall = [row for row in rows if not row["subject"] and not row["group"]]
+    content = {**facts, "overall": overall, "comparisons": comparisons}
+    write_text(output_dir / "anomalies.json", json.dumps(_plain(content), indent=2) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """For JSON: floats with six decimals, NaN as null."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8", newline="\n")
+    temporary.replace(path)

@@ -1,0 +1,108 @@
+"""The report's section on corrupted inputs: curves, the thesis's set, collages."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from evaluator import figures, robustness
+from evaluator.report import Figure, Section
+from evaluator.scoring import Model
+from evaluator.sections import PLACES, reconstruct
+
+
+def collage_slices(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the collages show: the first slice of the thesis's set under each of its corruptions.
+
+    Args:
+      frame: what `robustness.score_corrupted` gives.
+    """
+    chosen = robustness.thesis_set(list(zip(frame["subject"], frame["key"], strict=True)))
+    return chosen.drop_duplicates("corruption")
+
+
+def robustness_section(
+    frame: pd.DataFrame,
+    curves: pd.DataFrame,
+    models: Sequence[Model],
+    originals: Mapping[str, np.ndarray],
+) -> Section:
+    """Curves of every corruption, the thesis's own set as a table, and collages of its slices.
+
+    Args:
+      frame: what `robustness.score_corrupted` gives.
+      curves: what `robustness.curves` gives of it.
+      models: the models in it.
+      originals: the slices that `collage_slices` names, float32 [H, W] by key.
+    """
+    plots = [
+        Figure(
+            f"{figures.LABELS[metric]} of reconstructions of corrupted slices",
+            {
+                f"{figures.LABELS[metric]}, {corruption}": figures.robustness_curve(
+                    curves, corruption, metric, unit
+                )
+                for corruption, unit in robustness.UNITS.items()
+            },
+        )
+        for metric in robustness.METRICS
+    ]
+    collages = [
+        _collage(row["corruption"], row["severity"], row["key"], originals[row["key"]], models)
+        for row in collage_slices(frame).to_dict("records")
+    ]
+    text = [
+        "The models get corrupted slices and are scored against the clean ones. Grey is the "
+        "corrupted slice itself: above it a model repairs, below it the slice were better left "
+        "alone. Lines are means over people, shading their 95% bootstrap intervals.",
+    ]
+    severity = "; ".join(
+        f"{name} {', '.join(f'{amount:g}' for amount in amounts)} ({robustness.UNITS[name]})"
+        for name, amounts in robustness.SEVERITIES.items()
+    )
+    notes = [
+        f"Severities 1 to 5: {severity}. What is random depends on the slice alone, so every model "
+        "gets the same corrupted slices, and a severity has the lost pixels of the one before and "
+        "more.",
+        "The thesis's set: two slices of each person, one blurred (sigma "
+        f"{robustness.amount('blur', 3):g}) or with {robustness.amount('pixel dropout', 3):.0%} of "
+        "its pixels lost, one with two zeroed patches.",
+    ]
+    table = _set_table(robustness.score_thesis_set(frame))
+    return Section(
+        "Robustness",
+        text=text,
+        tables={"The thesis's set: PSNR in dB / SSIM, mean over its slices": table},
+        figures=[*plots, *collages],
+        notes=notes,
+    )
+
+
+def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
+    """A row a model, a column a corruption."""
+    shown = scores.assign(
+        cell=[
+            f"{row.psnr:.{PLACES['psnr']}f} / {row.ssim:.{PLACES['ssim']}f}"
+            for row in scores.itertuples()
+        ],
+        title=[f"{row.corruption} ({row.slices} slices)" for row in scores.itertuples()],
+    )
+    table = {
+        model: dict(zip(mine["title"], mine["cell"], strict=True))
+        for model, mine in shown.groupby("model", observed=True, sort=False)
+    }
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("").reset_index()
+
+
+def _collage(
+    corruption: str, severity: int, key: str, original: np.ndarray, models: Sequence[Model]
+) -> Figure:
+    """The clean slice, the corrupted one, and what each model makes of it."""
+    corrupted = robustness.corrupt(original[None, ..., None], [key], corruption, severity)
+    image = np.asarray(corrupted)[0, ..., 0]
+    panels = {"clean": original, robustness.INPUT: image}
+    panels |= {model.name: reconstruct(model, image) for model in models}
+    caption = f"{key}, {corruption}: what the models make of it"
+    return Figure(
+        caption, {name: figures.slice_png(panel) for name, panel in panels.items()}, slices=True
+    )

@@ -1,0 +1,311 @@
+"""The sections of the report on a split: scores, groups, pictures, learning, what was scored."""
+
+import math
+import pathlib
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evaluator import figures, statistics
+from evaluator.report import Figure, Section
+from evaluator.scoring import Model
+
+PLACES = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
+"""Decimals with which a metric is shown."""
+
+_BETTER = {"psnr": "higher", "ssim": "higher", "ms_ssim": "higher", "mae": "lower"}
+_GROUPS = {"site": "Site", "sex": "Sex", "age_band": "Age"}
+
+
+def scores_section(facts: Mapping[str, Any]) -> Section:
+    """The metrics over all slices, a table each, the thesis's published rows among them."""
+    tables, notes = {}, []
+    for metric in statistics.METRICS:
+        rows = []
+        for entry in facts["models"]:
+            rows.append([entry["model"], *_numbers(metric, entry[metric].values())])
+            published = entry["published"]
+            if published and f"{metric}_mean" in published:
+                values = [published[f"{metric}_{name}"] for name in ("mean", "std", "min", "max")]
+                name = f"thesis's {published['recipe']}, published"
+                rows.append([name, *_numbers(metric, values)])
+        columns = ["", "mean", "std", "min", "max"]
+        caption = f"{figures.LABELS[metric]}, {_BETTER[metric]} is better"
+        tables[caption] = pd.DataFrame(rows, columns=columns)
+    if any(entry["published"] for entry in facts["models"]):
+        notes.append(
+            "Published rows are of the thesis's own 2,880 test slices, 256x256 and of other "
+            "people: what was reported for that kind of model, not a result on these slices."
+        )
+    for entry in facts["models"]:
+        if entry["published"] and entry["published"]["differing"]:
+            notes.append(f"{entry['model']} was trained with {entry['published']['differing']}.")
+    scales, capped = facts["ms_ssim_scales"], sum(e["slices_at_psnr_cap"] for e in facts["models"])
+    notes.append(
+        "Each slice counts once; std is that of the population. Slices are in [0, 1]; SSIM has an "
+        "11x11 Gaussian window of sigma 1.5, k1 = 0.01, k2 = 0.03. MS-SSIM has "
+        + (
+            "all five scales. "
+            if scales == 5
+            else f"{scales} of its five scales, for this size allows no more, with their weights "
+            "made to sum to 1: its values do not compare with those of five. "
+        )
+        + f"PSNR is cut off at {facts['psnr_cap_db']:.0f} dB, where slices are equal to within "
+        f"rounding; {capped or 'no'} value{'' if capped == 1 else 's'} reached that."
+    )
+    return Section("Scores over all slices", tables=tables, notes=notes)
+
+
+def subjects_section(facts: Mapping[str, Any]) -> Section:
+    """Means over people with their intervals, and paired differences between models."""
+    people = facts["subjects"]
+    rows = [
+        [
+            entry["model"],
+            *(_with_interval(metric, entry["by_subject"][metric]) for metric in statistics.METRICS),
+        ]
+        for entry in facts["models"]
+    ]
+    labels = [figures.LABELS[metric] for metric in statistics.METRICS]
+    tables = {"Mean over people [95% interval]": pd.DataFrame(rows, columns=["", *labels])}
+    differences = facts["paired_differences"]
+    if differences["rows"]:
+        table: dict[str, list[str]] = {}
+        for row in differences["rows"]:
+            cell = _with_interval(row["metric"], row, signed=True)
+            table.setdefault(row["model"], []).append(cell)
+        tables[f"Minus {differences['reference']}, on the same people [95% interval]"] = (
+            pd.DataFrame([[model, *cells] for model, cells in table.items()], columns=["", *labels])
+        )
+    note = (
+        f"Each of the {people} people counts once. Intervals are by bootstrap: people, not slices, "
+        f"are drawn with replacement, {facts['intervals']['draws']} times; the percentiles 2.5 and "
+        "97.5 of the mean are the ends. "
+    )
+    if people < 20:
+        note += f"With as few as {people} people they are too narrow rather than too wide."
+    return Section("Scores by person", tables=tables, notes=[note])
+
+
+def groups_section(frame: pd.DataFrame) -> Section:
+    """Means by site, sex and age band, where there is more than one of them."""
+    frame = frame.assign(age_band=statistics.age_bands(frame["age"]))
+    tables = {}
+    for column, title in _GROUPS.items():
+        if frame[column].nunique() < 2:
+            continue
+        table = statistics.by_group(frame, [column, "model"])
+        table[column] = [str(value) or "unknown" for value in table[column]]
+        tables[f"By {title.lower()}"] = _shown(table, {column: title})
+    note = "Means over the slices of each group; groups of few people say little."
+    return Section("Scores by group", tables=tables, notes=[note])
+
+
+def people_section(frame: pd.DataFrame) -> Section:
+    """Every person's means, those with the lowest PSNR first."""
+    table = statistics.by_group(frame, ["subject", "site", "sex", "age", "model"])
+    hardest = table.groupby("subject")["psnr"].transform("mean")
+    table = table.assign(hardest=hardest).sort_values(["hardest", "subject"], kind="stable")
+    table = table.drop(columns=["hardest", "subjects"])
+    table["site"] = [site or "unknown" for site in table["site"]]
+    table["age"] = ["unknown" if math.isnan(age) else f"{age:.0f}" for age in table["age"]]
+    titles = {"subject": "Person", "site": "Site", "sex": "Sex", "age": "Age"}
+    return Section("Every person", tables={"": _shown(table, titles)})
+
+
+def spread_section(frame: pd.DataFrame) -> Section:
+    """Histograms, and metrics against the place in the volume."""
+    panels = {}
+    for metric in ("psnr", "ssim"):
+        label = figures.LABELS[metric]
+        panels[f"Histogram of {label}"] = figures.histogram(frame, metric)
+        panels[f"{label} against the slice index"] = figures.by_slice_index(frame, metric)
+    return Section("How the scores spread", figures=[Figure("", panels)])
+
+
+def gallery_section(
+    chosen: Mapping[str, str],
+    originals: Mapping[str, np.ndarray],
+    models: Sequence[Model],
+    frame: pd.DataFrame,
+) -> Section:
+    """Original, reconstruction, residual and a zoom of them, of a few slices.
+
+    Args:
+      chosen: key of each slice by its name, such as "median".
+      originals: the slices by key, float32 [H, W].
+      models: whose reconstructions to show.
+      frame: the scores.
+    """
+    made = {
+        key: {model.name: reconstruct(model, image) for model in models}
+        for key, image in originals.items()
+    }
+    pairs = [(originals[key], image) for key, images in made.items() for image in images.values()]
+    limit = figures.residual_limit(pairs)
+    scores = frame.set_index(["key", "model"])
+    shown = []
+    for name, key in chosen.items():
+        original = originals[key]
+        # One place for all models, so that their zooms compare.
+        residuals = [np.abs(original - image) for image in made[key].values()]
+        place = figures.worst_place(np.mean(residuals, axis=0))
+        for model, image in made[key].items():
+            panels = {
+                "original": figures.slice_png(original),
+                "reconstruction": figures.slice_png(image),
+                "residual": figures.residual_png(original - image, limit),
+                "original, zoom": figures.slice_png(figures.zoom(original, place)),
+                "reconstruction, zoom": figures.slice_png(figures.zoom(image, place)),
+                "residual, zoom": figures.residual_png(
+                    figures.zoom(original - image, place), limit
+                ),
+            }
+            psnr, ssim = scores.loc[(key, model), ["psnr", "ssim"]]
+            caption = f"{name.capitalize()}: {key}, {model}, PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"
+            shown.append(Figure(caption, panels, slices=True))
+    by = "PSNR" if len(models) == 1 else "the models' mean PSNR"
+    text = (
+        f"Chosen by their place in the order of {by}. The zoom is where the reconstruction is "
+        "furthest off. The residual is original minus reconstruction: red where the "
+        "reconstruction is too dark, blue where it is too bright. Its colours are the same in all "
+        f"pictures and saturate at \u00b1{limit:.3f}."
+    )
+    return Section("Best, median and worst reconstructions", text=[text], figures=shown)
+
+
+def reconstruct(model: Model, image: np.ndarray) -> np.ndarray:
+    """The model's reconstruction of one slice, float32 [H, W]."""
+    return np.asarray(model.reconstruct(image[None, ..., None]))[0, ..., 0]
+
+
+def learning_section(
+    histories: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]
+) -> Section:
+    """The curves of the training runs whose histories are at hand.
+
+    Args:
+      histories: `history.csv` of the run of each model.
+      cards: of all models of the report.
+    """
+    panels = {}
+    by_loss: dict[str, dict[str, pd.DataFrame]] = {}
+    for model, history in histories.items():
+        loss = str((cards[model].get("flags") or {}).get("loss", "loss"))
+        by_loss.setdefault(loss, {})[model] = history
+    for loss, runs in by_loss.items():
+        for column, label in (("val_loss", "validation"), ("loss", "training")):
+            label = f"{label} loss ({loss})"
+            panels[label] = figures.learning_curves(runs, column, label, models=list(cards))
+    label = "validation PSNR (dB)"
+    panels[label] = figures.learning_curves(histories, "val_psnr", label, models=list(cards))
+    note = "Losses of different kinds do not compare, so each kind has plots of its own."
+    return Section("Learning", figures=[Figure("", panels)], notes=[note])
+
+
+def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section:
+    """What was scored, on what, and what the models' cards say."""
+    shared = {
+        "Dataset": f"{facts['dataset']}, version {facts['dataset_version']}",
+        "Split": f"{facts['split']}: {facts['slices']} slices of {facts['subjects']} people",
+        "Size of its slices": " x ".join(map(str, facts["slice_size"])),
+        "Dataset's fingerprint": facts["dataset_fingerprint"] or "none recorded",
+        **{f"SHA-256 of {model.name}": model.sha256 for model in models},
+        **_environment(),
+    }
+    tables = {"": _facts(shared)}
+    for model in models:
+        if model.card:
+            tables[f"Card of {model.name}"] = _facts(_scalars(model.card))
+    return Section("What was scored, and with what", tables=tables)
+
+
+def find_histories(
+    models: Sequence[Model], workdirs: Sequence[pathlib.Path]
+) -> dict[str, pd.DataFrame]:
+    """The history of the run that each model came from, where there is one.
+
+    Args:
+      models: to look for.
+      workdirs: of the runs, one a model; none to take the one that the model lies in, as the
+        trainer exports it: `W/export/<model>/<version>`.
+    """
+    if not workdirs:
+        workdirs = [
+            model.folder.parents[2] if model.folder.parts[-3:-2] == ("export",) else model.folder
+            for model in models
+        ]
+    found = {}
+    for model, workdir in zip(models, workdirs, strict=True):
+        path = workdir / "history.csv"
+        if path.is_file():
+            history = pd.read_csv(path)
+            if {"epoch", "loss", "val_loss", "val_psnr"} <= set(history.columns):
+                found[model.name] = history
+    return found
+
+
+def _shown(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
+    """Metrics with their decimals, columns under titles for a person."""
+    for metric in statistics.METRICS:
+        table[metric] = _numbers(metric, table[metric])
+    titles = {"model": "Model", "subjects": "People", "slices": "Slices", **titles}
+    return table.rename(columns={**titles, **figures.LABELS})
+
+
+def _numbers(metric: str, values: Any) -> list[str]:
+    return [f"{value:.{PLACES[metric]}f}" for value in values]
+
+
+def _with_interval(metric: str, row: Mapping[str, Any], *, signed: bool = False) -> str:
+    def number(value: float) -> str:
+        return f"{value:{'+' if signed else ''}.{PLACES[metric]}f}"
+
+    if row["low"] is None:
+        return f"{number(row['mean'])} [one person: none]"
+    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+
+
+def _facts(values: Mapping[str, str]) -> pd.DataFrame:
+    return pd.DataFrame({"": list(values), " ": list(values.values())})
+
+
+def _scalars(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """The card's values, each under its dotted path; short lists in one line."""
+    found: dict[str, str] = {}
+    for key, value in card.items():
+        if isinstance(value, Mapping):
+            found |= _scalars(value, f"{prefix}{key}.")
+        elif isinstance(value, list):
+            found[f"{prefix}{key}"] = ", ".join(map(str, value))
+        else:
+            found[f"{prefix}{key}"] = str(value)
+    return found
+
+
+def _environment() -> dict[str, str]:
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [
+        tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus
+    ]
+    return {
+        "Device": ", ".join(names) or f"CPU, {_cpu()}",
+        "Python": platform.python_version(),
+        "TensorFlow": tf.__version__,
+        "NumPy": np.__version__,
+        "pandas": pd.__version__,
+        "System": platform.platform(terse=True),
+    }
+
+
+def _cpu() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.machine()

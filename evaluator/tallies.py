@@ -1,0 +1,233 @@
+"""Scores of splits and volumes into histograms, so that memory does not grow with their number."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from evaluator import anomaly, curves, lesions, volumes
+from evaluator.pairs import Pair, read_mask
+from evaluator.scoring import Model, Split, batch_keys, read_batches
+from ixi_tfds.errors import UserError
+from ixi_tfds.features import slice_key
+
+Method = tuple[str, str]
+"""Name of a model or baseline, and the direction it looks in."""
+
+INSIDE, BEYOND = "inside the window of training", "beyond the window of training"
+"""Groups of the voxels of volumes."""
+
+EXAMPLES = 4
+"""Slices that are kept to be shown."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """Histograms of one method, `curves.count`'s, int32 [2, BINS].
+
+    Attributes:
+      subjects: of each subject.
+      groups: of each group of pixels, such as those of slices with one kind of lesion.
+    """
+
+    subjects: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def add(self, counts: np.ndarray, *, subject: str, group: str) -> None:
+        """Add the counts of some of a subject's pixels, all of one group."""
+        for table, name in ((self.subjects, subject), (self.groups, group)):
+            table[name] = table[name] + counts if name in table else counts
+
+    @property
+    def overall(self) -> np.ndarray:
+        """All pixels together, int64."""
+        return np.sum(list(self.subjects.values()), axis=0, dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A slice to show.
+
+    Attributes:
+      title: its name and what is to be seen.
+      image: float32 [H, W] in [0, 1], with the lesion.
+      lesion: bool [H, W].
+      references: what each model expects there, and the blurred input, float32 [H, W].
+    """
+
+    title: str
+    image: np.ndarray
+    lesion: np.ndarray
+    references: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a run over slices gives.
+
+    Attributes:
+      tallies: histograms of each method, of the pixels inside the head.
+      facts: numbers of slices and of lesions, for people.
+      examples: at most `EXAMPLES` slices to show.
+    """
+
+    tallies: dict[Method, Tally]
+    facts: dict[str, Any]
+    examples: list[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """What scores slices, and where.
+
+    Attributes:
+      models: to be compared.
+      batch_size: slices at a time.
+      blur_sigma: of the blurred input, in pixels.
+      smooth_sigma: of a Gaussian over the scores, in pixels; 0 for none.
+      inner: whether pixels count in `anomaly.inner_head` only, not in all of the head.
+    """
+
+    models: Sequence[Model]
+    batch_size: int
+    blur_sigma: float
+    smooth_sigma: float
+    inner: bool
+
+    def references(self, images: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """What the models and the blurred input have in the place of slices [N, H, W]."""
+        found = {}
+        for model in self.models:
+            batches = np.split(images, range(self.batch_size, len(images), self.batch_size))
+            parts = [np.asarray(model.reconstruct(batch[..., None]))[..., 0] for batch in batches]
+            found[model.name] = np.concatenate(parts)
+            finite = np.isfinite(found[model.name]).all(axis=(1, 2))
+            if not finite.all():
+                key = keys[int(np.argmin(finite))]
+                raise UserError(f"{model.name} gives values that are not finite for slice {key}")
+        return found | {anomaly.BLURRED: anomaly.blur(images, self.blur_sigma)}
+
+
+def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
+    """Score the slices of a split of healthy people.
+
+    Args:
+      scorer: models and settings.
+      split: its slices, each one a group by its kind of lesion.
+      seed: of the lesions that are put into them; None leaves them healthy.
+
+    Raises:
+      UserError: a model gives values that are not finite.
+    """
+    tallies: dict[Method, Tally] = {}
+    facts = {"slices": 0, "slices_with_lesion": 0}
+    shown: dict[float, tuple[str, Example]] = {}
+    progress = tqdm.tqdm(total=split.slices, unit="slice", desc=split.name, disable=None)
+    for batch in read_batches(split, scorer.batch_size):
+        images = batch["image"].numpy()[..., 0].astype(np.float32) / 255
+        subjects = [name.decode() for name in batch["subject"].numpy()]
+        keys = batch_keys(batch)
+        heads = np.stack([anomaly.head_mask(image) for image in images])
+        inner = np.stack([anomaly.inner_head(head) for head in heads])
+        region = inner if scorer.inner else heads
+        masks = np.zeros_like(heads)
+        kinds: list[lesions.Kind | None] = [None] * len(keys)
+        if seed is not None:
+            for place, key in enumerate(keys):
+                images[place], masks[place], kinds[place] = lesions.add_lesion(
+                    images[place], inner[place], key=key, seed=seed
+                )
+        references = scorer.references(images, keys)
+        for method, scores in anomaly.score_maps(
+            images, heads, references, smooth_sigma=scorer.smooth_sigma
+        ):
+            tally = tallies.setdefault(method, Tally())
+            for place, (subject, kind) in enumerate(zip(subjects, kinds, strict=True)):
+                here = region[place]
+                counts = curves.count(scores[place][here], masks[place][here])
+                tally.add(counts, subject=subject, group=str(kind or "no lesion"))
+        for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
+            if kind is None or kind.radius != lesions.RADII[1]:
+                continue
+            # The first by name with each contrast, so that order and batches do not matter.
+            if kind.contrast not in shown or key < shown[kind.contrast][0]:
+                example = _example(f"{key}: {kind}", place, images, masks, references)
+                shown[kind.contrast] = key, example
+        facts["slices"] += len(keys)
+        facts["slices_with_lesion"] += sum(kind is not None for kind in kinds)
+        progress.update(len(keys))
+    progress.close()
+    examples = [shown[contrast][1] for contrast in sorted(shown)][:EXAMPLES]
+    return Found(tallies, facts, examples)
+
+
+def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry) -> Found:
+    """Score the voxels of volumes on their own grids, all slices that show some of the head.
+
+    Slices are fitted to the model as `python -m evaluator reconstruct` does it, scored, and the
+    scores brought back; masks stay as they are. Voxels count where the head is and the model's
+    field of view reaches, in the groups `INSIDE` and `BEYOND`.
+
+    Raises:
+      UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
+    """
+    tallies: dict[Method, Tally] = {}
+    facts: dict[str, Any] = {"volumes": len(pairs), "lesion_voxels": 0, "lesion_voxels_scored": 0}
+    examples: list[Example] = []
+    for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
+        subject = pair.scan.subject
+        stack = volumes.open_stack(pair.scan.path, geometry)
+        mask = read_mask(pair, stack.volume)
+        images = _scaled(volumes.scanner_slices(stack, 0, mask.shape[2]), stack.limits)
+        heads = np.stack([anomaly.head_mask(image) for image in images])
+        used = np.flatnonzero(heads.any(axis=(1, 2)))
+        images, heads = images[used], heads[used]
+        region = np.stack([anomaly.inner_head(head) for head in heads]) if scorer.inner else heads
+        inside = (used >= stack.window[0]) & (used < stack.window[1])
+        groups = {INSIDE: inside, BEYOND: ~inside}
+        counted = volumes.from_slices(stack, region) >= 0.5
+        marked = mask[..., used]
+        facts["lesion_voxels"] += int(mask.sum())
+        facts["lesion_voxels_scored"] += int(marked[counted].sum())
+        references = scorer.references(images, [slice_key(subject, index) for index in used])
+        for method, scores in anomaly.score_maps(
+            images, heads, references, smooth_sigma=scorer.smooth_sigma
+        ):
+            back = volumes.from_slices(stack, scores)
+            for group, part in groups.items():
+                here = counted[..., part]
+                counts = curves.count(back[..., part][here], marked[..., part][here])
+                tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
+        outlines = volumes.to_slices(stack, marked) >= 0.5
+        for place in _most_lesion(outlines, max(1, EXAMPLES // len(pairs))):
+            title = f"{subject}, slice {used[place]}"
+            examples.append(_example(title, place, images, outlines, references))
+    return Found(tallies, facts, examples[:EXAMPLES])
+
+
+def _scaled(slices: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
+    """Slices in scanner units as the model takes them: float32 in [0, 1]."""
+    low, high = limits or (slices.min(axis=(1, 2)), slices.max(axis=(1, 2)))
+    low, high = np.reshape(low, (-1, 1, 1)), np.reshape(high, (-1, 1, 1))
+    spread = np.where(high > low, high - low, 1.0)
+    return ((np.clip(slices, low, high) - low) / spread).astype(np.float32)
+
+
+def _most_lesion(masks: np.ndarray, wanted: int) -> list[int]:
+    """The slices with most lesion, one in each of `wanted` equal parts of those that have any."""
+    areas = masks.sum(axis=(1, 2))
+    parts = np.array_split(np.flatnonzero(areas), wanted)
+    return [int(part[np.argmax(areas[part])]) for part in parts if part.size]
+
+
+def _example(
+    title: str,
+    place: int,
+    images: np.ndarray,
+    masks: np.ndarray,
+    references: dict[str, np.ndarray],
+) -> Example:
+    expected = {name: stack[place].copy() for name, stack in references.items()}
+    return Example(title, images[place].copy(), masks[place].copy(), expected)

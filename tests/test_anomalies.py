@@ -1,0 +1,410 @@
+"""The command that asks whether residuals find lesions, through its flags."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+
+import nibabel as nib
+import numpy as np
+import PIL.Image
+import pytest
+import scipy.ndimage
+import sklearn.metrics
+import tensorflow as tf
+import tensorflow_datasets as tfds
+import tiny_dataset
+from test_evaluator import blur, export
+from volumes import head, image, write_head
+
+from evaluator import __main__ as evaluator
+from evaluator import anomaly, curves, lesions, pairs, volumes
+from ixi_tfds import configs
+from ixi_tfds.errors import UserError
+
+GEOMETRY = {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
+STATISTICS = ("auprc", "auroc", "dice", "best_dice")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    """Slices of 64x64, so that the inner head has room for lesions."""
+    folder = tmp_path_factory.mktemp("data")
+    config = configs.SliceConfig(name="tiny", in_plane=(64, 64), size=(64, 64), window=(0, 8))
+    tiny_dataset.write_tiny_dataset(folder, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("models") / "blur", blur)
+
+
+def arguments(model, data_dir, output_dir, *more):
+    return [
+        "anomalies",
+        f"--saved_model={model}",
+        f"--data_dir={data_dir}",
+        "--dataset=ixi_t1/tiny",
+        f"--output_dir={output_dir}",
+        *more,
+    ]
+
+
+def read_rows(folder):
+    with (folder / "anomalies.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def output(model, data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("results") / "new"
+    assert evaluator.run(arguments(model, data_dir, folder)) == 0
+    return folder
+
+
+def read_split(data_dir, split):
+    builder = tfds.builder_from_directory(str(data_dir / "ixi_t1/tiny/1.0.0"))
+    for example in tfds.as_numpy(builder.as_dataset(split=split)):
+        yield (
+            f"{example['subject'].decode()}/{example['slice_index']:03d}",
+            example["image"][..., 0].astype(np.float32) / 255,
+        )
+
+
+def residual(slices):
+    """What the exported model's residual is, by SciPy."""
+    inside = scipy.ndimage.uniform_filter(np.ones_like(slices), 3, mode="constant")
+    return abs(slices - scipy.ndimage.uniform_filter(slices, 3, mode="constant") / inside)
+
+
+def test_numbers_are_those_of_scikit_learn_on_the_same_pixels(output, data_dir):
+    scores, marked, people = [], [], []
+    for key, healthy in read_split(data_dir, "test"):
+        inside = anomaly.head_mask(healthy)
+        changed, mask, _ = lesions.add_lesion(healthy, anomaly.inner_head(inside), key=key)
+        scores.append(residual(changed)[inside])
+        marked.append(mask[inside])
+        people.append(np.full(inside.sum(), int(key[3:6])))
+    scores, marked, people = map(np.concatenate, (scores, marked, people))
+    calm = [
+        residual(image)[anomaly.head_mask(image)] for _, image in read_split(data_dir, "validation")
+    ]
+    threshold = np.percentile(np.concatenate(calm), 99)
+    rows = [
+        row for row in read_rows(output) if (row["method"], row["looks_for"]) == ("blur", "either")
+    ]
+    for name, here in (("", people > 0), ("IXI909", people == 909), ("IXI911", people == 911)):
+        row = next(row for row in rows if row["subject"] == name and not row["group"])
+        assert int(row["pixels"]) == here.sum()
+        assert int(row["lesion_pixels"]) == marked[here].sum() > 0
+        truth = marked[here], scores[here]
+        area = sklearn.metrics.average_precision_score(*truth)
+        assert float(row["auprc"]) == pytest.approx(area, abs=curves.TOLERANCE)
+        area = sklearn.metrics.roc_auc_score(*truth)
+        assert float(row["auroc"]) == pytest.approx(area, abs=curves.TOLERANCE)
+        assert float(row["threshold"]) == pytest.approx(threshold, abs=2 / 4096)
+        dice = sklearn.metrics.f1_score(truth[0], truth[1] > threshold)
+        assert float(row["dice"]) == pytest.approx(dice, abs=0.02)
+        assert float(row["best_dice"]) >= float(row["dice"])
+
+
+def test_every_method_stands_in_every_table(output):
+    rows = read_rows(output)
+    methods = {(row["method"], row["looks_for"]) for row in rows}
+    names = ("blur", "blurred input", "intensity")
+    assert methods == {(name, way) for name in names for way in ("either", "bright", "dark")}
+    for kind, at_least in (("subject", 3), ("group", 5)):
+        for method in methods:
+            found = [
+                row for row in rows if row[kind] and (row["method"], row["looks_for"]) == method
+            ]
+            assert len(found) >= at_least
+            overall = next(
+                row
+                for row in rows
+                if (row["method"], row["looks_for"]) == method
+                and not row["subject"]
+                and not row["group"]
+            )
+            assert sum(int(row["pixels"]) for row in found) == int(overall["pixels"])
+            for name in STATISTICS:
+                low, high = float(overall[f"{name}_low"]), float(overall[f"{name}_high"])
+                assert low <= float(overall[name]) <= high
+
+
+def test_comparisons_are_paired_with_both_baselines(output):
+    facts = json.loads((output / "anomalies.json").read_text())
+    areas = {(row["method"], row["looks_for"]): row["auprc"] for row in facts["overall"]}
+    compared = {(row["baseline"], row["looks_for"]): row for row in facts["comparisons"]}
+    assert len(compared) == 6
+    for (baseline, direction), row in compared.items():
+        difference = areas["blur", direction] - areas[baseline, direction]
+        assert row["auprc_difference"] == pytest.approx(difference, abs=2e-6)
+        expected = "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "not told apart"
+        assert row["verdict"] == expected
+    assert facts["counts"] == {"slices": 24, "slices_with_lesion": 24}
+
+
+def test_a_model_that_knows_the_healthy_slice_wins_and_one_that_copies_finds_nothing(
+    data_dir, tmp_path
+):
+    """The healthy slices are constants of the model, told apart by their corners."""
+    healthy = np.stack([image for _, image in read_split(data_dir, "test")])[..., None]
+    healthy = np.concatenate(
+        [healthy, *[[i[..., None]] for _, i in read_split(data_dir, "validation")]]
+    )
+
+    def recall(slices):
+        distance = tf.reduce_sum(tf.abs(slices[:, None] - healthy[None]), axis=(2, 3, 4))
+        return tf.gather(healthy, tf.argmin(distance, axis=1))
+
+    export(tmp_path / "a" / "oracle", recall)
+    export(tmp_path / "b" / "copy", tf.identity)
+    models = f"{tmp_path}/a/oracle,{tmp_path}/b/copy"
+    assert evaluator.run(arguments(models, data_dir, tmp_path / "out")) == 0
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    found = {(row["method"], row["looks_for"]): row for row in facts["overall"]}
+    assert found["oracle", "either"]["auprc"] > 0.95
+    assert found["oracle", "either"]["dice"] > 0.7
+    assert found["copy", "either"]["auroc"] == 0.5
+    assert found["copy", "either"]["auprc"] == found["copy", "either"]["prevalence"]
+    verdicts = {
+        row["verdict"]
+        for row in facts["comparisons"]
+        if (row["model"], row["looks_for"]) == ("oracle", "either")
+    }
+    assert verdicts == {"better"}
+
+
+def test_same_bytes_again_and_the_same_numbers_in_other_batches(output, model, data_dir, tmp_path):
+    assert evaluator.run(arguments(model, data_dir, tmp_path / "a")) == 0
+    for name in ("anomalies.csv", "anomalies.json", "anomalies.html"):
+        assert (tmp_path / "a" / name).read_bytes() == (output / name).read_bytes()
+    assert evaluator.run(arguments(model, data_dir, tmp_path / "b", "--batch_size=5")) == 0
+    for one, other in zip(read_rows(tmp_path / "b"), read_rows(output), strict=True):
+        assert one["pixels"] == other["pixels"]
+        assert float(one["auprc"]) == pytest.approx(float(other["auprc"]), abs=1e-3)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_the_region_is_a_flag(output, model, data_dir, tmp_path):
+    assert evaluator.run(arguments(model, data_dir, tmp_path / "a", "--region=inner")) == 0
+    whole, inner = read_rows(output)[0], read_rows(tmp_path / "a")[0]
+    assert int(inner["pixels"]) < int(whole["pixels"]) / 2
+    assert inner["lesion_pixels"] == whole["lesion_pixels"]
+
+
+def test_models_of_one_name_are_told_apart(data_dir, tmp_path):
+    for run in ("a", "b"):
+        export(tmp_path / run / "export" / "net" / "1", blur)
+    models = ",".join(str(tmp_path / run / "export" / "net") for run in ("a", "b"))
+    assert evaluator.run(arguments(models, data_dir, tmp_path / "out")) == 0
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert list(facts["models"]) == ["a", "b"]
+
+
+def test_the_page_stands_alone(output):
+    page = (output / "anomalies.html").read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?:|<script|@import|url\(", page)
+    images = [source.split(",", 1)[1] for source in sources if "image/png" in source]
+    # Three plots, and at most four slices: with and without outline, two expectations, residuals.
+    assert len(images) in {3 + 6 * slices for slices in (1, 2, 3, 4)}
+    for png in images:
+        assert np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(png)))).std() > 0
+    for name in ("blurred input", "intensity", "IXI909", "contrast +0.30"):
+        assert name in page
+
+
+# Volumes with masks.
+
+
+@pytest.fixture(scope="module")
+def heads_dir(tmp_path_factory):
+    """A dataset with the geometry of the heads in `volumes`."""
+    folder = tmp_path_factory.mktemp("heads")
+    config = configs.SliceConfig(name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14))
+    made = tiny_dataset.write_tiny_dataset(folder, config)
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps(manifest | {"geometry": GEOMETRY}))
+    return folder
+
+
+def write_pair(folder, name, *, seed, axes="PSR"):
+    """A head with a bright cube, and its mask; gives both arrays."""
+    voxels, mask = head(seed=seed), np.zeros((32, 32, 24), np.uint8)
+    mask[12:16, 14:18, 9:17] = 1
+    voxels = np.where(mask > 0, 1200, voxels).astype(np.int16)
+    write_head(folder, f"{name}_T1", voxels=voxels, axes=axes)
+    nib.save(image(mask, axes), folder / f"{name}_lesion.nii.gz")
+    return voxels, mask
+
+
+def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
+    source = tmp_path / "source"
+    voxels, mask = write_pair(source, "a", seed=0)
+    write_pair(source, "b", seed=1, axes="RAS")
+    write_head(source, "healthy", seed=2)
+    assert (
+        evaluator.run(arguments(model, heads_dir, tmp_path / "out", f"--source_dir={source}")) == 0
+    )
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 256, "lesion_voxels_scored": 256}
+    assert facts["volumes_without_mask"] == 1
+    rows = read_rows(tmp_path / "out")
+    assert {row["group"] for row in rows if row["group"]} == {
+        "inside the window of training",
+        "beyond the window of training",
+    }
+    scores, marked = [], []
+    for index in range(24):
+        plane = voxels[:, :, index].astype(np.float64)
+        slices = ((plane - plane.min()) / np.ptp(plane)).astype(np.float32)
+        inside = anomaly.head_mask(slices)
+        scores.append(residual(slices)[inside])
+        marked.append(mask[:, :, index][inside])
+    expected = sklearn.metrics.average_precision_score(*map(np.concatenate, (marked, scores)))
+    row = next(
+        r for r in rows if (r["method"], r["looks_for"], r["subject"]) == ("blur", "either", "a")
+    )
+    assert float(row["auprc"]) == pytest.approx(expected, abs=curves.TOLERANCE)
+
+
+def test_axes_of_the_file_do_not_matter(heads_dir, model, tmp_path):
+    for axes in ("PSR", "LPI"):
+        write_pair(tmp_path / axes, "a", seed=0, axes=axes)
+        flag = f"--source_dir={tmp_path / axes}"
+        assert evaluator.run(arguments(model, heads_dir, tmp_path / "out" / axes, flag)) == 0
+    one, other = (
+        (tmp_path / "out" / axes / "anomalies.csv").read_bytes() for axes in ("PSR", "LPI")
+    )
+    assert one == other
+    facts = json.loads((tmp_path / "out" / "PSR" / "anomalies.json").read_text())
+    assert {row["verdict"] for row in facts["comparisons"]} == {"no interval"}
+
+
+@pytest.mark.parametrize(
+    ("volume", "mask"),
+    [
+        ("x", "x_mask"),
+        ("p07_T1_MNI", "p07_lesion_MNI"),
+        ("sub-01_T1w", "derivatives/sub-01_label-lesion_mask"),
+        ("sub-01_T1w", "sub-01_T1w_seg"),
+    ],
+)
+def test_masks_are_found_by_name(tmp_path, volume, mask):
+    write_head(tmp_path, volume)
+    path = tmp_path / f"{mask}.nii.gz"
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / f"{volume}.nii.gz", path)
+    (tmp_path / "other_mask.nii.gz").touch()
+    (pair,), alone = pairs.find_pairs(str(tmp_path))
+    assert pair.mask == str(path) and not alone
+
+
+def test_of_several_masks_that_of_the_lesions_is_taken(tmp_path):
+    for name in ("x", "x_mask", "x_lesion"):
+        write_head(tmp_path, name)
+    ((pair,), _) = pairs.find_pairs(str(tmp_path))
+    assert pair.mask.endswith("x_lesion.nii.gz")
+    write_head(tmp_path, "x_lesions")
+    with pytest.raises(UserError, match="has several masks"):
+        pairs.find_pairs(str(tmp_path))
+
+
+def refuse(arguments, capsys):
+    assert evaluator.run(arguments) == 2
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: ")
+    return message
+
+
+def test_a_mask_on_another_grid_gets_one_line(heads_dir, model, tmp_path, capsys):
+    write_head(tmp_path, "a_T1")
+    nib.save(image(np.ones((32, 32, 20), np.uint8)), tmp_path / "a_lesion.nii.gz")
+    flags = arguments(model, heads_dir, tmp_path / "out", f"--source_dir={tmp_path}")
+    assert "lies on another grid" in refuse(flags, capsys)
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--saved_model=nowhere", "no such folder"),
+        ("--saved_model={model},{model}", "is named twice"),
+        ("--saved_model=", "--saved_model is missing"),
+        ("--data_dir=nowhere", "no such folder"),
+        ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
+        ("--percentile=100", "between 0 and 100"),
+        ("--blur_sigma=0", "must be above 0"),
+        ("--smooth_sigma=-1", "between 0 and 1"),
+        ("--batch_size=0", "must be at least 1"),
+        ("--seed=-1", "must not be negative"),
+        ("--region=brain", "region"),
+        ("--source_dir=nowhere", "no such folder"),
+        ("--source_dir={data_dir}", "no T1 volumes"),
+        ("stray", "'stray'"),
+    ],
+)
+def test_bad_flags_get_one_line(flag, message, model, data_dir, tmp_path, capsys):
+    flag = flag.format(data_dir=data_dir, model=model)
+    assert message in refuse([*arguments(model, data_dir, tmp_path), flag], capsys)
+
+
+def test_volumes_without_masks_get_one_line(heads_dir, model, tmp_path, capsys):
+    write_head(tmp_path, "a_T1")
+    flags = arguments(model, heads_dir, tmp_path / "out", f"--source_dir={tmp_path}")
+    assert "no volume there has a lesion mask" in refuse(flags, capsys)
+
+
+def test_models_that_do_not_fit_get_one_line(data_dir, tmp_path, capsys):
+    export(tmp_path / "large", tf.identity, size=(96, 96))
+    message = refuse(arguments(tmp_path / "large", data_dir, tmp_path / "out"), capsys)
+    assert "takes slices of 96x96, and those of ixi_t1/tiny are 64x64" in message
+    export(tmp_path / "broken", lambda x: x / 0)
+    message = refuse(arguments(tmp_path / "broken", data_dir, tmp_path / "out"), capsys)
+    assert "not finite for slice IXI9" in message
+
+
+@pytest.mark.real_data
+def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
+    """At 2 mm, of a scan of 1 mm without skull: against scikit-learn on the scan's own voxels."""
+    data_dir = tmp_path / "data"
+    config = configs.SliceConfig(name="tiny", in_plane=None, size=(128, 128), window=(30, 36))
+    made = tiny_dataset.write_tiny_dataset(data_dir, config)
+    geometry = {"shape": [120, 120, 90], "zooms": [2.0, 2.0, 2.0]}
+    manifest = json.loads((made / "manifest.json").read_text())
+    (made / "manifest.json").write_text(json.dumps(manifest | {"geometry": geometry}))
+    source = real_data / "lesions"
+    assert (
+        evaluator.run(arguments(model, data_dir, tmp_path / "out", f"--source_dir={source}")) == 0
+    )
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert facts["counts"] == {"volumes": 1, "lesion_voxels": 1300, "lesion_voxels_scored": 1300}
+    names = {row["method"] for row in facts["overall"]}
+    assert names == {"blur", "blurred input", "intensity"}
+
+    stack = volumes.open_stack(
+        str(source / "openms_p07_T1_MNI.nii.gz"),
+        volumes.Geometry(config, (120, 120, 90), (2.0, 2.0, 2.0)),
+    )
+    slices = volumes.scanner_slices(stack, 0, 182)
+    low, high = slices.min(axis=(1, 2), keepdims=True), slices.max(axis=(1, 2), keepdims=True)
+    slices = ((slices - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
+    inside = volumes.from_slices(stack, np.stack([anomaly.head_mask(s) for s in slices])) >= 0.5
+    dark = volumes.from_slices(stack, 1 - slices)
+    mask = nib.as_closest_canonical(nib.load(source / "openms_p07_lesion_MNI.nii.gz"))
+    # From RAS to PSR.
+    marked = np.asarray(mask.dataobj).transpose(1, 2, 0)[::-1] > 0
+    expected = sklearn.metrics.average_precision_score(marked[inside], dark[inside])
+    found = next(
+        row
+        for row in facts["overall"]
+        if (row["method"], row["looks_for"]) == ("intensity", "dark")
+    )
+    assert found["pixels"] == inside.sum()
+    assert found["auprc"] == pytest.approx(expected, abs=1e-4)
+    assert found["auprc_low"] is None if "auprc_low" in found else True
