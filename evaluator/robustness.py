@@ -16,7 +16,7 @@ import pandas as pd
 import tqdm
 
 from evaluator import statistics
-from evaluator.scoring import Model, Split, batch_keys, check_size, read_batches
+from evaluator.scoring import Model, Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 
 if TYPE_CHECKING:
@@ -155,14 +155,11 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
       (dB), `ssim`. Numbers only: no image is kept.
 
     Raises:
-      UserError: a model takes slices of another size, or gives values that are not finite.
+      UserError: a model gives values that are not finite.
     """
     import tensorflow as tf
 
     from evaluator import metrics
-
-    for model in models:
-        check_size(model, split)
 
     @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1))] * 2)
     def judge(clean: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
