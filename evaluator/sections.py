@@ -30,8 +30,9 @@ def scores_section(facts: Mapping[str, Any]) -> Section:
             published = entry["published"]
             if published and f"{metric}_mean" in published:
                 values = [published[f"{metric}_{name}"] for name in ("mean", "std", "min", "max")]
-                name = f"thesis's {published['recipe']}, published"
-                rows.append([name, *_numbers(metric, values)])
+                row = [f"thesis's {published['recipe']}, published", *_numbers(metric, values)]
+                if row not in rows:
+                    rows.append(row)
         columns = ["", "mean", "std", "min", "max"]
         caption = f"{figures.LABELS[metric]}, {_BETTER[metric]} is better"
         tables[caption] = pd.DataFrame(rows, columns=columns)
@@ -217,9 +218,10 @@ def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section
         **_environment(),
     }
     tables = {"": _facts(shared)}
-    for model in models:
-        if model.card:
-            tables[f"Card of {model.name}"] = _facts(_scalars(model.card))
+    cards = {model.name: _scalars(model.card) for model in models if model.card}
+    if cards:
+        table = pd.DataFrame(cards).fillna("")
+        tables["The models' own cards"] = table.rename_axis("").reset_index()
     return Section("What was scored, and with what", tables=tables)
 
 

@@ -17,6 +17,7 @@ import skimage.metrics
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tiny_dataset
+from browser import browser, see
 
 from evaluator import __main__ as evaluator
 from evaluator import figures, results, scoring, statistics
@@ -215,6 +216,15 @@ def test_report_stands_alone(output):
         assert f"<td>{subject}</td>" in page
     assert "&lt;mse&gt;" in page and "<mse>" not in page
     assert "data.fingerprint" in page
+
+
+@browser
+@pytest.mark.slow
+def test_a_browser_shows_the_whole_report(both, tmp_path):
+    page = (both / "report.html").read_text()
+    (images, broken, sideways), console = see(page, tmp_path / "report.html", width=500)
+    assert images == page.count("<img ") >= 6 * 2 * len(results.GALLERY) + 12
+    assert (broken, sideways, console) == (0, False, [])
 
 
 def test_perfect_model_has_finite_statistics(data_dir, tmp_path):

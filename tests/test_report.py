@@ -1,29 +1,15 @@
 """The page: escaped, self-contained, and right in a browser where there is one."""
 
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import pandas as pd
 import pytest
+from browser import browser, see
 
 from evaluator import figures, report
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 HOSTILE = '<script>throw Error("x")</script> & "\'<img src=x>'
-
-# Counts what a person would see as broken, and leaves the counts where --dump-dom shows them.
-PROBE = """<script>
-addEventListener("load", async () => {
-  const images = [...document.images], root = document.documentElement;
-  await Promise.allSettled(images.map(image => image.decode()));
-  const broken = images.filter(image => !image.naturalWidth).length;
-  root.setAttribute("data-seen", [images.length, broken, root.scrollWidth > innerWidth].join(" "));
-});
-</script>"""
 
 
 def page():
@@ -44,35 +30,12 @@ def page():
     return report.render(HOSTILE, [HOSTILE], sections)
 
 
-def see(html, path, *, width):
-    """(images, broken ones, whether the page scrolls sideways), and what the console says."""
-    path.write_text(html.replace("</body>", PROBE + "</body>"))
-    done = subprocess.run(
-        [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-            *("--disable-sync", f"--user-data-dir={path.parent / 'profile'}"),
-            *("--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom"),
-            *(f"--window-size={width},1000", path.as_uri()),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    images, broken, sideways = re.search(r'data-seen="(\d+) (\d+) (\w+)"', done.stdout).groups()
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return (int(images), int(broken), sideways == "true"), console
-
-
 def test_nothing_brings_in_markup():
     html = page()
     assert "<script" not in html and "<img src=x" not in html
     assert html.count("&lt;script&gt;") >= 25
     sources = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert all(source.startswith(("data:", "#")) for source in sources)
-
-
-browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
 
 
 @browser
