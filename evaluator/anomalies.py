@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -176,6 +177,12 @@ def find_lesions(config: Config) -> None:
         facts["lesions"] = f"{len(chosen)} volumes with masks, scored on their own grids"
         facts["volumes_without_mask"] = len(alone)
         geometry = _geometry(config.data_dir, config.dataset)
+        if geometry.zooms is None:
+            print(
+                "warning: the dataset does not tell the voxel size of its scans, so volumes are "
+                "cropped or padded and never resampled; make it again with beam_preprocess",
+                file=sys.stderr,
+            )
         found = tallies.tally_volumes(scorer, chosen, geometry)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, config.percentile)
@@ -219,9 +226,10 @@ def _print(
     print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
     print()
     for row in comparisons:
+        interval = "" if row["low"] != row["low"] else f" ({row['low']:+.4f} to {row['high']:+.4f})"
         print(
             f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
-            f"AUPRC {row['auprc_difference']:+.4f} ({row['low']:+.4f} to {row['high']:+.4f})"
+            f"AUPRC {row['auprc_difference']:+.4f}{interval}"
         )
 
 
