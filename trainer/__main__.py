@@ -57,6 +57,9 @@ def _main(rest: list[str]) -> None:
     from trainer import training
 
     outcome = training.train(config)
+    if outcome is None:
+        print("done; the chief exports the model")
+        return
     best = outcome.best
     command = [
         *("python", "-m", "evaluator", f"--saved_model={outcome.folder}"),

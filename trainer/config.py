@@ -88,11 +88,16 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     partial.replace(path)
 
 
-def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
+def claim_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -> None:
     """Make the working folder this run's, or see that it already is.
 
     Its `config.json` holds the flags and the dataset's fingerprint. A run may come back to it with
     another place, device or number of epochs (not fewer), and with nothing else changed.
+
+    Args:
+      config: of the run.
+      fingerprint: of the dataset.
+      write: leave the flags there; among several workers only one does.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be made.
@@ -101,7 +106,8 @@ def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
     asked: dict[str, Any] = {**dataclasses.asdict(config), "dataset_fingerprint": fingerprint}
     path = workdir / "config.json"
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
+        if write:
+            workdir.mkdir(parents=True, exist_ok=True)
         there = json.loads(path.read_text()) if path.exists() else asked
     except (OSError, ValueError) as error:
         raise UserError(f"--workdir={workdir}: {error}") from error
@@ -119,4 +125,5 @@ def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
         raise UserError(
             f"--workdir={workdir}: its run has --epochs={there['epochs']}; give as many or more"
         )
-    write_atomically(path, json.dumps(asked, indent=2) + "\n")
+    if write:
+        write_atomically(path, json.dumps(asked, indent=2) + "\n")

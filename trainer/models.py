@@ -13,15 +13,10 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 from tensorflow import keras
 
+from trainer.normalization import Normalization
+
 STRIDE = 16
 """Height and width of a slice must be multiples of this."""
-
-
-def _normalization() -> keras.layers.Layer:
-    # Statistics over the global batch, so that the number of replicas does not change training.
-    # With one replica they are that anyway, and the unsynchronized kernel is a quarter faster.
-    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
-    return keras.layers.BatchNormalization(synchronized=several)
 
 
 def _convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:
@@ -42,13 +37,13 @@ class ResidualBlock(keras.layers.Layer):
     def __init__(self, filters: int, stride: int, input_filters: int) -> None:
         super().__init__()
         self.convolution_1 = _convolution(filters, strides=stride)
-        self.normalization_1 = _normalization()
+        self.normalization_1 = Normalization()
         self.convolution_2 = _convolution(filters)
-        self.normalization_2 = _normalization()
+        self.normalization_2 = Normalization()
         self.projects = stride != 1 or input_filters != filters
         if self.projects:
             self.shortcut_convolution = _convolution(filters, 1, stride)
-            self.shortcut_normalization = _normalization()
+            self.shortcut_normalization = Normalization()
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[B, H, W, input_filters] to [B, H / stride, W / stride, filters]."""
@@ -69,7 +64,7 @@ class UpsamplingBlock(keras.layers.Layer):
         self.convolution = keras.layers.Conv2DTranspose(
             filters, 3, strides=2, padding="same", use_bias=False
         )
-        self.normalization = _normalization()
+        self.normalization = Normalization()
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[B, H, W, C] to [B, 2 H, 2 W, filters]."""

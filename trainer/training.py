@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +14,16 @@ from tensorflow import keras
 from ixi_tfds import datasets
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
-from trainer import augmentation, callbacks, export, input_pipeline, losses, models, state
+from trainer import (
+    augmentation,
+    callbacks,
+    distribution,
+    export,
+    input_pipeline,
+    losses,
+    models,
+    state,
+)
 from trainer.autoencoder import Autoencoder
 from trainer.config import TrainConfig, claim_workdir
 
@@ -31,29 +42,6 @@ class Outcome:
 
     best: dict[str, float]
     folder: pathlib.Path
-
-
-def make_strategy(replicas: int) -> tf.distribute.MirroredStrategy:
-    """Mirror over `replicas` devices; 0 takes every GPU, or the CPU as one.
-
-    Without a GPU the CPU is divided into as many logical devices as are asked for, which is no
-    faster but lets distribution be tried anywhere.
-
-    Raises:
-      UserError: there are not as many GPUs.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if replicas > len(gpus) > 0:
-        raise UserError(f"--replicas={replicas}: there are {len(gpus)} GPUs only")
-    if gpus:
-        return tf.distribute.MirroredStrategy(
-            [f"GPU:{number}" for number in range(replicas or len(gpus))]
-        )
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or [0]) < replicas:
-        pieces = [tf.config.LogicalDeviceConfiguration()] * replicas
-        tf.config.set_logical_device_configuration(cpu, pieces)
-    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas or 1)])
 
 
 def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> None:
@@ -111,19 +99,25 @@ def _build(config: TrainConfig, size: tuple[int, int]) -> Autoencoder:
     return model
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig) -> Outcome | None:
     """Train, or go on training, and export the best weights.
 
+    Returns:
+      What came out; None on a worker that is not the chief and so exports nothing.
+
     Raises:
-      UserError: the config does not fit the dataset, the devices or the working folder.
+      UserError: the config does not fit the dataset, the devices or the working folder, or another
+        worker is gone.
     """
+    cluster = distribution.read_cluster()
+    # Nothing may use TensorFlow's devices before.
+    strategy = distribution.make_strategy(config.replicas, cluster)
     folder = datasets.find_dataset(config.data_dir, config.dataset)
     manifest = datasets.read_manifest(folder)
     splits = {name: input_pipeline.find_split(folder, name) for name in ("train", "validation")}
-    strategy = make_strategy(config.replicas)
     replicas = strategy.num_replicas_in_sync
     _check(config, replicas, splits["train"])
-    claim_workdir(config, manifest["fingerprint"])
+    claim_workdir(config, manifest["fingerprint"], write=cluster.is_chief)
 
     keras.utils.set_random_seed(config.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -131,60 +125,112 @@ def train(config: TrainConfig) -> Outcome:
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
-        with strategy.scope():
-            model = _build(config, splits["train"].size)
-        print(
-            f"{config.dataset}: {splits['train'].slices:,} slices to train on, "
-            f"{splits['validation'].slices:,} to validate; {config.model} with "
-            f"{model.network.count_params():,} parameters on {replicas} replica(s)",
-            flush=True,
-        )
-        run_state = _fit(config, model, splits)
+        with distribution.losing_workers(cluster):
+            run_state = _agree_on_state(config, manifest["fingerprint"], strategy)
+            with strategy.scope():
+                model = _build(config, splits["train"].size)
+            print(
+                f"{config.dataset}: {splits['train'].slices:,} slices to train on, "
+                f"{splits['validation'].slices:,} to validate; {config.model} with "
+                f"{model.network.count_params():,} parameters on {replicas} replica(s)",
+                flush=True,
+            )
+            _fit(config, model, splits, run_state, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
+    if not cluster.is_chief:
+        return None
     return _export_best(config, run_state, splits["train"].size, manifest)
 
 
-def _fit(
-    config: TrainConfig, model: Autoencoder, splits: dict[str, input_pipeline.Split]
+def _agree_on_state(
+    config: TrainConfig, fingerprint: str, strategy: tf.distribute.Strategy
 ) -> state.RunState:
+    """The state from which all workers go on."""
+    run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
+    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None}
+    distribution.check_agreement(
+        strategy,
+        {
+            "flags": json.dumps(flags),
+            "dataset": fingerprint,
+            "what they find in --workdir": json.dumps(dataclasses.asdict(run_state)),
+        },
+    )
+    return run_state
+
+
+def _fit(
+    config: TrainConfig,
+    model: Autoencoder,
+    splits: dict[str, input_pipeline.Split],
+    run_state: state.RunState,
+    *,
+    is_chief: bool,
+) -> None:
     workdir = pathlib.Path(config.workdir)
-    run_state = state.read_state(workdir, config.learning_rate)
     done = run_state.epochs_done
     checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
     if done:
         path = state.checkpoint_path(workdir, done)
         checkpoint.read(str(path)).assert_consumed()
-        state.write_history(workdir, run_state)
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
+        if is_chief:
+            state.write_history(workdir, run_state)
     if done >= config.epochs:
-        return run_state
+        return
+    batches = input_pipeline.train_batches(
+        splits["train"],
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=range(done, config.epochs),
+        cache=config.cache,
+    )
     validation = input_pipeline.evaluation_batches(
         splits["validation"], batch_size=config.batch_size
     )
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
+
+    def shared(whole: tf.data.Dataset) -> Any:
+        """The dataset's batches, each dealt to all replicas, of all workers."""
+
+        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            pieces = context.num_replicas_in_sync
+            here = pieces // context.num_input_pipelines
+            first = context.input_pipeline_id * here
+            return input_pipeline.share(
+                whole,
+                batch_size=config.batch_size,
+                pieces=pieces,
+                mine=range(first, first + here),
+            )
+
+        return model.distribute_strategy.distribute_datasets_from_function(of_worker)
+
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
-    model.fit(
-        input_pipeline.train_batches(
-            splits["train"],
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=range(done, config.epochs),
-            cache=config.cache,
-        ),
-        steps_per_epoch=input_pipeline.steps_per_epoch(splits["train"], config.batch_size),
-        validation_data=validation,
-        initial_epoch=done,
-        epochs=config.epochs,
-        verbose=0 if on_terminal else 2,
-        callbacks=[
-            *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
-            callbacks.EpochEnd(workdir, run_state, checkpoint, config.monitored),
-            callbacks.TensorBoard(workdir / "tensorboard", run_state, shown),
-        ],
-    )
-    return run_state
+    with tempfile.TemporaryDirectory(prefix="trainer-") as scratch:
+        # All workers have to take part in reading the variables; what others than the chief write
+        # nobody needs.
+        output = workdir if is_chief else pathlib.Path(scratch)
+        model.fit(
+            shared(batches),
+            steps_per_epoch=input_pipeline.steps_per_epoch(splits["train"], config.batch_size),
+            validation_data=shared(validation),
+            validation_steps=-(-splits["validation"].slices // config.batch_size),
+            initial_epoch=done,
+            epochs=config.epochs,
+            verbose=2 if is_chief and not on_terminal else 0,
+            callbacks=[
+                *(
+                    [callbacks.ProgressBar(config.batch_size, done)]
+                    if is_chief and on_terminal
+                    else []
+                ),
+                callbacks.EpochEnd(output, run_state, checkpoint, config.monitored),
+                callbacks.TensorBoard(output / "tensorboard", run_state, shown),
+            ],
+        )
 
 
 def _export_best(
