@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo test lint bench lock clean
+.PHONY: setup demo thesis test lint bench lock clean
 
 setup: .venv/installed
 
@@ -24,6 +24,12 @@ demo: setup
 	$(BIN)/python -m evaluator --data_dir=$(DEMO)/data --dataset=ixi_t1/demo --split=test \
 	  --saved_model=$(DEMO)/run/export/small_resnet --output_dir=$(DEMO)/report
 	@echo "Look at $(DEMO)/report/report.html (the scores) and $(DEMO)/data/ixi_t1/demo/1.0.0/quality.html (the data)."
+
+# The thesis's twelve runs: make thesis DATA_DIR=datasets [FLAGS="--epochs=30"]
+RUNS ?= runs/thesis
+thesis: setup
+	@test -n "$(DATA_DIR)" || { echo "error: say where the datasets are: make thesis DATA_DIR=..." >&2; exit 2; }
+	$(BIN)/python -m trainer.thesis --data_dir=$(DATA_DIR) --workdir=$(RUNS) $(FLAGS)
 
 test: setup
 	$(BIN)/python -m pytest

@@ -21,6 +21,7 @@ from beam_preprocess.pipeline import write_shards
 from beam_preprocess.shards import STRICT_FAILURE, ShardTask
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.datasets import read_manifest
 from ixi_tfds.demographics import find_workbook, read_demographics
 from ixi_tfds.errors import DatasetError, ScanError, UserError
 from ixi_tfds.roster import git_blob_sha1
@@ -54,6 +55,10 @@ class JobConfig:
     def __post_init__(self) -> None:
         if self.volumes_per_shard < 1:
             raise UserError(f"--volumes_per_shard={self.volumes_per_shard}: must be at least 1")
+        for flag in ("source_dir", "data_dir"):
+            path = getattr(self, flag)
+            if not path or "://" in path:
+                raise UserError(f"--{flag}={path}: give a folder on a local or mounted disk")
         if not 0 <= self.max_rejected_fraction <= 1:
             raise UserError(
                 f"--max_rejected_fraction={self.max_rejected_fraction}: must be between 0 and 1"
@@ -143,6 +148,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str
             for scan in plan.catalog.scans
         },
     }
+    publish.recover(config.dataset_dir)
     if config.dataset_dir.exists() and not config.overwrite:
         return _check_unchanged(config, plan, settings)
     started = time.time()
@@ -256,6 +262,7 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[dict[str, Any]]
     if len(rejected) == volumes:
         first = ScanError(rejected[0]["reason"], rejected[0]["path"], rejected[0]["detail"])
         raise UserError(f"all {volumes} volumes were refused, the first one: {first}")
+    _check_splits(plan, rejected)
     if len(rejected) > config.max_rejected_fraction * volumes:
         report = plan.work_dir / "rejected.jsonl"
         publish.write_lines(report, rejected)
@@ -266,15 +273,27 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[dict[str, Any]]
         )
 
 
+def _check_splits(plan: Plan, rejected: list[dict[str, Any]]) -> None:
+    planned = collections.Counter(plan.splits.values())
+    refused = collections.Counter(entry["split"] for entry in rejected)
+    empty = [split for split in SPLITS if 0 < planned[split] == refused[split]]
+    if empty:
+        first = next(entry for entry in rejected if entry["split"] == empty[0])
+        raise UserError(
+            f"every volume of the {empty[0]} split was refused, such as {first['path']}: "
+            f"{first['detail']}; nothing was published: mend these files, or take them away"
+        )
+
+
 def _check_unchanged(config: JobConfig, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
     """The manifest of the dataset that stands there, if these inputs would give the same again."""
-    try:
-        manifest = json.loads((config.dataset_dir / "manifest.json").read_text())
-    except (OSError, ValueError) as error:
+    manifest = read_manifest(config.dataset_dir)
+    refused = sum(manifest.get("rejected", {}).values())
+    if refused and (config.strict or refused > config.max_rejected_fraction * len(plan.splits)):
         raise DatasetError(
-            f"{config.dataset_dir}: holds something else than a dataset of ours (no readable "
-            "manifest.json); move it away, or choose another --data_dir or --config"
-        ) from error
+            f"{config.dataset_dir}: was made leaving out {refused} refused volumes, which --strict "
+            "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
+        )
     paths = [scan.path for scan in plan.catalog.scans]
     digests = {}
     for path in tqdm(paths, unit="volume", desc="compare", disable=None):

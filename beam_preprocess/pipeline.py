@@ -8,7 +8,7 @@ from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentP
 from apache_beam.portability.api import beam_provision_api_pb2 as provision_api
 from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
-from apache_beam.runners.runner import PipelineRunner
+from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.errors import UserError
@@ -21,11 +21,11 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
     """Beam's options out of the arguments that are not flags of ours.
 
     Raises:
-      UserError: an argument that Beam does not know either.
+      UserError: an argument that Beam does not know either, or an unknown runner.
     """
     parser = _BeamArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(parser)
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
     try:
         _, unknown = parser.parse_known_args(list(arguments))
     except (ArgumentError, SystemExit) as error:
@@ -35,7 +35,15 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
             f"unknown argument {unknown[0]!r}: neither a flag of beam_preprocess (see --help) nor "
             "an option of Apache Beam"
         )
-    return PipelineOptions([*_QUIET_WORKERS, *arguments])
+    options = PipelineOptions([*_QUIET_WORKERS, *arguments])
+    named = options.get_all_options()["runner"]
+    try:
+        create_runner(named or "FnApiRunner")
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--runner={named}: {error}") from error
+    if options.get_all_options()["direct_num_workers"] < 0:
+        raise UserError("--direct_num_workers: must be 0 (all cores) or more")
+    return options
 
 
 def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:

@@ -72,8 +72,11 @@ def publish(
         quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
     )
     (work_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    for progress in [*work_dir.glob("*.tfrecord-*.json"), work_dir / "plan.json"]:
-        progress.unlink()
+    # Records of progress, and shards that an earlier, interrupted publishing numbered otherwise.
+    for path in work_dir.glob("*.tfrecord-*"):
+        if path.name not in manifest["shards"]:
+            path.unlink()
+    (work_dir / "plan.json").unlink()
     _swap(work_dir, dataset_dir)
     return manifest
 
@@ -147,10 +150,21 @@ def _write_tfds_metadata(
     info.write_to_directory(work_dir)
 
 
+def recover(dataset_dir: pathlib.Path) -> None:
+    """Put back the dataset that a job was about to replace when it was killed."""
+    old = _replaced(dataset_dir)
+    if old.exists() and not dataset_dir.exists():
+        old.rename(dataset_dir)
+    remove_tree(old)
+
+
+def _replaced(dataset_dir: pathlib.Path) -> pathlib.Path:
+    return dataset_dir.with_name(f".replaced-{VERSION}")
+
+
 def _swap(work_dir: pathlib.Path, dataset_dir: pathlib.Path) -> None:
     """Put the finished folder in place of what stands there."""
-    old = dataset_dir.with_name(f".replaced-{VERSION}")
-    remove_tree(old)
+    old = _replaced(dataset_dir)
     if dataset_dir.exists():
         dataset_dir.rename(old)
     work_dir.rename(dataset_dir)

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import struct
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -149,7 +150,8 @@ def _masked_crc(data: bytes) -> bytes:
 def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
     """Write under a temporary name, then rename; give the SHA-256 and the size."""
     digest, size = hashlib.sha256(), 0
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Workers on two machines may have the same process number.
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     with temporary.open("wb") as file:
         for part in parts:
             digest.update(part)

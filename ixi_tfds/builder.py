@@ -20,8 +20,9 @@ from ixi_tfds.slices import slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
 
 _DESCRIPTION = """
-Sagittal slices of T1-weighted brain MRI of healthy people: the IXI dataset (581 volumes from three
-London hospitals) or volumes of your own, split by person and stratified by sex and ethnicity.
+Sagittal slices of T1-weighted brain MRI, split by person and stratified by sex and ethnicity: of
+the IXI dataset (581 volumes of healthy people from three London hospitals, CC BY-SA 3.0) or of
+volumes of your own, whose licence is theirs.
 """
 
 _CITATION = """
@@ -69,7 +70,6 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
             description=_DESCRIPTION,
             citation=_CITATION,
             homepage="https://brain-development.org/ixi-dataset/",
-            license="CC BY-SA 3.0",
             supervised_keys=("image", "image"),
         )
 

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 IXI_NAME = re.compile(r"IXI(?P<id>[0-9]{3})-(?P<site>Guys|HH|IOP)-(?P<number>[0-9]{4})-T1")
 """The form of a canonical name of IXI, without extension."""
 
+_SITES = ("Guys", "HH", "IOP")
+_IXI_DERIVED = re.compile(
+    r"IXI(?P<id>[0-9]{3})-(?P<site>Guys|HH|IOP)-(?P<number>[0-9]{4})(?=$|[-_. ])", re.IGNORECASE
+)
+"""Begins the names of what was made from a volume of IXI, such as `IXI012-HH-1211-T1_brain`.
+
+It shows the same person, and so has to be in the same split.
+"""
+
 _EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-_. ]+")
 _T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
@@ -47,8 +56,9 @@ class Scan:
     """One volume and the person in it.
 
     Attributes:
-      subject: `IXI002`; for a file that is not named as IXI's are, its name without extension and
-        without a trailing `_T1w` or `-T1`, or the `sub-...` that a BIDS name begins with.
+      subject: `IXI002`; for a file whose name does not begin as IXI's do, its name without
+        extension and without a trailing `_T1w` or `-T1`, or the `sub-...` that a BIDS name begins
+        with.
       site: `Guys`, `HH` or `IOP`; empty where unknown.
       path: where the volume lies.
       sex: one of `features.SEXES`.
@@ -103,7 +113,7 @@ def find_scans(source_dir: str, demographics: Demographics | None = None) -> Cat
         if scan.subject in scans:
             raise UserError(
                 f"subject {scan.subject} stands twice, as {scans[scan.subject].path} and as {path}:"
-                " keep one volume a person"
+                " keep one volume a person, in files whose names tell people apart"
             )
         scans[scan.subject] = scan
     if not scans:
@@ -132,6 +142,10 @@ def _volumes_under(source_dir: str) -> Iterator[str]:
 
 def _refusal(path: str) -> ScanError | None:
     """The error for a file whose name says that it is not a T1 volume."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return ScanError("unreadable", ascii(path), "its name is not UTF-8; rename it")
     tokens = [token.lower() for token in _SEPARATORS.split(stem_of(path))]
     for token in tokens:
         if token in _LABEL_MAPS:
@@ -146,11 +160,12 @@ def _refusal(path: str) -> ScanError | None:
 
 def _scan_of(path: str, people: Mapping[Any, Mapping[Any, Any]]) -> Scan:
     stem = stem_of(path)
-    match = IXI_NAME.fullmatch(stem)
+    match = _IXI_DERIVED.match(stem)
     if match is None:
         # Sessions of one BIDS subject must not count as several people: splits are by person.
         bids = _BIDS_SUBJECT.match(stem)
         return Scan(subject=bids[0] if bids else _T1_SUFFIX.sub("", stem), site="", path=path)
     person = people.get(int(match["id"]))
     known = {} if person is None else {key: person[key] for key in ("sex", "ethnicity", "age")}
-    return Scan(subject=f"IXI{match['id']}", site=match["site"], path=path, **known)
+    site = next(name for name in _SITES if name.lower() == match["site"].lower())
+    return Scan(subject=f"IXI{match['id']}", site=site, path=path, **known)

@@ -168,11 +168,14 @@ def write_cohort(
       The paths of the volumes, in the order of their ids; the workbook is `IXI.xlsx` beside them.
 
     Raises:
-      UserError: the ids would not be free ones of three digits.
+      UserError: the ids would not be free ones of three digits, or the folder cannot be made.
     """
     people = cohort(subjects, first_id)
     folder = pathlib.Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
     write_workbook(folder / WORKBOOK, people, seed=seed)
 
     def write_volume(subject: Subject) -> str:

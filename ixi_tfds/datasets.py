@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.errors import DatasetError
+from ixi_tfds.errors import DatasetError, UserError
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -48,9 +48,16 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     """
     path = folder / "manifest.json"
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); make the dataset again") from error
+        manifest = json.loads(path.read_text())
+        SliceConfig(**manifest["config"])
+        if not {"fingerprint", "version", "shards"} <= manifest.keys():
+            raise ValueError("it lacks fields")
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        raise DatasetError(
+            f"{path}: is not the manifest of a dataset ({error}); move the folder away and make "
+            "the dataset again"
+        ) from error
+    return manifest
 
 
 def write_manifest(folder: pathlib.Path, config: SliceConfig) -> None:

@@ -35,6 +35,7 @@ class ScanError(UserError):
         "not_nifti",
         "corrupt_data",
         "not_3d",
+        "no_orientation",
         "wrong_in_plane_size",
         "too_few_slices",
         "non_finite",

@@ -45,7 +45,7 @@ def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]
     window = crop(volume.voxels[:, :, slice(*config.window)], config.size)
     if _has_few_levels(window):
         lowest = int(window.min())
-        counts = np.bincount((window - np.int64(lowest)).ravel())
+        counts = np.bincount(np.subtract(window, lowest, dtype=np.int64).ravel())
         wanted = [np.ceil(q / 100 * window.size) for q in PERCENTILES]
         stored = lowest + np.searchsorted(np.cumsum(counts), np.maximum(wanted, 1))
     else:
@@ -106,4 +106,6 @@ def _padding(shape: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, i
 
 
 def _has_few_levels(voxels: np.ndarray) -> bool:
-    return voxels.dtype.kind in "iu" and int(voxels.max()) - int(voxels.min()) < _MOST_LEVELS
+    if voxels.dtype.kind not in "iu" or voxels.dtype == np.uint64:
+        return False
+    return int(voxels.max()) - int(voxels.min()) < _MOST_LEVELS

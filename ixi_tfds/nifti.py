@@ -68,7 +68,8 @@ def read_volume(path: str) -> Volume:
     0 means that no scaling applies.
 
     Raises:
-      ScanError: with reason unreadable, not_nifti, corrupt_data, not_3d or other_modality.
+      ScanError: with reason unreadable, not_nifti, corrupt_data, not_3d, no_orientation or
+        other_modality.
     """
     try:
         stored = pathlib.Path(path).read_bytes()
@@ -86,6 +87,13 @@ def read_volume(path: str) -> Volume:
         count=math.prod(shape),
         offset=int(header["vox_offset"]),
     ).reshape(shape, order="F")
+    if not (header["qform_code"] or header["sform_code"]):
+        raise ScanError(
+            "no_orientation",
+            path,
+            "does not say how the head lies in it (qform and sform codes are both 0); set an "
+            "orientation in its header",
+        )
     slope, inter = _scaling(path, header)
     affine = header.get_best_affine()
     to_ixi = _transform_to_axes(path, affine)
@@ -229,7 +237,10 @@ def _scaling(path: str, header: nib.Nifti1Header) -> tuple[float, float]:
 
 def _transform_to_axes(path: str, affine: np.ndarray) -> np.ndarray:
     """The orientation transform from the axes of `affine` to `AXES`."""
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    axes = affine[:3, :3]
+    volume = abs(np.linalg.det(axes)) if np.isfinite(axes).all() else 0.0
+    # Against the box of the same sides, for the affine may be in any unit.
+    if not volume > 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
         raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
     return orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(AXES)

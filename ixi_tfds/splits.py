@@ -66,9 +66,9 @@ def assign_splits(
 ) -> dict[str, str]:
     """The split of every subject that was found.
 
-    Volumes of IXI, known by their canonical name (subject, site and scan number), are where the
-    roster puts them, however few are present and with or without the workbook. All others are
-    split by `split_subjects` among themselves, with sex and ethnicity as strata.
+    Volumes of IXI and what was made from them, known by how their names begin (subject, site and
+    scan number), are where the roster puts them, however few, with or without the workbook. All
+    others are split by `split_subjects` among themselves, with sex and ethnicity as strata.
 
     Args:
       scans: one scan for each subject.
@@ -81,7 +81,7 @@ def assign_splits(
     split_of, others = {}, {}
     for scan in scans:
         entry = roster.get(scan.subject)
-        if entry is not None and entry.name == stem_of(scan.path):
+        if entry is not None and stem_of(scan.path).lower().startswith(entry.name[:-3].lower()):
             split_of[scan.subject] = entry.split
         else:
             others[scan.subject] = _stratum(scan.sex, scan.ethnicity)

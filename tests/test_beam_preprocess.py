@@ -219,6 +219,72 @@ def test_a_shard_of_rejects_only_does_not_reach_the_dataset(tmp_path):
     assert sum(1 for split in builder.info.splits for _ in builder.as_dataset(split=split)) == 48
 
 
+def test_a_split_that_loses_everyone_is_an_error(tmp_path, capsys):
+    source = write_cohort(tmp_path / "source", subjects=4)
+    (first,) = (subject for subject, split in splits_of(source).items() if split == "validation")
+    next(source.glob(f"{first}-*")).write_bytes(b"broken")
+    assert job(source, tmp_path, *SMALL, "--max_rejected_fraction=1") == 2
+    assert "every volume of the validation split was refused" in capsys.readouterr().err
+    assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
+
+
+def splits_of(source):
+    from ixi_tfds.catalog import find_scans
+    from ixi_tfds.splits import assign_splits
+
+    return assign_splits(find_scans(str(source)).scans)
+
+
+def test_strict_is_kept_when_the_dataset_is_there_already(tmp_path, capsys):
+    source = bad_cohort(tmp_path / "source")
+    assert job(source, tmp_path, *SMALL, "--max_rejected_fraction=0.5") == 0
+    assert job(source, tmp_path, *SMALL, "--max_rejected_fraction=0.5") == 0
+    for flag in ("--strict", "--max_rejected_fraction=0.01"):
+        assert job(source, tmp_path, *SMALL, flag) == 2
+        assert "leaving out 2 refused volumes" in capsys.readouterr().err
+
+
+def test_publishing_that_was_killed_leaves_no_stray_shard(tmp_path, monkeypatch):
+    """Killed after shards were numbered anew, then the broken files are mended."""
+    from beam_preprocess import publish
+
+    source = write_cohort(tmp_path / "source", subjects=12)
+    whole = {path: path.read_bytes() for path in sorted(source.glob("*.nii.gz"))[:2]}
+    for path in whole:
+        path.write_bytes(b"broken")
+    flags = (*SMALL, "--volumes_per_shard=1", "--max_rejected_fraction=0.5")
+
+    def die(*arguments):
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(publish, "_write_tfds_metadata", die)
+        job(source, tmp_path / "data", *flags)
+    for path, content in whole.items():
+        path.write_bytes(content)
+    assert job(source, tmp_path / "data", *flags) == 0
+    assert job(source, tmp_path / "fresh", *flags) == 0
+    assert tree(tmp_path / "data") == tree(tmp_path / "fresh")
+
+
+def test_a_dataset_comes_back_when_its_replacement_is_killed(source, tmp_path):
+    assert job(source, tmp_path, *SMALL) == 0
+    before = tree(tmp_path)
+    folder = tmp_path / "ixi_t1/small"
+    (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
+    assert job(source, tmp_path, *SMALL) == 0
+    assert tree(tmp_path) == before
+
+
+def test_a_folder_that_is_no_dataset_of_ours_is_left_alone(source, tmp_path, capsys):
+    folder = tmp_path / "ixi_t1/small/1.0.0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    assert job(source, tmp_path, *SMALL) == 2
+    assert "manifest.json" in capsys.readouterr().err
+    assert (folder / "manifest.json").read_text() == "{}"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -226,6 +292,10 @@ def test_a_shard_of_rejects_only_does_not_reach_the_dataset(tmp_path):
         (["--data_dir=d"], "--source_dir"),
         (["--source_dir=.", "--data_dir=d", "--no_such_flag=1"], "--no_such_flag=1"),
         (["--source_dir=.", "--data_dir=d", "--direct_num_workers=many"], "option of Beam"),
+        (["--source_dir=.", "--data_dir=d", "--runner=Nonsense"], "--runner=Nonsense"),
+        (["--source_dir=.", "--data_dir=d", "--direct_num_workers=-3"], "--direct_num_workers"),
+        (["--source_dir=.", "--data_dir=gs://bucket/x"], "gs://bucket/x"),
+        (["--source_dir=.", "--data_dir="], "--data_dir="),
         (["--source_dir=.", "--data_dir=d", "--config=mine"], "needs --slices and --size"),
         (["--source_dir=.", "--data_dir=d", "--size=1x1"], "the config thesis is fixed"),
         (["--source_dir=.", "--data_dir=d", "--config=a", "--size=axb", "--slices=1:2"], "axb"),

@@ -144,6 +144,32 @@ def test_stem_drops_the_extension_only():
     assert stem_of("a.b.NII") == "a.b"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["IXI012-HH-1211-T1_brain", "ixi012-hh-1211-t1", "IXI012-HH-1211-T1-bet", "IXI012-HH-1211"],
+)
+def test_what_was_made_from_a_volume_of_ixi_is_the_same_person(tmp_path, name):
+    from ixi_tfds.splits import assign_splits
+
+    (tmp_path / "IXI012-HH-1211-T1.nii.gz").touch()
+    split = assign_splits(find_scans(str(tmp_path)).scans)
+    (tmp_path / f"{name}.nii.gz").touch()
+    with pytest.raises(UserError, match="IXI012 stands twice"):
+        find_scans(str(tmp_path))
+    (tmp_path / "IXI012-HH-1211-T1.nii.gz").unlink()
+    scans = find_scans(str(tmp_path)).scans
+    assert (scans[0].subject, scans[0].site) == ("IXI012", "HH")
+    assert assign_splits(scans) == split
+
+
+def test_a_name_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "sub-1.nii").touch()
+    (tmp_path / os.fsdecode(b"\xff\xfe.nii.gz")).touch()
+    (refused,) = find_scans(str(tmp_path)).refused
+    assert refused.reason == "unreadable"
+    str(refused).encode()
+
+
 def test_a_worker_has_no_heavy_imports():
     scan = Scan("IXI002", "Guys", "/data/IXI002-Guys-0828-T1.nii.gz", "female", "white", 35.8)
     code = (

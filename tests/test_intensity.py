@@ -9,6 +9,7 @@ from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
 from ixi_tfds.intensity import dequantize, quantize
+from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 
 
@@ -57,6 +58,32 @@ def test_volume_scaling_clips_to_one_percentile_range(tmp_path, dtype):
     for index, example in enumerate(examples_of(path, config)):
         assert (example["low"], example["high"]) == (low, high)
         share = (np.clip(window[..., index], low, high) - low) / (high - low)
+        expected = (share * 255 + 0.499999999).astype(np.uint8)
+        np.testing.assert_array_equal(example["image"][..., 0], expected)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_integers_over_their_full_range(tmp_path, dtype, scaling):
+    """The extreme values of a type, as tools write that spread floats over all of it."""
+    limits = np.iinfo(dtype)
+    share = head().astype(np.float64) / head().max()
+    wide = share * (float(limits.max) - float(limits.min)) * 0.999 + float(limits.min)
+    voxels = wide.astype(dtype)
+    voxels[0, 0, 8:14], voxels[1, 1, 8:14] = limits.min, limits.max
+    path = tmp_path / "x.nii.gz"
+    nib.save(nib.Nifti1Image(voxels, np.diag([-4.0, -4, 5, 1])[[2, 0, 1, 3]], dtype=dtype), path)
+    stored = read_volume(str(path)).voxels
+    config = SliceConfig(
+        "wide", in_plane=None, size=stored.shape[:2], window=(8, 14), scaling=scaling
+    )
+    window = stored[:, :, 8:14].astype(np.float64)
+    for index, example in enumerate(examples_of(path, config)):
+        plane = window[..., index]
+        low, high = plane.min(), plane.max()
+        if scaling == "volume":
+            low, high = np.percentile(window, [0.5, 99.5], method="inverted_cdf")
+        share = (np.clip(plane, low, high) - low) / (high - low)
         expected = (share * 255 + 0.499999999).astype(np.uint8)
         np.testing.assert_array_equal(example["image"][..., 0], expected)
 

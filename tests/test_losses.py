@@ -52,3 +52,14 @@ def test_losses_are_nothing_for_a_perfect_reconstruction_and_one_value_an_image(
     np.testing.assert_allclose(
         losses.mse(clean, clean + error), [0.01, 0.04, 0.09, 0.16, 0.25], rtol=1e-4
     )
+
+
+def test_a_mix_is_the_weighted_sum():
+    random = np.random.default_rng(2)
+    clean, other = random.random((2, 3, 9, 9, 1), dtype=np.float32)
+    mix = losses.make_loss("mix", dssim_weight=0.3)(clean, other)
+    expected = 0.7 * np.mean((clean - other) ** 2, axis=(1, 2, 3)) + 0.3 * reference_dssim(
+        clean, other
+    )
+    np.testing.assert_allclose(mix, expected, rtol=1e-4)
+    assert losses.make_loss("dssim", dssim_weight=0.3) is losses.dssim

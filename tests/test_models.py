@@ -1,20 +1,63 @@
+import subprocess
+import sys
+
+import h5py
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorflow import keras
 
-from trainer import config, losses, models
+from ixi_tfds.errors import UserError
+from trainer import autoencoder, config, losses, models, pretrained
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters"), [("small_resnet", 2_263_232), ("big_resnet", 6_104_256)]
+    ("name", "rgb", "parameters"),
+    [
+        ("small_resnet", False, 2_263_232),
+        ("big_resnet", False, 6_104_256),
+        ("resnet50", False, 34_589_600),
+        ("resnet50", True, 34_596_448),
+        ("resnet50_add13", False, 11_331_488),
+        ("resnet50_add13", True, 11_338_336),
+        ("resnet50_act40", False, 11_331_488),
+        ("resnet50_act40", True, 11_338_336),
+    ],
 )
-def test_parameters_are_those_of_the_thesis(name, parameters):
-    assert models.build(name, (256, 256)).count_params() == parameters
+def test_parameters_are_those_of_the_thesis(name, rgb, parameters):
+    network = models.build(name, (256, 256), rgb=rgb)
+    assert network.count_params() == parameters
+    shape = network.compute_output_shape((8, 256, 256, 1))
+    assert shape == (8, 256, 256, 3 if rgb else 1)
 
 
-@pytest.mark.parametrize("size", [(16, 16), (48, 80)])
-def test_any_multiple_of_sixteen_keeps_its_size(size):
-    network = models.build("small_resnet", size)
+def test_the_named_models_are_instances_of_the_general_one():
+    same = models.build("resnet_like", (32, 32), stage_blocks=(2, 2, 4))
+    assert same.count_params() == 6_104_256
+    # Stem 9*16; stages 9*16*32 + 9*32*32 + 16*32 + 12*32 and 9*32*48 + 9*48*48 + 32*48 + 12*48;
+    # decoder 9*48*8 + 9*8*8 + 9*8*4 + 9*4 and 4 a channel.
+    sides = {"stem_filters": 16, "stage_filters": (32, 48), "stage_blocks": (1, 1)}
+    network = models.build("resnet_like", (16, 24), **sides, upsampling_filters=(8, 8, 4))
+    encoder = 144 + (4608 + 9216 + 512 + 384) + (13824 + 20736 + 1536 + 576)
+    assert network.count_params() == encoder + (3456 + 576 + 288 + 36 + 4 * 20)
+    assert network(np.zeros((2, 16, 24, 1), np.float32)).shape == (2, 16, 24, 1)
+    mirrored = models.build("resnet_like", (16, 24), **sides)
+    assert [block.convolution.filters for block in mirrored.decoder.blocks] == [48, 32, 16]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "stride"),
+    [
+        ("small_resnet", 9, 16),
+        ("resnet50", 9, 32),
+        ("resnet50_add13", 9, 16),
+        ("resnet_like", 2, 8),
+    ],
+)
+def test_any_multiple_of_the_stride_keeps_its_size(name, stages, stride):
+    assert models.stride(name, stages) == stride
+    size = (stride, 3 * stride)
+    network = models.build(name, size, stage_filters=(8,) * stages, stage_blocks=(1,) * stages)
     assert network(np.zeros((2, *size, 1), np.float32)).shape == (2, *size, 1)
 
 
@@ -26,17 +69,142 @@ def test_bottleneck_is_a_sixteenth_of_the_side():
     assert values.shape == (1, 4, 4, 256)
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "signed"),
+    [
+        ("resnet50", (1, 2, 2, 2048), False),
+        ("resnet50_add13", (1, 4, 4, 1024), True),
+        ("resnet50_act40", (1, 4, 4, 1024), False),
+    ],
+)
+def test_where_the_encoders_end(name, shape, signed):
+    network = models.build(name, (64, 64))
+    values = network.encoder(np.random.default_rng(0).random((1, 64, 64, 1), np.float32)).numpy()
+    assert values.shape == shape
+    # The addition comes before its ReLU, the activation after it.
+    assert (values.min() < 0) == signed
+
+
 def test_reconstructions_are_float32_in_mixed_precision():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
-        network = models.build("small_resnet", (16, 16))
-        assert network.stem.compute_dtype == "bfloat16"
-        assert network(np.zeros((1, 16, 16, 1), np.float32)).dtype == np.float32
-        assert {variable.dtype.name for variable in network.variables} == {"float32"}
+        for name in ("small_resnet", "resnet50_add13"):
+            network = models.build(name, (16, 16))
+            first = network.stem if name == "small_resnet" else network.encoder.layers[2]
+            assert first.compute_dtype == "bfloat16"
+            assert network(np.zeros((1, 16, 16, 1), np.float32)).dtype == np.float32
+            assert {variable.dtype.name for variable in network.variables} == {"float32"}
     finally:
         keras.mixed_precision.set_global_policy("float32")
 
 
 def test_flags_offer_what_there_is():
-    assert set(config.MODELS) == set(models.MODELS)
-    assert set(config.LOSSES) == set(losses.LOSSES)
+    for name in config.MODELS:
+        assert models.stride(name, 3) in (16, 32)
+    assert set(config.LOSSES) == {*losses.LOSSES, "mix"}
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    """A file as Keras has it, with random numbers."""
+    path = tmp_path_factory.mktemp("weights") / "notop.h5"
+    write_resnet50_weights(path)
+    return path
+
+
+def write_resnet50_weights(path):
+    random = np.random.default_rng(0)
+    model = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(None, None, 3)
+    )
+    model.set_weights(
+        [random.normal(1, 0.02, values.shape).astype(np.float32) for values in model.get_weights()]
+    )
+    model.save_weights(path)
+
+
+@pytest.mark.parametrize(("name", "arrays"), [("resnet50", 318), ("resnet50_add13", 258)])
+def test_every_weight_of_a_file_arrives(weights_file, name, arrays):
+    network = models.build(name, (32, 32), rgb=True)
+    pretrained.start_with(network.encoder, pretrained.read_resnet50(str(weights_file)))
+    arrived = {variable.name: variable.numpy() for variable in network.encoder.variables}
+    assert len(arrived) == arrays
+    with h5py.File(weights_file) as file:
+        for name, values in arrived.items():
+            layer = name.split("/")[0]
+            np.testing.assert_array_equal(values, file[layer][name][()], err_msg=name)
+
+
+def test_weights_that_are_not_there_or_not_right_are_told_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or a file"):
+        pretrained.read_resnet50("nowhere.h5")
+    text = tmp_path / "text.h5"
+    text.write_text("no weights")
+    with pytest.raises(UserError, match=r"text\.h5: holds no weights of ResNet50"):
+        pretrained.read_resnet50(str(text))
+    other = tmp_path / "other.h5"
+    keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save_weights(other)
+    with pytest.raises(UserError, match=r"other\.h5: holds no weights of ResNet50"):
+        pretrained.read_resnet50(str(other))
+    # A proxy where nothing listens, and an empty cache: no network.
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="--weights=imagenet: cannot be downloaded"):
+        pretrained.read_resnet50("imagenet")
+
+
+def test_an_rgb_network_learns_from_three_channels_and_is_scored_on_their_mean():
+    class Tinted(keras.layers.Layer):
+        """Three channels around the slice: their mean is off by 0.1."""
+
+        def call(self, inputs, training=None):
+            return tf.concat([inputs - 0.2, inputs, inputs + 0.5], axis=-1)
+
+    image = np.random.default_rng(0).integers(60, 100, (4, 16, 16, 1)).astype(np.uint8)
+    network = keras.Sequential([Tinted()])
+    model = autoencoder.Autoencoder(network, losses.mse, batch_size=4, seed=0, augment=None)
+    model.compile()
+    batch = tf.data.Dataset.from_tensors({"image": image, "index": np.arange(4)})
+    scores = model.evaluate(batch, verbose=0, return_dict=True)
+    assert scores["loss"] == pytest.approx((0.04 + 0.25) / 3, rel=1e-4)
+    assert scores["psnr"] == pytest.approx(20, rel=1e-4)
+
+
+TWO_REPLICAS = """
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+from trainer import models
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+images = np.random.default_rng(0).random((8, 32, 32, 1), np.float32)
+images[:4] *= 0.3
+seen = []
+for replicas in (1, 2):
+    strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        network = models.ResNet50Autoencoder(
+            until="conv2_block2_out", upsampling_filters=(8, 4), rgb=False
+        )
+        network(images[:1])
+    rows = 8 // replicas
+    mine = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(images[context.replica_id_in_sync_group * rows :][:rows])
+    )
+    step = tf.function(lambda images: network(images, training=True))
+    parts = strategy.experimental_local_results(strategy.run(step, args=(mine,)))
+    seen.append((np.concatenate([part.numpy() for part in parts]), network.get_weights()))
+(one, one_weights), (two, two_weights) = seen
+np.testing.assert_allclose(two, one, atol=1e-4)
+for a, b in zip(one_weights, two_weights, strict=True):
+    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_resnet50_on_two_replicas_is_what_it_is_on_one():
+    """Keras's own encoder would normalize each replica's rows by themselves."""
+    done = subprocess.run([sys.executable, "-c", TWO_REPLICAS], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -164,6 +164,21 @@ def test_values_are_refused_by_their_own_reasons(tmp_path):
     assert reason_of(write_head(tmp_path, "x", voxels=labels)) == "label_map"
 
 
+def test_a_head_of_unknown_orientation_is_refused(tmp_path):
+    made = image(head())
+    made.set_sform(None, code=0)
+    made.set_qform(None, code=0)
+    nib.save(made, tmp_path / "x.nii.gz")
+    assert reason_of(tmp_path / "x.nii.gz") == "no_orientation"
+
+
+def test_an_affine_in_metres_is_fine(tmp_path):
+    made = image(head())
+    metres = made.affine / [[1000.0], [1000.0], [1000.0], [1.0]]
+    nib.save(nib.Nifti1Image(np.asarray(made.dataobj), metres), tmp_path / "x.nii.gz")
+    assert len(slices_bytes(tmp_path / "x.nii.gz")) == 6
+
+
 def test_colours_are_refused(tmp_path):
     pixels = np.zeros((32, 32, 24), [("R", "u1"), ("G", "u1"), ("B", "u1")])
     nib.save(nib.Nifti1Image(pixels, np.eye(4)), tmp_path / "x.nii.gz")

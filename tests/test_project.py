@@ -91,3 +91,18 @@ def write_heads(folder, shape, zooms):
     for number in range(3):
         head = make_head(f"IXI{701 + number}", "HH", seed=0, shape=shape, zooms=zooms)
         nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
+
+
+@pytest.mark.parametrize("page", ["README.md", "BUILD_NOTES.md"])
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = ROOT / name if name else ROOT / page
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+            assert anchor in slugs, target

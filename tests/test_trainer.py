@@ -14,6 +14,8 @@ from ixi_tfds import configs, intensity
 from trainer import augmentation, autoencoder, export, input_pipeline, losses, state
 from trainer.__main__ import run
 
+LIKE = ["--model=resnet_like"]
+DEEP = [*LIKE, "--stage_filters=8,8,8,8,8", "--stage_blocks=1,1,1,1,1"]
 FLAGS = ["--dataset=ixi_t1/tiny", "--batch_size=4", "--learning_rate=0.01"]
 
 
@@ -55,7 +57,7 @@ def test_a_run_leaves_history_logs_and_a_model(trained, data_dir):
     assert list((trained / "tensorboard").glob("events.*"))
     card = json.loads((trained / "export/small_resnet/1/assets.extra/model_card.json").read_text())
     manifest = json.loads((data_dir / "ixi_t1/tiny/1.0.0/manifest.json").read_text())
-    assert card["dataset"]["fingerprint"] == manifest["fingerprint"]
+    assert card["datasets"]["ixi_t1/tiny"]["fingerprint"] == manifest["fingerprint"]
     assert card["best"]["val_loss"] == min(float(row["val_loss"]) for row in rows)
     assert card["flags"]["loss"] == "mse"
 
@@ -194,7 +196,27 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
         (["--dataset=ixi_t1/none"], "ixi_t1/none"),
         (["--dataset=ixi_t1/odd"], "24x32"),
         (["--batch_size=500"], "24 slices"),
+        (["--schedule=steps"], "--schedule=steps: choose one of"),
+        (["--augment_fraction=2"], "--augment_fraction=2.0: must be between 0 and 1"),
         (["--noaugment", "--augment_validation"], "--augment_validation needs"),
+        (["--profile_steps=-1"], "--profile_steps=-1: must be at least 0"),
+        (["--loss=mix", "--dssim_weight=1"], "--dssim_weight=1.0: must be between 0 and 1"),
+        (["--dssim_weight=0.3"], "--dssim_weight goes with --loss=mix only"),
+        (["--stage_filters=64"], "--stage_filters goes with --model=resnet_like only"),
+        ([*LIKE, "--stage_filters=64,x"], "--stage_filters=64,x: give whole numbers"),
+        ([*LIKE, "--stage_filters="], "--stage_filters=: give 1 number(s)"),
+        ([*LIKE, "--stage_filters=8,0,8"], "--stage_filters=8,0,8: must be at least 1"),
+        ([*LIKE, "--stage_blocks=2,1"], "--stage_blocks=2,1: give 3 number(s)"),
+        ([*LIKE, "--upsampling_filters=8,8"], "--upsampling_filters=8,8: give 4 number(s)"),
+        ([*LIKE, "--stem_filters=0"], "--stem_filters=0: must be at least 1"),
+        ([*DEEP], "multiples of 64 for --model=resnet_like"),
+        (["--weights=imagenet"], "--weights=imagenet: --model=small_resnet has none"),
+        (["--model=resnet50", "--weights=no.h5"], "--weights=no.h5: give none, imagenet, or"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/none"], "ixi_t1/none"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/tiny"], "ixi_t1/tiny is named twice"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/odd"], "ixi_t1/odd are 24x32, scaled by slice; they must"),
+        (["--dataset=ixi_t1/tiny,ixi_t1/tiny_volume"], "are 32x32, scaled by volume; they must"),
+        (["--flagfile=nowhere.flags"], "nowhere.flags"),
     ],
 )
 def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, capsys):
@@ -284,6 +306,44 @@ def test_the_learning_rate_falls_as_keras_lets_it():
         assert ours.learning_rate == pytest.approx(float(model.optimizer.learning_rate), rel=1e-5)
     assert ours.learning_rate == pytest.approx(0.5e-6)
     assert (ours.best_epoch, ours.best_loss) == (7, 3.9)
+
+
+def test_the_cosine_ends_near_zero_and_a_constant_rate_stays():
+    cosine, constant = state.RunState(learning_rate=1e-3), state.RunState(learning_rate=1e-3)
+    for _ in range(4):
+        state.add_epoch(cosine, {"val_loss": 1.0}, "val_loss", schedule="cosine", epochs=4)
+        state.add_epoch(constant, {"val_loss": 1.0}, "val_loss", schedule="constant")
+    rates = [row["learning_rate"] for row in cosine.history]
+    falling = keras.optimizers.schedules.CosineDecay(1e-3, 4)
+    assert rates == pytest.approx([float(falling(epoch)) for epoch in range(4)], rel=1e-5)
+    assert cosine.learning_rate == 0.5e-6
+    assert {row["learning_rate"] for row in constant.history} == {1e-3}
+
+
+def test_a_run_under_a_cosine_keeps_its_epochs(data_dir, tmp_path, capsys):
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", *FLAGS, "--schedule=cosine"]
+    assert run([*command, "--epochs=1"]) == 0
+    assert run([*command, "--epochs=2"]) == 2
+    assert "--epochs=1" in capsys.readouterr().err
+
+
+def test_augmentation_leaves_the_rest_of_the_images_alone():
+    images = np.random.default_rng(0).random((64, 16, 16, 1), dtype=np.float32)
+    drawn = [
+        augmentation.augment(
+            images,
+            tf.range(64, dtype=tf.int64),
+            config=augmentation.AugmentationConfig(fraction=fraction, gaussian_noise=0.01),
+            seed=1,
+            batch_size=64,
+        ).numpy()
+        for fraction in (1.0, 0.25)
+    ]
+    whole, some = ((out != images).any(axis=(1, 2, 3)) for out in drawn)
+    assert whole.all()
+    assert 0.1 < some.mean() < 0.4
+    # Those it touches it corrupts as it would have otherwise.
+    np.testing.assert_array_equal(drawn[1][some], drawn[0][some])
 
 
 def test_augmentation_happens_as_often_as_its_config_says():

@@ -32,16 +32,18 @@ class AugmentationConfig:
     side, as the library it used has them by default). It had no noise.
 
     Attributes:
-      blur_fraction: share of the images that is blurred.
+      fraction: share of the images that is corrupted at all.
+      blur_fraction: share of these that is blurred.
       blur_sigmas: one of these, in pixels, is drawn for a whole batch.
       max_further: of {cutout, coarse dropout}, 0 to this many are applied, all numbers alike.
       cutout_patches: black patches that a cutout sets.
       cutout_size: side of a patch as a share of the image's height.
       dropout_range: share of pixels that a coarse dropout blackens, uniform in this range.
-      gaussian_noise: standard deviation of Gaussian noise added to all images; 0 is off.
+      gaussian_noise: standard deviation of Gaussian noise added to all of these; 0 is off.
       rician_noise: standard deviation in both channels of Rician noise; 0 is off.
     """
 
+    fraction: float = 1.0
     blur_fraction: float = 0.5
     blur_sigmas: tuple[float, ...] = (0.5, 1.0, 1.5)
     max_further: int = 2
@@ -66,10 +68,11 @@ def sample(
       `sigma` int32 scalar (a place in `blur_sigmas`), `blurred` bool [B], `centers` float32
       [B, K, 2] and `sizes` float32 [B, K] as `corruptions.zero_patches` takes them (size 0 where
       an image gets no cutout), `keep` bool [B, H/2, W/2] as `corruptions.pixel_dropout` takes it;
-      and, where noise is on, `noise`, `real`, `imaginary` float32 [B, H, W, 1].
+      and, where noise is on, `noise`, `real`, `imaginary` float32 [B, H, W, 1]; and, where not
+      all images are to be corrupted, `corrupted` bool [B].
     """
     batch, height, width = shape
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 10, alg=_GENERATOR))
+    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 11, alg=_GENERATOR))
 
     def uniform(number: int, *sides: int) -> tf.Tensor:
         return _uniform(sides, seeds[number])
@@ -99,6 +102,8 @@ def sample(
         if deviation:
             normal = tf.math.ndtri(_uniform((batch, height, width, 1), seeds[number]))
             parameters[name] = deviation * normal
+    if config.fraction < 1:
+        parameters["corrupted"] = uniform(10, batch) < config.fraction
     return parameters
 
 
@@ -112,6 +117,7 @@ def apply(
       parameters: of the same batch.
       config: with which they were sampled.
     """
+    clean = images
     if config.blur_sigmas and config.blur_fraction:
         blurred = tf.switch_case(
             parameters["sigma"],
@@ -127,6 +133,8 @@ def apply(
         images = corruptions.gaussian_noise(images, parameters["noise"])
     if "real" in parameters:
         images = corruptions.rician_noise(images, parameters["real"], parameters["imaginary"])
+    if "corrupted" in parameters:
+        images = tf.where(parameters["corrupted"][:, None, None, None], images, clean)
     return images
 
 

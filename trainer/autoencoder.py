@@ -6,7 +6,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from evaluator import metrics
-from trainer import augmentation
+from trainer import augmentation, models
 
 
 def to_unit(images: tf.Tensor) -> tf.Tensor:
@@ -18,16 +18,16 @@ class Autoencoder(keras.Model):
     """Learns to give back the clean slice from a corrupted one.
 
     It is fitted on batches as `input_pipeline` makes them: `image` uint8 [B, H, W, 1] and `index`
-    int64 [B], in validation -1 for rows that only fill a batch up. Everything after the 8-bit
-    slices (cast, corruption, network, loss) happens in the replica's step, on its device.
+    int64 [B], which is -1 for rows that only fill a batch up. Everything after the 8-bit slices
+    (cast, corruption, network, loss) happens in the replica's step, on its device.
 
     Validation reports `loss`, `psnr` and `ssim` on clean inputs; with `augment_validation` also
     `loss_augmented`, on inputs corrupted the same way at every epoch. PSNR and SSIM are those of
-    the reconstruction clipped to [0, 1], as the exported model gives it; training reports PSNR
-    only, for SSIM would cost as much as a layer.
+    the grey reconstruction in [0, 1], as the exported model gives it; training reports PSNR only,
+    for SSIM would cost as much as a layer.
 
     Args:
-      network: gives reconstructions [B, H, W, 1] of slices [B, H, W, 1].
+      network: gives reconstructions [B, H, W, C] of slices [B, H, W, 1].
       loss: gives one value an image, as those in `losses`.
       batch_size: of the global batch.
       seed: of the augmentation.
@@ -74,13 +74,17 @@ class Autoencoder(keras.Model):
             images, index, config=self.augment, seed=seed, batch_size=self.batch_size
         )
 
+    def losses_of(self, clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+        """One value an image, over all channels of the network: an RGB one learns from three."""
+        return self.loss_of(models.repeat_grey(clean, reconstruction.shape[-1]), reconstruction)
+
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on a replica's share of a global batch."""
         clean = to_unit(data["image"])
         corrupted = self.corrupt(clean, data["index"], self.seed)
         with tf.GradientTape() as tape:
             reconstruction = self(corrupted, training=True)
-            losses = self.loss_of(clean, reconstruction)
+            losses = self.losses_of(clean, reconstruction)
             # Replicas' gradients are summed, so each divides by the global batch.
             total = tf.nn.compute_average_loss(losses, global_batch_size=self.batch_size)
             scaled = self._scale(total)
@@ -88,7 +92,7 @@ class Autoencoder(keras.Model):
         gradients = self._unscale(tape.gradient(scaled, variables))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.means["loss"].update_state(losses)
-        self.means["psnr"].update_state(metrics.psnr(clean, tf.clip_by_value(reconstruction, 0, 1)))
+        self.means["psnr"].update_state(metrics.psnr(clean, models.to_grey(reconstruction)))
         return {name: self.means[name].result() for name in ("loss", "psnr")}
 
     def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -96,14 +100,14 @@ class Autoencoder(keras.Model):
         clean = to_unit(data["image"])
         counts = tf.cast(data["index"] >= 0, tf.float32)
         reconstruction = self(clean, training=False)
-        clipped = tf.clip_by_value(reconstruction, 0, 1)
-        self.means["loss"].update_state(self.loss_of(clean, reconstruction), counts)
-        self.means["psnr"].update_state(metrics.psnr(clean, clipped), counts)
-        self.means["ssim"].update_state(metrics.ssim(clean, clipped), counts)
+        grey = models.to_grey(reconstruction)
+        self.means["loss"].update_state(self.losses_of(clean, reconstruction), counts)
+        self.means["psnr"].update_state(metrics.psnr(clean, grey), counts)
+        self.means["ssim"].update_state(metrics.ssim(clean, grey), counts)
         if self.augments_validation:
             # Another seed, so that validation does not repeat corruptions of the first epoch.
             corrupted = self.corrupt(clean, data["index"], self.seed + 1)
-            losses = self.loss_of(clean, self(corrupted, training=False))
+            losses = self.losses_of(clean, self(corrupted, training=False))
             self.means["loss_augmented"].update_state(losses, counts)
         return {name: mean.result() for name, mean in self.means.items()}
 

@@ -11,13 +11,17 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import autoencoder, state
+from trainer import autoencoder, models, state
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import tensorflow_addons as tfa
 
 Logs = dict[str, Any]
+
+
+class DivergedError(UserError):
+    """The loss is no longer a number."""
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -30,6 +34,8 @@ class EpochEnd(keras.callbacks.Callback):
       run_state: as it stands; changed epoch by epoch.
       checkpoint: what to save, the network as `network`.
       monitored: name of the loss that decides.
+      schedule: of the learning rate.
+      epochs: of the whole run.
     """
 
     def __init__(
@@ -38,26 +44,33 @@ class EpochEnd(keras.callbacks.Callback):
         run_state: state.RunState,
         checkpoint: tf.train.Checkpoint,
         monitored: str,
+        *,
+        schedule: str,
+        epochs: int,
     ) -> None:
         super().__init__()
         self.workdir = workdir
         self.state = run_state
         self.checkpoint = checkpoint
         self.monitored = monitored
+        self.schedule = schedule
+        self.epochs = epochs
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Commit epoch `epoch` (from 0).
 
         Raises:
-          UserError: the loss is no longer a number.
+          DivergedError: the loss is no longer a number.
         """
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values[self.monitored])):
-            raise UserError(
+            raise DivergedError(
                 f"epoch {epoch + 1}: the loss is not finite any more; take a lower --learning_rate "
                 "and another --workdir"
             )
-        state.add_epoch(self.state, values, self.monitored)
+        state.add_epoch(
+            self.state, values, self.monitored, schedule=self.schedule, epochs=self.epochs
+        )
         self.model.optimizer.learning_rate = self.state.learning_rate
         self.checkpoint.write(str(state.checkpoint_path(self.workdir, epoch + 1)))
         state.write_state(self.workdir, self.state)
@@ -81,7 +94,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
         slices = autoencoder.to_unit(self.images)
-        reconstructions = tf.clip_by_value(self.model(slices, training=False), 0, 1)
+        reconstructions = models.to_grey(self.model(slices, training=False))
         # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
         with self.writer.as_default(step=epoch + 1):
@@ -89,6 +102,43 @@ class TensorBoard(keras.callbacks.Callback):
                 tf.summary.scalar(name, value)
             tf.summary.image("slice and reconstruction", pairs, max_outputs=len(self.images))
         self.writer.flush()
+
+
+class Profile(keras.callbacks.Callback):
+    """Profiles some steps of one epoch, from the third on: the first ones make the graphs.
+
+    Args:
+      folder: of TensorBoard's files.
+      steps: how many; fewer where the epoch ends before.
+    """
+
+    _FIRST = 2
+
+    def __init__(self, folder: pathlib.Path, steps: int) -> None:
+        super().__init__()
+        self.folder = folder
+        self.steps = steps
+        self.started = self.running = False
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Start, once."""
+        if batch == self._FIRST and not self.started:
+            tf.profiler.experimental.start(str(self.folder))
+            self.started = self.running = True
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Stop after as many steps as were asked for."""
+        if batch >= self._FIRST + self.steps - 1:
+            self._stop()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Stop in any case."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.running:
+            tf.profiler.experimental.stop()
+            self.running = False
 
 
 class ProgressBar(tfa.callbacks.TQDMProgressBar):

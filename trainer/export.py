@@ -12,9 +12,15 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from trainer import models
+
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """Scanner values to [0, 1] by way of 8 bits, to the bit as the dataset stores them.
+    """Scanner values to [0, 1] by way of 8 bits, by the rule of the dataset.
+
+    Equal to the bit where the scanner's values are exact in float32 (all integers of IXI). Where
+    `scl_slope` makes them inexact, ties may fall the other way: measured on the 62 heads at 2 mm,
+    0.3% of the voxels are off, each by one level of 255.
 
     `floor(255 * (v - low) / (high - low) + 0.499999999)` in float64, values beyond the range
     clipped; an empty range gives zeros.
@@ -48,7 +54,7 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     """The functions that a SavedModel offers.
 
     `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and gives `reconstruction` of
-    the same shape, clipped to [0, 1].
+    the same shape, clipped to [0, 1]; grey, whatever the channels inside.
 
     `raw` takes `slices` float32 [B, H, W] in scanner units, scales them as the dataset does and
     gives `reconstruction` and `residual` (slices minus reconstruction) float32 [B, H, W] in scanner
@@ -62,7 +68,7 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     """
 
     def reconstruct(slices: tf.Tensor) -> tf.Tensor:
-        return tf.clip_by_value(network(slices, training=False), 0.0, 1.0)
+        return models.to_grey(network(slices, training=False))
 
     def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"reconstruction": reconstruct(slices)}

@@ -55,5 +55,25 @@ def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean((1 - ssim) / 2, axis=(1, 2, 3, 4, 5))
 
 
-LOSSES: dict[str, Callable[[tf.Tensor, tf.Tensor], tf.Tensor]] = {"mse": mse, "dssim": dssim}
-"""What `--loss` takes."""
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+LOSSES: dict[str, Loss] = {"mse": mse, "dssim": dssim}
+
+
+def make_loss(name: str, *, dssim_weight: float) -> Loss:
+    """The loss that `--loss` names.
+
+    Args:
+      name: "mse", "dssim" or "mix", which is `(1 - dssim_weight) mse + dssim_weight dssim`.
+      dssim_weight: of "mix".
+
+    Returns:
+      A function of clean slices and reconstructions, as `mse` and `dssim` are.
+    """
+    if name != "mix":
+        return LOSSES[name]
+
+    def mix(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+        by_pixel, by_patch = mse(clean, reconstruction), dssim(clean, reconstruction)
+        return (1 - dssim_weight) * by_pixel + dssim_weight * by_patch
+
+    return mix

@@ -1,160 +1,186 @@
-"""The thesis's ResNet-like autoencoders, from one residual block, one up-sampling block.
+"""The thesis's autoencoders: ResNet-like ones, and those whose encoder is ResNet50.
 
-Layers of ours have no bias. Table 4.1 of the thesis counts 288 parameters for the first and for
-the last convolution, so neither is followed by batch normalization; whether an activation follows
-is not stated, and here none does: the first then keeps all that the slice holds, and the last can
-reach every grey value, 0 and 1 among them, without the vanishing gradients of a sigmoid or the
-dead pixels of a ReLU. Whoever shows or scores a reconstruction clips it to [0, 1], as the exported
-model does.
+Every network takes grey slices [B, H, W, 1] in [0, 1] and gives float32, not clipped. Those for
+ImageNet weights see each slice three times, as RGB, and give three channels; all others give one.
+Whoever shows or scores a reconstruction takes it through `to_grey`, as the exported model does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
+from trainer import blocks
 from trainer.normalization import Normalization
 
-STRIDE = 16
-"""Height and width of a slice must be multiples of this."""
+_RESNET_LIKE: dict[str, dict[str, Any]] = {
+    "small_resnet": {
+        "stem_filters": 32,
+        "stage_filters": (64, 128, 256),
+        "stage_blocks": (2, 1, 1),
+    },
+    # The thesis gives the number of parameters, not the blocks; these give that number.
+    "big_resnet": {
+        "stem_filters": 32,
+        "stage_filters": (64, 128, 256),
+        "stage_blocks": (2, 2, 4),
+    },
+}
+"""The named instances of `ResNetLike`."""
 
-
-def _convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:
-    return keras.layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)
-
-
-class ResidualBlock(keras.layers.Layer):
-    """Conv3x3-BN-ReLU-Conv3x3-BN plus a shortcut, then ReLU.
-
-    The shortcut is the identity, or Conv1x1-BN where the block changes stride or filters.
-
-    Args:
-      filters: output channels.
-      stride: of the first convolution and of the shortcut.
-      input_filters: input channels.
-    """
-
-    def __init__(self, filters: int, stride: int, input_filters: int) -> None:
-        super().__init__()
-        self.convolution_1 = _convolution(filters, strides=stride)
-        self.normalization_1 = Normalization()
-        self.convolution_2 = _convolution(filters)
-        self.normalization_2 = Normalization()
-        self.projects = stride != 1 or input_filters != filters
-        if self.projects:
-            self.shortcut_convolution = _convolution(filters, 1, stride)
-            self.shortcut_normalization = Normalization()
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """[B, H, W, input_filters] to [B, H / stride, W / stride, filters]."""
-        values = self.normalization_1(self.convolution_1(inputs), training=training)
-        values = self.convolution_2(tf.nn.relu(values))
-        values = self.normalization_2(values, training=training)
-        if self.projects:
-            inputs = self.shortcut_convolution(inputs)
-            inputs = self.shortcut_normalization(inputs, training=training)
-        return tf.nn.relu(values + inputs)
-
-
-class UpsamplingBlock(keras.layers.Layer):
-    """Conv2DTranspose3x3 of stride 2, BN, ReLU."""
-
-    def __init__(self, filters: int) -> None:
-        super().__init__()
-        self.convolution = keras.layers.Conv2DTranspose(
-            filters, 3, strides=2, padding="same", use_bias=False
-        )
-        self.normalization = Normalization()
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """[B, H, W, C] to [B, 2 H, 2 W, filters]."""
-        return tf.nn.relu(self.normalization(self.convolution(inputs), training=training))
-
-
-class Decoder(keras.layers.Layer):
-    """Up-sampling blocks of the given filters, then Conv3x3 to the image's channels.
-
-    The last convolution gives float32 under every precision policy.
-    """
-
-    def __init__(self, filters: Sequence[int], channels: int) -> None:
-        super().__init__()
-        self.blocks = [UpsamplingBlock(number) for number in filters]
-        self.convolution = keras.layers.Conv2D(
-            channels, 3, padding="same", use_bias=False, dtype="float32"
-        )
-
-    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """[B, h, w, C] to float32 [B, h * 2^n, w * 2^n, channels]."""
-        for block in self.blocks:
-            inputs = block(inputs, training=training)
-        return self.convolution(inputs)
+_RESNET50: dict[str, tuple[str, tuple[int, ...]]] = {
+    "resnet50": ("conv5_block3_out", (512, 256, 128, 64, 32)),
+    "resnet50_add13": ("conv4_block6_add", (256, 128, 64, 32)),
+    "resnet50_act40": ("conv4_block6_out", (256, 128, 64, 32)),
+}
+"""The layer of keras.applications' ResNet50 at which the encoder ends; the decoder's filters."""
 
 
 class ResNetLike(keras.Model):
-    """Stem, residual blocks, decoder.
+    """Stem, stages of residual blocks, decoder.
 
-    Takes slices [B, H, W, 1] in [0, 1] and gives float32 of the same shape, not clipped.
+    Each stage begins with a block of stride 2.
 
     Args:
-      stem: filters of the first convolution, which has stride 2.
-      blocks: (filters, stride) of each residual block.
-      upsampling: filters of each up-sampling block; one for each halving in the encoder.
+      stem_filters: filters of the first convolution, which has stride 2.
+      stage_filters: filters of the blocks of each stage.
+      stage_blocks: number of blocks of each stage.
+      upsampling_filters: filters of each up-sampling block, one more than there are stages; none
+        given means the stages' in reverse, then the stem's.
     """
 
     def __init__(
-        self, *, stem: int, blocks: Sequence[tuple[int, int]], upsampling: Sequence[int]
+        self,
+        *,
+        stem_filters: int,
+        stage_filters: Sequence[int],
+        stage_blocks: Sequence[int],
+        upsampling_filters: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.stem = _convolution(stem, strides=2)
-        inputs = [stem, *(filters for filters, _ in blocks)]
-        self.blocks = [
-            ResidualBlock(filters, stride, before)
-            for (filters, stride), before in zip(blocks, inputs, strict=False)
-        ]
-        self.decoder = Decoder(upsampling, channels=1)
+        self.stem = blocks.convolution(stem_filters, strides=2)
+        self.blocks = []
+        before = stem_filters
+        for filters, count in zip(stage_filters, stage_blocks, strict=True):
+            for number in range(count):
+                self.blocks.append(blocks.ResidualBlock(filters, 1 if number else 2, before))
+                before = filters
+        mirrored = (*reversed(stage_filters), stem_filters)
+        self.decoder = blocks.Decoder(upsampling_filters or mirrored, channels=1)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
-        """Reconstructions of the slices."""
+        """Slices [B, H, W, 1] in [0, 1] to float32 of the same shape, not clipped."""
         values = self.stem(inputs)
         for block in self.blocks:
             values = block(values, training=training)
         return self.decoder(values, training=training)
 
 
-def small_resnet() -> keras.Model:
-    """The thesis's Small ResNet-like model, 2,263,232 parameters."""
-    return ResNetLike(
-        stem=32,
-        blocks=((64, 2), (64, 1), (128, 2), (256, 2)),
-        upsampling=(256, 128, 64, 32),
+def _resnet50(until: str, channels: int) -> keras.Model:
+    """keras.applications' ResNet50 without its top, up to the layer `until`, random weights."""
+    whole = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(None, None, channels)
     )
+    encoder = keras.Model(whole.input, whole.get_layer(until).output, name="resnet50")
+
+    # Keras's own normalization knows its replica only.
+    def synchronize(layer: keras.layers.Layer) -> keras.layers.Layer:
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        return (Normalization if normalizes else type(layer)).from_config(layer.get_config())
+
+    return keras.models.clone_model(encoder, clone_function=synchronize)
 
 
-def big_resnet() -> keras.Model:
-    """The thesis's Big ResNet-like model, 6,104,256 parameters.
+class ResNet50Autoencoder(keras.Model):
+    """keras.applications' ResNet50, or the first layers of it, and the decoder.
 
-    The thesis gives the number of parameters, not the blocks; these give that number.
+    Args:
+      until: name of the encoder's last layer.
+      upsampling_filters: filters of each up-sampling block; one for each halving in the encoder.
+      rgb: three channels inside and out, as ImageNet weights want them, instead of one.
     """
-    return ResNetLike(
-        stem=32,
-        blocks=(
-            *((64, 2), (64, 1), (128, 2), (128, 1)),
-            *((256, 2), (256, 1), (256, 1), (256, 1)),
-        ),
-        upsampling=(256, 128, 64, 32),
-    )
+
+    def __init__(self, *, until: str, upsampling_filters: Sequence[int], rgb: bool) -> None:
+        super().__init__()
+        self.channels = 3 if rgb else 1
+        self.encoder = _resnet50(until, self.channels)
+        self.decoder = blocks.Decoder(upsampling_filters, self.channels)
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, channels], not clipped."""
+        values = self.encoder(repeat_grey(inputs, self.channels), training=training)
+        return self.decoder(values, training=training)
 
 
-MODELS: dict[str, Callable[[], keras.Model]] = {
-    "small_resnet": small_resnet,
-    "big_resnet": big_resnet,
-}
-"""What `--model` takes."""
+def repeat_grey(slices: tf.Tensor, channels: int) -> tf.Tensor:
+    """[B, H, W, 1] to [B, H, W, channels], all alike."""
+    return slices if channels == 1 else tf.tile(slices, (1, 1, 1, channels))
 
 
-def build(name: str, size: tuple[int, int]) -> keras.Model:
-    """The model `name` with its variables made for slices of `size` = (height, width)."""
-    network = MODELS[name]()
+def to_grey(reconstruction: tf.Tensor) -> tf.Tensor:
+    """What a network gives, as slices: the mean of its channels, clipped to [0, 1].
+
+    Args:
+      reconstruction: float32 [B, H, W, C].
+
+    Returns:
+      float32 [B, H, W, 1].
+    """
+    if reconstruction.shape[-1] != 1:
+        reconstruction = tf.reduce_mean(reconstruction, axis=-1, keepdims=True)
+    return tf.clip_by_value(reconstruction, 0.0, 1.0)
+
+
+def stride(name: str, stages: int) -> int:
+    """Height and width of the slices of the model `name` must be multiples of this.
+
+    Args:
+      name: of the model.
+      stages: of `resnet_like`; others have their own.
+    """
+    if name in _RESNET50:
+        return 2 ** len(_RESNET50[name][1])
+    if name in _RESNET_LIKE:
+        stages = len(_RESNET_LIKE[name]["stage_filters"])
+    return 2 ** (1 + stages)
+
+
+def build(
+    name: str,
+    size: tuple[int, int],
+    *,
+    rgb: bool = False,
+    stem_filters: int = 32,
+    stage_filters: Sequence[int] = (64, 128, 256),
+    stage_blocks: Sequence[int] = (2, 1, 1),
+    upsampling_filters: Sequence[int] = (),
+) -> keras.Model:
+    """A network with its variables made.
+
+    Args:
+      name: one of `config.MODELS`.
+      size: (height, width) of the slices, multiples of its `stride`.
+      rgb: whether a ResNet50 has three channels inside; the others have one always.
+      stem_filters: of `resnet_like`, as are the following; see `ResNetLike`.
+      stage_filters: of each stage.
+      stage_blocks: of each stage.
+      upsampling_filters: of each up-sampling block; none means those of the encoder in reverse.
+
+    Returns:
+      A model from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C], C being 3 for RGB, else 1.
+    """
+    if name in _RESNET50:
+        until, filters = _RESNET50[name]
+        network = ResNet50Autoencoder(until=until, upsampling_filters=filters, rgb=rgb)
+    elif name in _RESNET_LIKE:
+        network = ResNetLike(**_RESNET_LIKE[name])
+    else:
+        network = ResNetLike(
+            stem_filters=stem_filters,
+            stage_filters=stage_filters,
+            stage_blocks=stage_blocks,
+            upsampling_filters=upsampling_filters,
+        )
     network(tf.zeros((1, *size, 1)), training=False)
     return network

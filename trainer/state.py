@@ -43,25 +43,38 @@ class RunState:
         return len(self.history)
 
 
-def add_epoch(state: RunState, metrics: dict[str, float], monitored: str) -> None:
+def add_epoch(
+    state: RunState,
+    metrics: dict[str, float],
+    monitored: str,
+    *,
+    schedule: str = "plateau",
+    epochs: int = 0,
+) -> None:
     """Enter a finished epoch and set the learning rate of the next.
 
-    The rule is that of Keras's `ReduceLROnPlateau` with factor sqrt(0.1), patience 2, no cooldown
-    and a minimum of 0.5e-6, as the thesis set it. Any lower loss counts as better: Keras's default
-    of at least 1e-4 lower is a quarter of the mean squared errors seen here.
+    "plateau" is the rule of Keras's `ReduceLROnPlateau` with factor sqrt(0.1), patience 2, no
+    cooldown and a minimum of 0.5e-6, as the thesis set it. Any lower loss counts as better: Keras's
+    default of at least 1e-4 lower is a quarter of the mean squared errors seen here. "cosine" falls
+    along half a period to (almost) 0 after the last epoch. "constant" stays.
 
     Args:
       state: changed in place.
       metrics: losses and metrics of the epoch.
       monitored: name of the loss in `metrics` that decides.
+      schedule: one of `config.SCHEDULES`.
+      epochs: of the whole run; only "cosine" asks for it.
     """
     epoch = state.epochs_done + 1
     state.history.append({"epoch": epoch, "learning_rate": state.learning_rate, **metrics})
     if metrics[monitored] < state.best_loss:
         state.best_epoch, state.best_loss, state.wait = epoch, metrics[monitored], 0
-        return
-    state.wait += 1
-    if state.wait >= PATIENCE and state.learning_rate > LEAST_RATE:
+    else:
+        state.wait += 1
+    if schedule == "cosine":
+        share = (1 + math.cos(math.pi * epoch / epochs)) / 2
+        state.learning_rate = max(state.history[0]["learning_rate"] * share, LEAST_RATE)
+    elif schedule == "plateau" and state.wait >= PATIENCE and state.learning_rate > LEAST_RATE:
         state.learning_rate = max(state.learning_rate * FACTOR, LEAST_RATE)
         state.wait = 0
 

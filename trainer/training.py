@@ -11,8 +11,6 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import datasets
-from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
@@ -22,9 +20,12 @@ from trainer import (
     input_pipeline,
     losses,
     models,
+    pretrained,
+    sources,
     state,
 )
 from trainer.autoencoder import Autoencoder
+from trainer.cluster import read_cluster
 from trainer.config import TrainConfig, claim_workdir
 
 _SHOWN = 4
@@ -49,10 +50,11 @@ def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> N
         raise UserError(
             f"--batch_size={config.batch_size}: must be divisible by the {replicas} replicas"
         )
-    if any(side % models.STRIDE for side in split.size):
+    stride = models.stride(config.model, len(config.stage_filters))
+    if any(side % stride for side in split.size):
         raise UserError(
             f"--dataset={config.dataset}: its slices are {split.size[0]}x{split.size[1]}; height "
-            f"and width must be multiples of {models.STRIDE}"
+            f"and width must be multiples of {stride} for --model={config.model}"
         )
     if split.slices < config.batch_size:
         raise UserError(
@@ -82,14 +84,47 @@ def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
     return optimizer
 
 
-def _build(config: TrainConfig, size: tuple[int, int]) -> Autoencoder:
-    network = models.build(config.model, size)
+def _network(config: TrainConfig, size: tuple[int, int]) -> keras.Model:
+    return models.build(
+        config.model,
+        size,
+        rgb=config.rgb,
+        stem_filters=config.stem_filters,
+        stage_filters=config.stage_filters,
+        stage_blocks=config.stage_blocks,
+        upsampling_filters=config.upsampling_filters,
+    )
+
+
+def _augmentation(config: TrainConfig) -> augmentation.AugmentationConfig | None:
+    if not config.augment:
+        return None
+    return augmentation.AugmentationConfig(
+        fraction=config.augment_fraction,
+        gaussian_noise=config.gaussian_noise,
+        rician_noise=config.rician_noise,
+    )
+
+
+def build(
+    config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
+) -> Autoencoder:
+    """The model of a run, compiled, with the optimizer's variables made.
+
+    Args:
+      config: of the run.
+      size: (height, width) of the slices.
+      weights: what the encoder starts with; None leaves it random.
+    """
+    network = _network(config, size)
+    if weights:
+        pretrained.start_with(network.encoder, weights)
     model = Autoencoder(
         network,
-        losses.LOSSES[config.loss],
+        losses.make_loss(config.loss, dssim_weight=config.dssim_weight),
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=augmentation.AugmentationConfig() if config.augment else None,
+        augment=_augmentation(config),
         augment_validation=config.augment_validation,
     )
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -102,22 +137,38 @@ def _build(config: TrainConfig, size: tuple[int, int]) -> Autoencoder:
 def train(config: TrainConfig) -> Outcome | None:
     """Train, or go on training, and export the best weights.
 
+    Where `TF_CONFIG` makes this process one of several workers, it takes its share.
+
     Returns:
       What came out; None on a worker that is not the chief and so exports nothing.
 
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder, or another
         worker is gone.
+      DivergedError: the loss is no longer a number.
     """
-    cluster = distribution.read_cluster()
-    # Nothing may use TensorFlow's devices before.
+    run_state, data = _train(config, config.epochs)
+    return _export_best(config, run_state, data) if read_cluster().is_chief else None
+
+
+def train_until(config: TrainConfig, epoch: int) -> state.RunState:
+    """Train, or go on training, until so many of the config's epochs are done; export nothing.
+
+    Raises:
+      UserError: the config does not fit the dataset, the devices or the working folder.
+      DivergedError: the loss is no longer a number.
+    """
+    return _train(config, epoch)[0]
+
+
+def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sources]:
+    cluster = read_cluster()
+    data = sources.open_sources(config.data_dir, config.datasets)
     strategy = distribution.make_strategy(config.replicas, cluster)
-    folder = datasets.find_dataset(config.data_dir, config.dataset)
-    manifest = datasets.read_manifest(folder)
-    splits = {name: input_pipeline.find_split(folder, name) for name in ("train", "validation")}
     replicas = strategy.num_replicas_in_sync
-    _check(config, replicas, splits["train"])
-    claim_workdir(config, manifest["fingerprint"], write=cluster.is_chief)
+    _check(config, replicas, data.train)
+    weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+    claim_workdir(config, data.fingerprint, write=cluster.is_chief)
 
     keras.utils.set_random_seed(config.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -126,21 +177,19 @@ def train(config: TrainConfig) -> Outcome | None:
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
         with distribution.losing_workers(cluster):
-            run_state = _agree_on_state(config, manifest["fingerprint"], strategy)
+            run_state = _agree_on_state(config, data.fingerprint, strategy)
             with strategy.scope():
-                model = _build(config, splits["train"].size)
+                model = build(config, data.train.size, weights)
             print(
-                f"{config.dataset}: {splits['train'].slices:,} slices to train on, "
-                f"{splits['validation'].slices:,} to validate; {config.model} with "
+                f"{config.dataset}: {data.train.slices:,} slices to train on, "
+                f"{data.validation.slices:,} to validate; {config.model} with "
                 f"{model.network.count_params():,} parameters on {replicas} replica(s)",
                 flush=True,
             )
-            _fit(config, model, splits, run_state, is_chief=cluster.is_chief)
+            _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    if not cluster.is_chief:
-        return None
-    return _export_best(config, run_state, splits["train"].size, manifest)
+    return run_state, data
 
 
 def _agree_on_state(
@@ -163,8 +212,9 @@ def _agree_on_state(
 def _fit(
     config: TrainConfig,
     model: Autoencoder,
-    splits: dict[str, input_pipeline.Split],
+    data: sources.Sources,
     run_state: state.RunState,
+    until: int,
     *,
     is_chief: bool,
 ) -> None:
@@ -177,91 +227,82 @@ def _fit(
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
         if is_chief:
             state.write_history(workdir, run_state)
-    if done >= config.epochs:
+    if done >= until:
         return
     batches = input_pipeline.train_batches(
-        splits["train"],
+        data.train,
         batch_size=config.batch_size,
         seed=config.seed,
-        epochs=range(done, config.epochs),
+        epochs=range(done, until),
         cache=config.cache,
     )
-    validation = input_pipeline.evaluation_batches(
-        splits["validation"], batch_size=config.batch_size
-    )
+    validation = input_pipeline.evaluation_batches(data.validation, batch_size=config.batch_size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
-
-    def shared(whole: tf.data.Dataset) -> Any:
-        """The dataset's batches, each dealt to all replicas, of all workers."""
-
-        def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            pieces = context.num_replicas_in_sync
-            here = pieces // context.num_input_pipelines
-            first = context.input_pipeline_id * here
-            return input_pipeline.share(
-                whole,
-                batch_size=config.batch_size,
-                pieces=pieces,
-                mine=range(first, first + here),
-            )
-
-        return model.distribute_strategy.distribute_datasets_from_function(of_worker)
-
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="trainer-") as scratch:
-        # All workers have to take part in reading the variables; what others than the chief write
-        # nobody needs.
+        # Reading the variables takes all workers. What others than the chief write nobody needs.
         output = workdir if is_chief else pathlib.Path(scratch)
+        tensorboard = output / "tensorboard"
+        shows_bar = is_chief and on_terminal
+        profile = callbacks.Profile(tensorboard, config.profile_steps)
         model.fit(
-            shared(batches),
-            steps_per_epoch=input_pipeline.steps_per_epoch(splits["train"], config.batch_size),
-            validation_data=shared(validation),
-            validation_steps=-(-splits["validation"].slices // config.batch_size),
+            _dealt(batches, config.batch_size, model.distribute_strategy),
+            steps_per_epoch=input_pipeline.steps_per_epoch(data.train, config.batch_size),
+            validation_data=_dealt(validation, config.batch_size, model.distribute_strategy),
+            validation_steps=-(-data.validation.slices // config.batch_size),
             initial_epoch=done,
-            epochs=config.epochs,
+            epochs=until,
             verbose=2 if is_chief and not on_terminal else 0,
             callbacks=[
-                *(
-                    [callbacks.ProgressBar(config.batch_size, done)]
-                    if is_chief and on_terminal
-                    else []
+                *([callbacks.ProgressBar(config.batch_size, done)] if shows_bar else []),
+                *([profile] if is_chief and config.profile_steps else []),
+                callbacks.EpochEnd(
+                    output,
+                    run_state,
+                    checkpoint,
+                    config.monitored,
+                    schedule=config.schedule,
+                    epochs=config.epochs,
                 ),
-                callbacks.EpochEnd(output, run_state, checkpoint, config.monitored),
-                callbacks.TensorBoard(output / "tensorboard", run_state, shown),
+                callbacks.TensorBoard(tensorboard, run_state, shown),
             ],
         )
 
 
-def _export_best(
-    config: TrainConfig,
-    run_state: state.RunState,
-    size: tuple[int, int],
-    manifest: dict[str, Any],
-) -> Outcome:
+def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
+    """Global batches, each dealt to all replicas of all workers."""
+    if strategy.num_replicas_in_sync == 1:
+        return batches
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        pieces = context.num_replicas_in_sync
+        here = pieces // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+        mine = range(first, first + here)
+        return input_pipeline.share(batches, batch_size=batch_size, pieces=pieces, mine=mine)
+
+    return strategy.distribute_datasets_from_function(of_worker)
+
+
+def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:
+    augment = _augmentation(config)
     workdir = pathlib.Path(config.workdir)
     best = run_state.history[run_state.best_epoch - 1]
     # A network of its own: float32 and without mirrored variables, whatever training used.
-    network = models.build(config.model, size)
+    size = data.train.size
+    network = _network(config, size)
     path = state.checkpoint_path(workdir, run_state.best_epoch)
     restored = tf.train.Checkpoint(network=network).read(str(path))
     restored.assert_existing_objects_matched().expect_partial()
-    slices = manifest["config"]
     card = {
         "flags": dataclasses.asdict(config),
-        "dataset": {
-            "fingerprint": manifest["fingerprint"],
-            "version": manifest["version"],
-            "slices": slices,
-            "description": SliceConfig(**slices).description,
-        },
-        "augmentation": (
-            dataclasses.asdict(augmentation.AugmentationConfig()) if config.augment else None
-        ),
+        "datasets": data.facts,
+        "augmentation": dataclasses.asdict(augment) if augment else None,
         "best": best,
         "epochs_trained": run_state.epochs_done,
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
     }
     folder = workdir / "export" / config.model / "1"
-    export.export(network, folder, size=size, scaling=slices["scaling"], card=card)
+    export.export(network, folder, size=size, scaling=data.scaling, card=card)
     return Outcome(best, folder)

@@ -1,0 +1,73 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import tiny_dataset
+
+from ixi_tfds import configs
+from trainer import input_pipeline, sources
+from trainer.__main__ import run
+
+OTHER = configs.SliceConfig("other", size=(32, 32), window=(0, 3))
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    tiny_dataset.write_tiny_dataset(root)
+    tiny_dataset.write_tiny_dataset(root, OTHER, subjects={"train": 4, "validation": 1, "test": 1})
+    return root
+
+
+def images(batches):
+    return [image.tobytes() for batch in batches for image in batch["image"].numpy()]
+
+
+def test_several_datasets_are_read_as_one(data_dir):
+    names = ("ixi_t1/tiny", "ixi_t1/other")
+    both = sources.open_sources(str(data_dir), names)
+    each = [sources.open_sources(str(data_dir), [name]) for name in names]
+    assert both.train.slices == 6 * 4 + 4 * 3
+    assert both.validation.slices == 2 * 4 + 1 * 3
+    assert list(both.facts) == list(names)
+    assert len({both.fingerprint, each[0].fingerprint, each[1].fingerprint}) == 3
+    wanted = [
+        image
+        for source in each
+        for image in images(input_pipeline.evaluation_batches(source.train, batch_size=5))
+    ]
+    for cache in (False, True):
+        epoch = images(
+            input_pipeline.train_batches(
+                both.train, batch_size=6, seed=0, epochs=range(1), cache=cache
+            )
+        )
+        assert sorted(epoch) == sorted(wanted) and epoch != wanted
+    validated = images(input_pipeline.evaluation_batches(both.validation, batch_size=5))
+    assert len(set(validated)) == 11
+
+
+def test_a_run_on_two_datasets_with_a_model_of_ones_own(data_dir, tmp_path, capsys):
+    """Also what only such a run has: a mixed loss, a model by its stages, a profile."""
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", "--batch_size=6", "--epochs=1"]
+    command += ["--dataset=ixi_t1/tiny,ixi_t1/other", "--loss=mix", "--dssim_weight=0.25"]
+    command += ["--model=resnet_like", "--stem_filters=8", "--stage_filters=8,16"]
+    command += ["--stage_blocks=1,2", "--profile_steps=2"]
+    assert run(command) == 0
+    out = capsys.readouterr().out
+    assert "36 slices to train on, 11 to validate; resnet_like" in out
+    last = out.splitlines()[-1]
+    for name in ("ixi_t1/tiny", "ixi_t1/other"):
+        assert f"--dataset={name} --split=test --output_dir={tmp_path}/evaluation/{name}" in last
+    card = json.loads((tmp_path / "export/resnet_like/1/assets.extra/model_card.json").read_text())
+    assert card["datasets"]["ixi_t1/other"]["slices"]["window"] == [0, 3]
+    assert card["flags"]["stage_filters"] == [8, 16]
+    with (tmp_path / "history.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert np.isfinite(float(row["val_loss"]))
+    assert list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))
+    # The same flags are the same run, lists among them.
+    assert run(command) == 0
+    assert run([*command, "--stage_filters=8,8"]) == 2
+    assert "--stage_filters" in capsys.readouterr().err

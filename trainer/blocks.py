@@ -1,0 +1,88 @@
+"""The layers of which all models are made: residual block, up-sampling block, decoder.
+
+Layers of ours have no bias. Table 4.1 of the thesis counts 288 parameters for the first and for
+the last convolution, so neither is followed by batch normalization; whether an activation follows
+is not stated, and here none does: the first then keeps all that the slice holds, and the last can
+reach every grey value, 0 and 1 among them, without the vanishing gradients of a sigmoid or the
+dead pixels of a ReLU.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+from tensorflow import keras
+
+from trainer.normalization import Normalization
+
+
+def convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:
+    """A convolution that keeps the size, divided by its strides, and has no bias."""
+    return keras.layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)
+
+
+class ResidualBlock(keras.layers.Layer):
+    """Conv3x3-BN-ReLU-Conv3x3-BN plus a shortcut, then ReLU.
+
+    The shortcut is the identity, or Conv1x1-BN where the block changes stride or filters.
+
+    Args:
+      filters: output channels.
+      stride: of the first convolution and of the shortcut.
+      input_filters: input channels.
+    """
+
+    def __init__(self, filters: int, stride: int, input_filters: int) -> None:
+        super().__init__()
+        self.convolution_1 = convolution(filters, strides=stride)
+        self.normalization_1 = Normalization()
+        self.convolution_2 = convolution(filters)
+        self.normalization_2 = Normalization()
+        self.projects = stride != 1 or input_filters != filters
+        if self.projects:
+            self.shortcut_convolution = convolution(filters, 1, stride)
+            self.shortcut_normalization = Normalization()
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """[B, H, W, input_filters] to [B, H / stride, W / stride, filters]."""
+        values = self.normalization_1(self.convolution_1(inputs), training=training)
+        values = self.convolution_2(tf.nn.relu(values))
+        values = self.normalization_2(values, training=training)
+        if self.projects:
+            inputs = self.shortcut_convolution(inputs)
+            inputs = self.shortcut_normalization(inputs, training=training)
+        return tf.nn.relu(values + inputs)
+
+
+class UpsamplingBlock(keras.layers.Layer):
+    """Conv2DTranspose3x3 of stride 2, BN, ReLU."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.convolution = keras.layers.Conv2DTranspose(
+            filters, 3, strides=2, padding="same", use_bias=False
+        )
+        self.normalization = Normalization()
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """[B, H, W, C] to [B, 2 H, 2 W, filters]."""
+        return tf.nn.relu(self.normalization(self.convolution(inputs), training=training))
+
+
+class Decoder(keras.layers.Layer):
+    """Up-sampling blocks of the given filters, then Conv3x3 to the image's channels.
+
+    The last convolution gives float32 under every precision policy.
+    """
+
+    def __init__(self, filters: Sequence[int], channels: int) -> None:
+        super().__init__()
+        self.blocks = [UpsamplingBlock(number) for number in filters]
+        self.convolution = keras.layers.Conv2D(
+            channels, 3, padding="same", use_bias=False, dtype="float32"
+        )
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """[B, h, w, C] to float32 [B, h * 2^n, w * 2^n, channels]."""
+        for block in self.blocks:
+            inputs = block(inputs, training=training)
+        return self.convolution(inputs)

@@ -1,0 +1,87 @@
+"""The datasets that a run learns from, taken together."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from ixi_tfds import datasets
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.errors import UserError
+from trainer import input_pipeline
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """One dataset or several of the same kind.
+
+    Attributes:
+      train: shards of all train splits.
+      validation: shards of all validation splits.
+      scaling: how their slices were scaled, as `SliceConfig` has it.
+      fingerprint: of the contents.
+      facts: what to remember of each dataset in the model's card, by its name.
+    """
+
+    train: input_pipeline.Split
+    validation: input_pipeline.Split
+    scaling: str
+    fingerprint: str
+    facts: dict[str, dict[str, Any]]
+
+
+def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
+    """Find datasets and put them together.
+
+    Args:
+      data_dir: root folder of the datasets.
+      names: of the datasets, such as `ixi_t1/thesis`.
+
+    Raises:
+      UserError: one is missing or unfinished, is named twice, or differs from the first in the
+        size or scaling of its slices.
+    """
+    folders = [datasets.find_dataset(data_dir, name) for name in names]
+    manifests = [datasets.read_manifest(folder) for folder in folders]
+    train, validation = (
+        [input_pipeline.find_split(folder, split) for folder in folders]
+        for split in ("train", "validation")
+    )
+    kinds = [
+        f"{split.size[0]}x{split.size[1]}, scaled by {manifest['config']['scaling']}"
+        for split, manifest in zip(train, manifests, strict=True)
+    ]
+    for number, name in enumerate(names):
+        if kinds[number] != kinds[0]:
+            raise UserError(
+                f"--dataset={','.join(names)}: slices of {names[0]} are {kinds[0]}, those of "
+                f"{name} are {kinds[number]}; they must be alike"
+            )
+        if name in names[:number]:
+            raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
+    prints = [manifest["fingerprint"] for manifest in manifests]
+    together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
+    facts = {
+        name: {
+            "fingerprint": manifest["fingerprint"],
+            "version": manifest["version"],
+            "slices": manifest["config"],
+            "description": SliceConfig(**manifest["config"]).description,
+        }
+        for name, manifest in zip(names, manifests, strict=True)
+    }
+    return Sources(
+        train=_join(train),
+        validation=_join(validation),
+        scaling=manifests[0]["config"]["scaling"],
+        fingerprint=prints[0] if len(prints) == 1 else together,
+        facts=facts,
+    )
+
+
+def _join(splits: Sequence[input_pipeline.Split]) -> input_pipeline.Split:
+    return input_pipeline.Split(
+        paths=tuple(path for split in splits for path in split.paths),
+        slices=sum(split.slices for split in splits),
+        size=splits[0].size,
+    )
