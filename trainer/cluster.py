@@ -48,16 +48,15 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
     try:
         config = json.loads(text)
         jobs = {job: list(addresses) for job, addresses in config.get("cluster", {}).items()}
-        task = config.get("task", {})
-        kind, index = task.get("type", "worker"), int(task.get("index", 0))
-    except (ValueError, TypeError, AttributeError) as error:
+        if not jobs:
+            return Cluster()
+        kind, index = str(config["task"]["type"]), int(config["task"]["index"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
             f"TF_CONFIG: not JSON with a cluster and a task ({error}); such as "
             '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
             '"task": {"type": "worker", "index": 0}}'
         ) from error
-    if not jobs:
-        return Cluster()
     _check_cluster(jobs, kind, index)
     addresses = jobs.get("chief", []) + jobs.get("worker", [])
     place = index + len(jobs.get("chief", [])) * (kind == "worker")

@@ -54,7 +54,15 @@ def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
         )
     print(f"worker {cluster.index} of {cluster.workers} waits for the others", flush=True)
     with losing_workers(cluster):
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            if "gRPC server" not in str(error):
+                raise
+            raise UserError(
+                f"TF_CONFIG: cannot listen at {cluster.address}, the address of this worker; is "
+                "the port taken?"
+            ) from error
 
 
 @contextlib.contextmanager
@@ -76,16 +84,21 @@ def losing_workers(cluster: Cluster) -> Iterator[None]:
         ) from error
 
 
-def check_agreement(strategy: tf.distribute.Strategy, what: dict[str, str]) -> None:
-    """See that all workers are about to do the same.
+def check_agreement(
+    strategy: tf.distribute.Strategy, cluster: Cluster, what: dict[str, str]
+) -> None:
+    """Wait for all workers, and see that they have the same.
 
     Args:
       strategy: of the cluster.
+      cluster: as `read_cluster` gives it.
       what: the text that must be the same everywhere, by the name of what it is.
 
     Raises:
       UserError: on all workers, with the names of what differs.
     """
+    if cluster.workers == 1:
+        return
 
     def digest(text: str) -> int:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")

@@ -25,7 +25,7 @@ from trainer import (
     state,
 )
 from trainer.autoencoder import Autoencoder
-from trainer.cluster import read_cluster
+from trainer.cluster import Cluster, read_cluster
 from trainer.config import TrainConfig, claim_workdir
 
 _SHOWN = 4
@@ -147,8 +147,14 @@ def train(config: TrainConfig) -> Outcome | None:
         worker is gone.
       DivergedError: the loss is no longer a number.
     """
-    run_state, data = _train(config, config.epochs)
-    return _export_best(config, run_state, data) if read_cluster().is_chief else None
+    run_state, data, strategy = _train(config, config.epochs)
+    cluster = read_cluster()
+    outcome = _export_best(config, run_state, data) if cluster.is_chief else None
+    # Nobody leaves before the model is there: the next run may begin at the same addresses.
+    with distribution.losing_workers(cluster):
+        results = {"their results": json.dumps(dataclasses.asdict(run_state))}
+        distribution.check_agreement(strategy, cluster, results)
+    return outcome
 
 
 def train_until(config: TrainConfig, epoch: int) -> state.RunState:
@@ -161,7 +167,9 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
     return _train(config, epoch)[0]
 
 
-def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sources]:
+def _train(
+    config: TrainConfig, until: int
+) -> tuple[state.RunState, sources.Sources, tf.distribute.Strategy]:
     cluster = read_cluster()
     data = sources.open_sources(config.data_dir, config.datasets)
     strategy = distribution.make_strategy(config.replicas, cluster)
@@ -177,7 +185,7 @@ def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sou
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
         with distribution.losing_workers(cluster):
-            run_state = _agree_on_state(config, data.fingerprint, strategy)
+            run_state = _agree_on_state(config, data.fingerprint, strategy, cluster)
             with strategy.scope():
                 model = build(config, data.train.size, weights)
             print(
@@ -189,17 +197,18 @@ def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sou
             _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return run_state, data
+    return run_state, data, strategy
 
 
 def _agree_on_state(
-    config: TrainConfig, fingerprint: str, strategy: tf.distribute.Strategy
+    config: TrainConfig, fingerprint: str, strategy: tf.distribute.Strategy, cluster: Cluster
 ) -> state.RunState:
     """The state from which all workers go on."""
     run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
     flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None}
     distribution.check_agreement(
         strategy,
+        cluster,
         {
             "flags": json.dumps(flags),
             "dataset": fingerprint,
