@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import socket
+from collections import Counter
 
 import forked
 import numpy as np
@@ -11,12 +12,13 @@ import pytest
 import tensorflow as tf
 import tiny_dataset
 
+from ixi_tfds import configs
 from trainer.__main__ import run
 from trainer.cluster import Cluster, read_cluster
 
-EPOCHS, STEPS = 5, 4
-BATCH = 6
-"""Fills 4 steps an epoch; of the 8 slices to validate it leaves 2, less than a worker's share."""
+SLICES = {"train": 40, "validation": 10, "test": 5}
+EPOCHS, STEPS, BATCH = 4, 5, 8
+"""Of the 10 slices to validate the second batch gets 2, less than a worker's share."""
 
 FLAGS = [
     *("--dataset=ixi_t1/tiny", f"--batch_size={BATCH}", f"--epochs={EPOCHS}"),
@@ -28,7 +30,9 @@ FLAGS = [
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
-    tiny_dataset.write_tiny_dataset(root)
+    config = configs.SliceConfig("tiny", size=(32, 32), window=(0, 5))
+    subjects = {split: number // 5 for split, number in SLICES.items()}
+    tiny_dataset.write_tiny_dataset(root, config, subjects=subjects)
     return root
 
 
@@ -140,11 +144,10 @@ def test_workers_share_each_epoch_out_and_lose_nothing(two_workers, data_dir):
         ]
         shares.append(np.array([digest for _, digest, _ in rows]).reshape(EPOCHS, -1))
     everything = np.concatenate(shares, axis=1)
-    train_slices, validation = 24, 8
-    assert everything.shape == (EPOCHS, train_slices)
+    assert everything.shape == (EPOCHS, SLICES["train"])
     for epoch in everything:
-        assert len(set(epoch)) == train_slices
-    assert len(np.unique(everything)) == train_slices
+        assert len(set(epoch)) == SLICES["train"]
+    assert len(np.unique(everything)) == SLICES["train"]
     assert len({tuple(epoch) for epoch in everything}) == EPOCHS
     # Validation: clean and corrupted, each slice once an epoch, what fills a batch up aside.
     seen = [
@@ -153,8 +156,8 @@ def test_workers_share_each_epoch_out_and_lose_nothing(two_workers, data_dir):
         for index, digest, _ in forked.records(two_workers / f"steps-{worker}.txt", "test")
         if index >= 0
     ]
-    assert len(seen) == 2 * EPOCHS * validation
-    assert len(set(seen)) == len({digest for _, digest in seen}) == validation
+    assert set(Counter(seen).values()) == {2 * EPOCHS}
+    assert len({digest for _, digest in seen}) == len(set(seen)) == SLICES["validation"]
 
 
 def variables(prefix):
@@ -168,7 +171,7 @@ def variables(prefix):
 def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
     two_workers, data_dir, tmp_path
 ):
-    for dead, steps in ((1, STEPS + 2), (0, 2 * STEPS + 1)):
+    for dead, steps in ((1, STEPS + 2), (0, STEPS + 1)):
         before = [(), ()]
         before[dead] = (functools.partial(forked.die_at_step, steps),)
         said = logs(tmp_path) or ["", ""]
@@ -181,7 +184,7 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
         assert len(errors) == 1 and errors[0].startswith("error: lost worker"), survivor
         assert survivor.endswith(errors[0] + "\n")
     assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
-    assert "going on after epoch 3 of 5" in logs(tmp_path)[0]
+    assert "going on after epoch 2 of 4" in logs(tmp_path)[0]
     ours, theirs = tmp_path / "run", two_workers / "run"
     for name in ("history.csv", "state.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
@@ -249,9 +252,9 @@ def test_a_taken_port_and_uneven_batches_get_one_line(data_dir, tmp_path):
         process = forked.start(argv, tmp_path / "log-0.txt", environment=environment)
         assert forked.finish(process) == [2]
     assert f"error: TF_CONFIG: cannot listen at {hosts[0]}" in logs(tmp_path)[0].splitlines()[-1]
-    uneven = forked.start([*argv, "--replicas=4"], tmp_path / "log-1.txt")
+    uneven = forked.start([*argv, "--replicas=3"], tmp_path / "log-1.txt")
     assert forked.finish(uneven) == [2]
     assert logs(tmp_path)[1].splitlines() == [
-        "error: --batch_size=6: must be divisible by the 4 replicas"
+        "error: --batch_size=8: must be divisible by the 3 replicas"
     ]
     assert not (tmp_path / "new").exists()
