@@ -15,7 +15,12 @@ from trainer import config as configs
 _USAGE = """trainer: train an autoencoder, keep the best weights, export them as a SavedModel.
 
 The same command again goes on with a run that was stopped. --flagfile=FILE takes flags from a
-file, such as those in trainer/recipes."""
+file, such as those in trainer/recipes.
+
+Several machines: the same command on each, with folders that all of them see, and TensorFlow's own
+TF_CONFIG set, the same but for its index:
+  TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+              "task": {"type": "worker", "index": 0}}'"""
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("data_dir", None, "Root folder of the datasets.", flag_values=FLAGS)
@@ -137,6 +142,9 @@ def _main(rest: list[str]) -> None:
     from trainer import training
 
     outcome = training.train(config)
+    if outcome is None:
+        print("done; the chief has exported the model")
+        return
     best = outcome.best
     several = len(config.datasets) > 1
     commands = [

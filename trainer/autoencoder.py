@@ -18,8 +18,8 @@ class Autoencoder(keras.Model):
     """Learns to give back the clean slice from a corrupted one.
 
     It is fitted on batches as `input_pipeline` makes them: `image` uint8 [B, H, W, 1] and `index`
-    int64 [B]. Everything after the 8-bit slices (cast, corruption, network, loss) happens in the
-    replica's step, on its device.
+    int64 [B], which is -1 for rows that only fill a batch up. Everything after the 8-bit slices
+    (cast, corruption, network, loss) happens in the replica's step, on its device.
 
     Validation reports `loss`, `psnr` and `ssim` on clean inputs; with `augment_validation` also
     `loss_augmented`, on inputs corrupted the same way at every epoch. PSNR and SSIM are those of
@@ -46,6 +46,8 @@ class Autoencoder(keras.Model):
         augment_validation: bool = False,
     ) -> None:
         super().__init__()
+        # The steps' results are means over all replicas already; Keras would sum those of workers.
+        self.distribute_reduction_method = "first"
         self.network = network
         self.loss_of = loss
         self.batch_size = batch_size
@@ -96,16 +98,17 @@ class Autoencoder(keras.Model):
     def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Losses and metrics of a replica's share of a validation batch."""
         clean = to_unit(data["image"])
+        counts = tf.cast(data["index"] >= 0, tf.float32)
         reconstruction = self(clean, training=False)
         grey = models.to_grey(reconstruction)
-        self.means["loss"].update_state(self.losses_of(clean, reconstruction))
-        self.means["psnr"].update_state(metrics.psnr(clean, grey))
-        self.means["ssim"].update_state(metrics.ssim(clean, grey))
+        self.means["loss"].update_state(self.losses_of(clean, reconstruction), counts)
+        self.means["psnr"].update_state(metrics.psnr(clean, grey), counts)
+        self.means["ssim"].update_state(metrics.ssim(clean, grey), counts)
         if self.augments_validation:
             # Another seed, so that validation does not repeat corruptions of the first epoch.
             corrupted = self.corrupt(clean, data["index"], self.seed + 1)
             losses = self.losses_of(clean, self(corrupted, training=False))
-            self.means["loss_augmented"].update_state(losses)
+            self.means["loss_augmented"].update_state(losses, counts)
         return {name: mean.result() for name, mean in self.means.items()}
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:

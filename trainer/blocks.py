@@ -12,18 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow import keras
 
-
-def synchronized() -> bool:
-    """Whether batch normalization has to look beyond its replica.
-
-    Statistics are those of the global batch, so that the number of replicas does not change
-    training. With one replica they are that anyway, and the plain kernel is a quarter faster.
-    """
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
-
-
-def _normalization() -> keras.layers.Layer:
-    return keras.layers.BatchNormalization(synchronized=synchronized())
+from trainer.normalization import Normalization
 
 
 def convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:
@@ -45,13 +34,13 @@ class ResidualBlock(keras.layers.Layer):
     def __init__(self, filters: int, stride: int, input_filters: int) -> None:
         super().__init__()
         self.convolution_1 = convolution(filters, strides=stride)
-        self.normalization_1 = _normalization()
+        self.normalization_1 = Normalization()
         self.convolution_2 = convolution(filters)
-        self.normalization_2 = _normalization()
+        self.normalization_2 = Normalization()
         self.projects = stride != 1 or input_filters != filters
         if self.projects:
             self.shortcut_convolution = convolution(filters, 1, stride)
-            self.shortcut_normalization = _normalization()
+            self.shortcut_normalization = Normalization()
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[B, H, W, input_filters] to [B, H / stride, W / stride, filters]."""
@@ -72,7 +61,7 @@ class UpsamplingBlock(keras.layers.Layer):
         self.convolution = keras.layers.Conv2DTranspose(
             filters, 3, strides=2, padding="same", use_bias=False
         )
-        self.normalization = _normalization()
+        self.normalization = Normalization()
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """[B, H, W, C] to [B, 2 H, 2 W, filters]."""

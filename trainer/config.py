@@ -159,11 +159,16 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
     partial.replace(path)
 
 
-def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
+def claim_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -> None:
     """Make the working folder this run's, or see that it already is.
 
     A run may come back to it with another place, device or number of epochs (not fewer), and with
     nothing else changed. Under a schedule that ends with the last epoch their number stays, too.
+
+    Args:
+      config: of the run.
+      fingerprint: of the dataset.
+      write: leave the flags there; among several workers only one does.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be made.
@@ -178,7 +183,8 @@ def claim_workdir(config: TrainConfig, fingerprint: str) -> None:
             f"--workdir={config.workdir}: its run has --epochs={there['epochs']}; give as many or "
             "more"
         )
-    write_claim(pathlib.Path(config.workdir), asked)
+    if write:
+        write_claim(pathlib.Path(config.workdir), asked)
 
 
 def read_claim(

@@ -117,6 +117,37 @@ def evaluation_batches(split: Split, *, batch_size: int) -> tf.data.Dataset:
     return _batches(tf.data.TFRecordDataset(list(split.paths)), _decoder(split), batch_size)
 
 
+def share(
+    batches: tf.data.Dataset, *, batch_size: int, pieces: int, mine: range
+) -> tf.data.Dataset:
+    """Cut global batches into equal pieces, one a replica, and take some of them.
+
+    Args:
+      batches: as the functions above give them.
+      batch_size: of the global batch.
+      pieces: number of all replicas; divides `batch_size`.
+      mine: numbers of the pieces to take.
+
+    Returns:
+      Batches of `image` uint8 [batch_size / pieces, H, W, 1] and `index` int64 [batch_size /
+      pieces], all of this shape: piece `mine[0]` of the first batch, and so on. Where a batch was
+      smaller, it is filled up with black images of index -1, so that every replica has as many
+      steps and rows as every other.
+    """
+    rows = batch_size // pieces
+
+    def cut(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        lacking = batch_size - tf.size(batch["index"])
+        image = tf.pad(batch["image"], [[0, lacking], [0, 0], [0, 0], [0, 0]])
+        index = tf.pad(batch["index"], [[0, lacking]], constant_values=-1)
+        image = tf.reshape(image, (pieces, rows, *image.shape[1:]))
+        index = tf.reshape(index, (pieces, rows))
+        return {"image": image[mine.start : mine.stop], "index": index[mine.start : mine.stop]}
+
+    cuts = batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+    return cuts.unbatch().prefetch(2 * len(mine))
+
+
 def _decoder(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
     return lambda serialized: features.decode_slices(serialized, split.size)["image"]
 

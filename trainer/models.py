@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from trainer import blocks
+from trainer.normalization import Normalization
 
 _RESNET_LIKE: dict[str, dict[str, Any]] = {
     "small_resnet": {
@@ -83,13 +84,10 @@ def _resnet50(until: str, channels: int) -> keras.Model:
     )
     encoder = keras.Model(whole.input, whole.get_layer(until).output, name="resnet50")
 
-    # Keras's own normalization knows its replica only. The copy is made for one replica too, so
-    # that as many random numbers are drawn for any number of them.
+    # Keras's own normalization knows its replica only.
     def synchronize(layer: keras.layers.Layer) -> keras.layers.Layer:
-        settings = layer.get_config()
-        if isinstance(layer, keras.layers.BatchNormalization):
-            settings["synchronized"] = blocks.synchronized()
-        return type(layer).from_config(settings)
+        normalizes = isinstance(layer, keras.layers.BatchNormalization)
+        return (Normalization if normalizes else type(layer)).from_config(layer.get_config())
 
     return keras.models.clone_model(encoder, clone_function=synchronize)
 

@@ -12,6 +12,7 @@ from absl import flags
 
 from ixi_tfds import cli
 from ixi_tfds.errors import UserError
+from trainer.cluster import read_cluster
 
 USAGE = """
 python -m trainer.thesis --data_dir=D --workdir=W [flags of python -m trainer]
@@ -92,6 +93,7 @@ def _main(rest: list[str]) -> None:
             )
     workdir = pathlib.Path(FLAGS.workdir)
     data = [f"--data_dir={FLAGS.data_dir}", f"--dataset={FLAGS.dataset}"]
+    cluster = read_cluster()
     finished = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] training {name}", flush=True)
@@ -100,6 +102,10 @@ def _main(rest: list[str]) -> None:
         where = [f"--flagfile={recipe}", *data, f"--workdir={workdir / name}"]
         if _run("trainer", [*where, *weights, *rest]):
             finished.append(name)
+        elif cluster.workers > 1:
+            raise UserError(f"{name}: not finished, for the reason above; start all workers again")
+    if not cluster.is_chief:
+        return
     scored = []
     for number, name in enumerate(finished, start=1):
         print(f"[{number}/{len(finished)}] scoring {name}", flush=True)

@@ -1,8 +1,11 @@
 """One training run, from a config to an exported model."""
 
 import dataclasses
+import json
 import pathlib
 import sys
+import tempfile
+from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
@@ -11,6 +14,7 @@ from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
     callbacks,
+    distribution,
     export,
     input_pipeline,
     losses,
@@ -21,6 +25,7 @@ from trainer import (
     state,
 )
 from trainer.autoencoder import Autoencoder
+from trainer.cluster import Cluster, read_cluster
 from trainer.config import TrainConfig, claim_workdir
 
 _SHOWN = 4
@@ -37,29 +42,6 @@ class Outcome:
 
     best: dict[str, float]
     folder: pathlib.Path
-
-
-def make_strategy(replicas: int) -> tf.distribute.MirroredStrategy:
-    """Mirror over `replicas` devices; 0 takes every GPU, or the CPU as one.
-
-    Without a GPU the CPU is divided into as many logical devices as are asked for, which is no
-    faster but lets distribution be tried anywhere.
-
-    Raises:
-      UserError: there are not as many GPUs.
-    """
-    gpus = tf.config.list_physical_devices("GPU")
-    if replicas > len(gpus) > 0:
-        raise UserError(f"--replicas={replicas}: there are {len(gpus)} GPUs only")
-    if gpus:
-        return tf.distribute.MirroredStrategy(
-            [f"GPU:{number}" for number in range(replicas or len(gpus))]
-        )
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or [0]) < replicas:
-        pieces = [tf.config.LogicalDeviceConfiguration()] * replicas
-        tf.config.set_logical_device_configuration(cpu, pieces)
-    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas or 1)])
 
 
 def _check(config: TrainConfig, replicas: int, split: input_pipeline.Split) -> None:
@@ -151,13 +133,27 @@ def build(
     return model
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig) -> Outcome | None:
     """Train, or go on training, and export the best weights.
 
+    Where `TF_CONFIG` makes this process one of several workers, it takes its share.
+
+    Returns:
+      What came out; None on a worker that is not the chief and so exports nothing.
+
     Raises:
-      UserError: the config does not fit the dataset, the devices or the working folder.
+      UserError: the config does not fit the dataset, the devices or the working folder, or another
+        worker is gone.
+      DivergedError: the loss is no longer a number.
     """
-    return _export_best(config, *_train(config, config.epochs))
+    run_state, data, strategy = _train(config, config.epochs)
+    cluster = read_cluster()
+    outcome = _export_best(config, run_state, data) if cluster.is_chief else None
+    # Nobody leaves before the model is there: the next run may begin at the same addresses.
+    with distribution.losing_workers(cluster):
+        results = {"their results": json.dumps(dataclasses.asdict(run_state))}
+        distribution.check_agreement(strategy, cluster, results)
+    return outcome
 
 
 def train_until(config: TrainConfig, epoch: int) -> state.RunState:
@@ -170,13 +166,16 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
     return _train(config, epoch)[0]
 
 
-def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sources]:
+def _train(
+    config: TrainConfig, until: int
+) -> tuple[state.RunState, sources.Sources, tf.distribute.Strategy]:
+    cluster = read_cluster()
     data = sources.open_sources(config.data_dir, config.datasets)
-    strategy = make_strategy(config.replicas)
+    strategy = distribution.make_strategy(config.replicas, cluster)
     replicas = strategy.num_replicas_in_sync
     _check(config, replicas, data.train)
     weights = pretrained.read_resnet50(config.weights) if config.rgb else None
-    claim_workdir(config, data.fingerprint)
+    claim_workdir(config, data.fingerprint, write=cluster.is_chief)
 
     keras.utils.set_random_seed(config.seed)
     if not tf.config.list_physical_devices("GPU"):
@@ -184,68 +183,114 @@ def _train(config: TrainConfig, until: int) -> tuple[state.RunState, sources.Sou
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
-        with strategy.scope():
-            model = build(config, data.train.size, weights)
-        print(
-            f"{config.dataset}: {data.train.slices:,} slices to train on, "
-            f"{data.validation.slices:,} to validate; {config.model} with "
-            f"{model.network.count_params():,} parameters on {replicas} replica(s)",
-            flush=True,
-        )
-        run_state = _fit(config, model, data, until)
+        with distribution.losing_workers(cluster):
+            run_state = _agree_on_state(config, data.fingerprint, strategy, cluster)
+            with strategy.scope():
+                model = build(config, data.train.size, weights)
+            print(
+                f"{config.dataset}: {data.train.slices:,} slices to train on, "
+                f"{data.validation.slices:,} to validate; {config.model} with "
+                f"{model.network.count_params():,} parameters on {replicas} replica(s)",
+                flush=True,
+            )
+            _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return run_state, data
+    return run_state, data, strategy
+
+
+def _agree_on_state(
+    config: TrainConfig, fingerprint: str, strategy: tf.distribute.Strategy, cluster: Cluster
+) -> state.RunState:
+    """The state from which all workers go on."""
+    run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
+    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None}
+    distribution.check_agreement(
+        strategy,
+        cluster,
+        {
+            "flags": json.dumps(flags),
+            "dataset": fingerprint,
+            "what they find in --workdir": json.dumps(dataclasses.asdict(run_state)),
+        },
+    )
+    return run_state
 
 
 def _fit(
-    config: TrainConfig, model: Autoencoder, data: sources.Sources, until: int
-) -> state.RunState:
+    config: TrainConfig,
+    model: Autoencoder,
+    data: sources.Sources,
+    run_state: state.RunState,
+    until: int,
+    *,
+    is_chief: bool,
+) -> None:
     workdir = pathlib.Path(config.workdir)
-    run_state = state.read_state(workdir, config.learning_rate)
     done = run_state.epochs_done
     checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
     if done:
         path = state.checkpoint_path(workdir, done)
         checkpoint.read(str(path)).assert_consumed()
-        state.write_history(workdir, run_state)
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
+        if is_chief:
+            state.write_history(workdir, run_state)
     if done >= until:
-        return run_state
+        return
+    batches = input_pipeline.train_batches(
+        data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=range(done, until),
+        cache=config.cache,
+    )
     validation = input_pipeline.evaluation_batches(data.validation, batch_size=config.batch_size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
-    tensorboard = workdir / "tensorboard"
-    profile = callbacks.Profile(tensorboard, config.profile_steps)
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
-    model.fit(
-        input_pipeline.train_batches(
-            data.train,
-            batch_size=config.batch_size,
-            seed=config.seed,
-            epochs=range(done, until),
-            cache=config.cache,
-        ),
-        steps_per_epoch=input_pipeline.steps_per_epoch(data.train, config.batch_size),
-        validation_data=validation,
-        initial_epoch=done,
-        epochs=until,
-        verbose=0 if on_terminal else 2,
-        callbacks=[
-            *([callbacks.ProgressBar(config.batch_size, done)] if on_terminal else []),
-            *([profile] if config.profile_steps else []),
-            callbacks.EpochEnd(
-                workdir,
-                run_state,
-                checkpoint,
-                config.monitored,
-                schedule=config.schedule,
-                epochs=config.epochs,
-            ),
-            callbacks.TensorBoard(tensorboard, run_state, shown),
-        ],
-    )
-    return run_state
+    with tempfile.TemporaryDirectory(prefix="trainer-") as scratch:
+        # Reading the variables takes all workers. What others than the chief write nobody needs.
+        output = workdir if is_chief else pathlib.Path(scratch)
+        tensorboard = output / "tensorboard"
+        shows_bar = is_chief and on_terminal
+        profile = callbacks.Profile(tensorboard, config.profile_steps)
+        model.fit(
+            _dealt(batches, config.batch_size, model.distribute_strategy),
+            steps_per_epoch=input_pipeline.steps_per_epoch(data.train, config.batch_size),
+            validation_data=_dealt(validation, config.batch_size, model.distribute_strategy),
+            validation_steps=-(-data.validation.slices // config.batch_size),
+            initial_epoch=done,
+            epochs=until,
+            verbose=2 if is_chief and not on_terminal else 0,
+            callbacks=[
+                *([callbacks.ProgressBar(config.batch_size, done)] if shows_bar else []),
+                *([profile] if is_chief and config.profile_steps else []),
+                callbacks.EpochEnd(
+                    output,
+                    run_state,
+                    checkpoint,
+                    config.monitored,
+                    schedule=config.schedule,
+                    epochs=config.epochs,
+                ),
+                callbacks.TensorBoard(tensorboard, run_state, shown),
+            ],
+        )
+
+
+def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
+    """Global batches, each dealt to all replicas of all workers."""
+    if strategy.num_replicas_in_sync == 1:
+        return batches
+
+    def of_worker(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        pieces = context.num_replicas_in_sync
+        here = pieces // context.num_input_pipelines
+        first = context.input_pipeline_id * here
+        mine = range(first, first + here)
+        return input_pipeline.share(batches, batch_size=batch_size, pieces=pieces, mine=mine)
+
+    return strategy.distribute_datasets_from_function(of_worker)
 
 
 def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:

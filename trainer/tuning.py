@@ -25,8 +25,9 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import search, sources, training
+from trainer import distribution, search, sources, training
 from trainer.callbacks import DivergedError
+from trainer.cluster import read_cluster
 from trainer.config import TrainConfig, read_claim, write_atomically, write_claim
 from trainer.search import OBJECTIVE, SearchConfig
 
@@ -59,6 +60,10 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         came to a result.
     """
     part = _part()
+    if read_cluster().workers > 1:
+        raise UserError(
+            "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
+        )
     data = sources.open_sources(config.data_dir, config.dataset.split(","))
     asked = {**dataclasses.asdict(config), "batch_sizes": list(config.batch_sizes)}
     asked["dataset_fingerprint"] = data.fingerprint
@@ -104,7 +109,7 @@ def _part() -> str:
 
 
 def _check_batch_sizes(config: SearchConfig, slices: int) -> None:
-    replicas = training.make_strategy(config.replicas).num_replicas_in_sync
+    replicas = distribution.make_strategy(config.replicas).num_replicas_in_sync
     for size in config.batch_sizes:
         if size > slices:
             raise UserError(f"--batch_sizes: {size} is more than the {slices} slices to train on")

@@ -1,0 +1,260 @@
+"""Several replicas and several machines train as one does."""
+
+import csv
+import functools
+import json
+import socket
+from collections import Counter
+
+import forked
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_dataset
+
+from ixi_tfds import configs
+from trainer.__main__ import run
+from trainer.cluster import Cluster, read_cluster
+
+SLICES = {"train": 40, "validation": 10, "test": 5}
+EPOCHS, STEPS, BATCH = 4, 5, 8
+"""Of the 10 slices to validate the second batch gets 2, less than a worker's share."""
+
+FLAGS = [
+    *("--dataset=ixi_t1/tiny", f"--batch_size={BATCH}", f"--epochs={EPOCHS}"),
+    *("--model=resnet_like", "--stem_filters=8", "--stage_filters=16,32", "--stage_blocks=1,1"),
+    *("--optimizer=adam", "--augment_validation"),
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    config = configs.SliceConfig("tiny", size=(32, 32), window=(0, 5))
+    subjects = {split: number // 5 for split, number in SLICES.items()}
+    tiny_dataset.write_tiny_dataset(root, config, subjects=subjects)
+    return root
+
+
+def train(data_dir, folder, *flags):
+    """One recorded process in `folder`."""
+    folder.mkdir(exist_ok=True)
+    argv = [f"--data_dir={data_dir}", f"--workdir={folder}/run", *FLAGS, *flags]
+    recorded = functools.partial(forked.record, folder / "steps-0.txt")
+    codes = forked.finish(forked.start(argv, folder / "log-0.txt", recorded))
+    assert codes == [0], (folder / "log-0.txt").read_text()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, tmp_path_factory):
+    """One process, one replica."""
+    return train(data_dir, tmp_path_factory.mktemp("alone"))
+
+
+def tf_config(jobs, kind, index):
+    return json.dumps({"cluster": jobs, "task": {"type": kind, "index": index}})
+
+
+def free_ports(number):
+    probes = [socket.socket() for _ in range(number)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def start_two(data_dir, folder, *before):
+    """Two workers on this machine; `before` gives what each does first, besides recording."""
+    addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    workers = []
+    for index, extra in enumerate(before or ((), ())):
+        workers.append(
+            forked.start(
+                [f"--data_dir={data_dir}", f"--workdir={folder}/run", *FLAGS],
+                folder / f"log-{index}.txt",
+                functools.partial(forked.record, folder / f"steps-{index}.txt"),
+                *extra,
+                environment={"TF_CONFIG": tf_config({"worker": addresses}, "worker", index)},
+            )
+        )
+    return workers
+
+
+def logs(folder):
+    return [path.read_text() for path in sorted(folder.glob("log-*.txt"))]
+
+
+@pytest.fixture(scope="module")
+def two_workers(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    assert forked.finish(*start_two(data_dir, folder)) == [0, 0], logs(folder)
+    return folder
+
+
+def step_losses(folder):
+    """Loss of each global step, and the digests of its slices, from all processes' records."""
+    rows = [row for path in folder.glob("steps-*") for row in forked.records(path, "train")]
+    rows.sort()
+    losses = np.array([loss for _, _, loss in rows]).reshape(EPOCHS * STEPS, BATCH)
+    assert [index for index, _, _ in rows] == list(range(EPOCHS * STEPS * BATCH))
+    return losses.mean(axis=1), [digest for _, digest, _ in rows]
+
+
+def history(folder):
+    with (folder / "run/history.csv").open() as file:
+        return [{name: float(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def assert_trained_alike(folder, alone):
+    """The same slices in the same order; losses of 20 steps and of validation to 1e-5 of 1."""
+    (ours, our_slices), (theirs, their_slices) = step_losses(folder), step_losses(alone)
+    assert our_slices == their_slices
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=0)
+    for mine, other in zip(history(folder), history(alone), strict=True):
+        for name in ("loss", "val_loss", "val_loss_augmented", "learning_rate"):
+            assert mine[name] == pytest.approx(other[name], rel=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_replicas_train_as_one_does(alone, data_dir, tmp_path):
+    assert_trained_alike(train(data_dir, tmp_path, "--replicas=2"), alone)
+
+
+@pytest.mark.slow
+def test_two_workers_train_as_one_process_does(alone, two_workers):
+    assert_trained_alike(two_workers, alone)
+    chief, other = logs(two_workers)
+    assert "best: epoch" in chief and "best: epoch" not in other
+    assert (two_workers / "run/export/resnet_like/1/saved_model.pb").exists()
+
+
+@pytest.mark.slow
+def test_workers_share_each_epoch_out_and_lose_nothing(two_workers, data_dir):
+    half = BATCH // 2
+    shares = []
+    for worker in range(2):
+        path = two_workers / f"steps-{worker}.txt"
+        rows = forked.records(path, "train")
+        # Its half of every global batch, in the order of the batches.
+        assert [index for index, _, _ in rows] == [
+            index for index in range(EPOCHS * STEPS * BATCH) if index % BATCH // half == worker
+        ]
+        shares.append(np.array([digest for _, digest, _ in rows]).reshape(EPOCHS, -1))
+    everything = np.concatenate(shares, axis=1)
+    assert everything.shape == (EPOCHS, SLICES["train"])
+    for epoch in everything:
+        assert len(set(epoch)) == SLICES["train"]
+    assert len(np.unique(everything)) == SLICES["train"]
+    assert len({tuple(epoch) for epoch in everything}) == EPOCHS
+    # Validation: clean and corrupted, each slice once an epoch, what fills a batch up aside.
+    seen = [
+        (index, digest)
+        for worker in range(2)
+        for index, digest, _ in forked.records(two_workers / f"steps-{worker}.txt", "test")
+        if index >= 0
+    ]
+    assert set(Counter(seen).values()) == {2 * EPOCHS}
+    assert len({digest for _, digest in seen}) == len(set(seen)) == SLICES["validation"]
+
+
+def variables(prefix):
+    """Every variable of a checkpoint, the bytes of the bookkeeping aside."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if "OBJECT_GRAPH" not in name]
+    return {name: reader.get_tensor(name).tobytes() for name in names}
+
+
+@pytest.mark.slow
+def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
+    two_workers, data_dir, tmp_path
+):
+    for dead, steps in ((1, STEPS + 2), (0, STEPS + 1)):
+        before = [(), ()]
+        before[dead] = (functools.partial(forked.die_at_step, steps),)
+        said = logs(tmp_path) or ["", ""]
+        workers = start_two(data_dir, tmp_path, *before)
+        assert forked.finish(workers[dead]) == [-9], logs(tmp_path)
+        # Far less than TensorFlow's own limits; a quiet machine takes about a second.
+        assert forked.finish(workers[1 - dead], seconds=60) == [2], logs(tmp_path)
+        survivor = logs(tmp_path)[1 - dead].removeprefix(said[1 - dead])
+        errors = [line for line in survivor.splitlines() if "rror" in line]
+        assert len(errors) == 1 and errors[0].startswith("error: lost worker"), survivor
+        assert survivor.endswith(errors[0] + "\n")
+    assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
+    assert "going on after epoch 2 of 4" in logs(tmp_path)[0]
+    ours, theirs = tmp_path / "run", two_workers / "run"
+    for name in ("history.csv", "state.json"):
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes()
+    prefixes = [path.with_suffix("") for path in theirs.glob("checkpoints/*.index")]
+    for prefix in [*prefixes, theirs / "export/resnet_like/1/variables/variables"]:
+        assert variables(ours / prefix.relative_to(theirs)) == variables(prefix), prefix
+
+
+def test_what_tf_config_says():
+    hosts = {"chief": ["a:1"], "worker": ["b:1", "c:2"]}
+
+    def read(*config):
+        return read_cluster({"TF_CONFIG": tf_config(*config)})
+
+    assert read_cluster({}) == read_cluster({"TF_CONFIG": " "}) == Cluster(1, 0, "")
+    assert read_cluster({"TF_CONFIG": '{"cluster": {}}'}) == Cluster(1, 0, "")
+    assert read(hosts, "chief", 0) == Cluster(3, 0, "a:1") and read(hosts, "chief", 0).is_chief
+    assert read(hosts, "worker", 1) == Cluster(3, 2, "c:2")
+    assert not read(hosts, "worker", 0).is_chief
+    assert read({"worker": ["b:1", "c:2"]}, "worker", 0) == Cluster(2, 0, "b:1")
+
+
+TWO = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not JSON with a cluster and a task"),
+        ("[]", "not JSON with a cluster and a task"),
+        (json.dumps({"cluster": TWO}), "not JSON with a cluster and a task ('task')"),
+        (json.dumps({"cluster": TWO, "task": {"type": "worker"}}), "a task ('index')"),
+        (tf_config(TWO, "worker", "x"), "not JSON with a cluster and a task"),
+        (tf_config(TWO, "worker", 2), "the cluster has no worker 2, which is its task"),
+        (tf_config(TWO, "worker", -1), "the cluster has no worker -1"),
+        (tf_config(TWO, "evaluator", 0), "the cluster has no evaluator 0"),
+        (tf_config({"ps": ["a:1"]}, "ps", 0), "the cluster has a job 'ps'; give"),
+        (tf_config({"chief": ["a:1", "b:1"]}, "chief", 0), "more than one chief"),
+        (tf_config({"worker": ["a:1", "a:1"]}, "worker", 0), "the same address twice"),
+        (tf_config({"worker": ["a", "b:1"]}, "worker", 0), "'a' of worker is not of the form"),
+    ],
+)
+def test_slips_in_tf_config_get_one_line(text, message, data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", text)
+    assert run([f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: TF_CONFIG: ") and message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_cluster_and_replicas_exclude_each_other(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 0))
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS]
+    assert run([*command, "--replicas=2"]) == 2
+    assert "error: --replicas=2: leave it out beside TF_CONFIG" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_taken_port_and_uneven_batches_get_one_line(data_dir, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        hosts = [f"127.0.0.1:{taken.getsockname()[1]}", "127.0.0.1:1"]
+        argv = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS]
+        environment = {"TF_CONFIG": tf_config({"worker": hosts}, "worker", 0)}
+        process = forked.start(argv, tmp_path / "log-0.txt", environment=environment)
+        assert forked.finish(process) == [2]
+    assert f"error: TF_CONFIG: cannot listen at {hosts[0]}" in logs(tmp_path)[0].splitlines()[-1]
+    uneven = forked.start([*argv, "--replicas=3"], tmp_path / "log-1.txt")
+    assert forked.finish(uneven) == [2]
+    assert logs(tmp_path)[1].splitlines() == [
+        "error: --batch_size=8: must be divisible by the 3 replicas"
+    ]
+    assert not (tmp_path / "new").exists()

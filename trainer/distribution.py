@@ -1,0 +1,111 @@
+"""On which devices, of which machines, a run trains."""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from ixi_tfds.errors import UserError
+from trainer.cluster import Cluster
+
+# What TensorFlow says when a peer is gone; the types of its errors vary.
+_LOST = re.compile(r"Collective ops is aborted|remote target|heartbeat|[Cc]oordination")
+_TASK = re.compile(r"/job:(chief|worker)/(?:replica:0/)?task:(\d+)")
+_ALONE = Cluster()
+
+
+def make_strategy(replicas: int, cluster: Cluster = _ALONE) -> tf.distribute.Strategy:
+    """Mirror over devices of this machine, or over all devices of the cluster.
+
+    Without a GPU the CPU is divided into as many logical devices as are asked for, which is no
+    faster but lets distribution be tried anywhere. In a cluster this must come before any other use
+    of TensorFlow's devices, and waits for all workers.
+
+    Args:
+      replicas: how many devices of this machine; 0 takes every GPU, or the CPU as one.
+      cluster: as `read_cluster` gives it.
+
+    Raises:
+      UserError: there are not as many GPUs, or the worker's address cannot be served.
+    """
+    if cluster.workers > 1:
+        return _join(replicas, cluster)
+    gpus = tf.config.list_physical_devices("GPU")
+    if replicas > len(gpus) > 0:
+        raise UserError(f"--replicas={replicas}: there are {len(gpus)} GPUs only")
+    if gpus:
+        return tf.distribute.MirroredStrategy(
+            [f"GPU:{number}" for number in range(replicas or len(gpus))]
+        )
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or [0]) < replicas:
+        pieces = [tf.config.LogicalDeviceConfiguration()] * replicas
+        tf.config.set_logical_device_configuration(cpu, pieces)
+    return tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas or 1)])
+
+
+def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
+    if replicas:
+        raise UserError(
+            f"--replicas={replicas}: leave it out beside TF_CONFIG; a worker takes all its GPUs, "
+            "or those in CUDA_VISIBLE_DEVICES"
+        )
+    print(f"worker {cluster.index} of {cluster.workers} waits for the others", flush=True)
+    with losing_workers(cluster):
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except tf.errors.UnknownError as error:
+            if "gRPC server" not in str(error):
+                raise
+            raise UserError(
+                f"TF_CONFIG: cannot listen at {cluster.address}, the address of this worker; is "
+                "the port taken?"
+            ) from error
+
+
+@contextlib.contextmanager
+def losing_workers(cluster: Cluster) -> Iterator[None]:
+    """Turn what TensorFlow raises when a worker is gone into one sentence.
+
+    Raises:
+      UserError: a collective operation or a connection between workers failed.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if cluster.workers == 1 or not _LOST.search(str(error)):
+            raise
+        who = _TASK.search(str(error))
+        raise UserError(
+            f"lost {' '.join(who.groups()) if who else 'another worker'} of the cluster; start all "
+            "workers again to go on after the last whole epoch"
+        ) from error
+
+
+def check_agreement(
+    strategy: tf.distribute.Strategy, cluster: Cluster, what: dict[str, str]
+) -> None:
+    """Wait for all workers, and see that they have the same.
+
+    Args:
+      strategy: of the cluster.
+      cluster: as `read_cluster` gives it.
+      what: the text that must be the same everywhere, by the name of what it is.
+
+    Raises:
+      UserError: on all workers, with the names of what differs.
+    """
+    if cluster.workers == 1:
+        return
+
+    def digest(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
+
+    mine = tf.constant([[digest(text) for text in what.values()]], tf.int64)
+    values = strategy.experimental_distribute_values_from_function(lambda _: mine)
+    everywhere = strategy.gather(values, axis=0).numpy()
+    differing = [name for name, v in zip(what, everywhere.T, strict=True) if len(set(v)) > 1]
+    if differing:
+        raise UserError(f"the workers differ in {' and '.join(differing)}; start all of them alike")
