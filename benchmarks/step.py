@@ -38,7 +38,7 @@ def ours(arguments):
 
     from trainer import augmentation, losses, models
     from trainer.autoencoder import Autoencoder
-    from trainer.training import make_strategy
+    from trainer.distribution import make_strategy
 
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
