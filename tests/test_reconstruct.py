@@ -11,19 +11,20 @@ import tensorflow as tf
 from bids_folder import write_bids
 from nibabel import orientations
 from tensorflow import keras
+from untrained import export_network
 from volumes import ZOOMS, head, image, write_head
 
 from evaluator.__main__ import run
+from ixi_tfds import bundle
 from ixi_tfds.configs import THESIS, SliceConfig
-from trainer import export, models
+from trainer import models
 
 SMALL = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
 SMALL_GEOMETRY = {"shape": [32, 32, 24], "zooms": list(ZOOMS)}
 
 
-def card_of(config, geometry):
-    facts = {"slices": dataclasses.asdict(config), "geometry": geometry}
-    return {"datasets": {f"ixi_t1/{config.name}": facts}}
+def facts_of(config, geometry):
+    return {"slices": dataclasses.asdict(config), "geometry": geometry}
 
 
 def write_model(folder, config, geometry):
@@ -38,8 +39,8 @@ def write_model(folder, config, geometry):
         stage_blocks=(1,),
         upsampling_filters=(),
     )
-    card = json.loads(json.dumps(card_of(config, geometry)))
-    export.export(network, folder / "1", size=config.size, scaling=config.scaling, card=card)
+    facts = facts_of(config, geometry)
+    export_network(network, folder / "1", "resnet_like", config.scaling, config.size, facts)
     return folder
 
 
@@ -57,8 +58,9 @@ def write_copier(folder, config, geometry, factor=1.0):
     }
     tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "assets.extra").mkdir()
-    text = json.dumps(card_of(config, geometry))
-    (folder / "assets.extra/model_card.json").write_text(text)
+    card = {"datasets": {"ixi_t1/small": facts_of(config, geometry)}}
+    card["digest"] = bundle.digest(folder)
+    (folder / bundle.CARD).write_text(json.dumps(card))
     return folder
 
 
@@ -326,7 +328,8 @@ def test_missing_flags_and_unfit_models_get_one_line(copier, tmp_path, capsys):
     (model / "assets.extra/model_card.json").write_text("{}")
     assert reconstruct(model, path, tmp_path / "out") == 2
     assert "does not tell what slices" in capsys.readouterr().err
-    other = card_of(dataclasses.replace(SMALL, size=(64, 64)), None)
+    facts = facts_of(dataclasses.replace(SMALL, size=(64, 64)), None)
+    other = {"datasets": {"ixi_t1/small": facts}}
     (model / "assets.extra/model_card.json").write_text(json.dumps(other))
     assert reconstruct(model, path, tmp_path / "out") == 2
     assert "takes slices of 32x32, its card tells of 64x64" in capsys.readouterr().err

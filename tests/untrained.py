@@ -34,8 +34,8 @@ def export_untrained(
     return export_network(network, folder, name, scaling, size)
 
 
-def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE):
-    """Export a network to `folder`, with a card that makes up the run."""
+def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):
+    """Export a network to `folder`, with a card that makes up the run, but for `known` facts."""
     for flag in trainer.FLAGS:
         trainer.FLAGS[flag].unparse()
     trainer.FLAGS(["trainer", "--data_dir=D", "--workdir=W", f"--model={name}"])
@@ -47,6 +47,7 @@ def export_network(network, folder, name="small_resnet", scaling="slice", size=S
         "slices": {},
         "description": slices.description,
         "splits": {"train": {"volumes": 6, "slices": 24}},
+        **dict(known),
     }
     card = model_card.make_card(
         trainer._config([]),
