@@ -53,6 +53,13 @@ flags.DEFINE_boolean(
     "O/robustness.csv and the report. Takes 31 times as long as scoring alone.",
     flag_values=FLAGS,
 )
+flags.DEFINE_boolean(
+    "lesions",
+    False,
+    "Also put synthetic lesions into the test slices and score how well residuals find them, into "
+    "O/anomalies.csv and the report; python -m evaluator anomalies has more of this.",
+    flag_values=FLAGS,
+)
 flags.DEFINE_list(
     "workdir",
     [],
@@ -74,6 +81,7 @@ class Config:
     output_dir: pathlib.Path
     batch_size: int
     robustness: bool
+    lesions: bool
     workdir: tuple[pathlib.Path, ...]
     allow_changed_model: bool
     allow_other_preprocessing: bool
@@ -109,6 +117,7 @@ def _config(positional: Sequence[str]) -> Config:
         output_dir=pathlib.Path(FLAGS.output_dir),
         batch_size=FLAGS.batch_size,
         robustness=FLAGS.robustness,
+        lesions=FLAGS.lesions,
         workdir=tuple(map(pathlib.Path, FLAGS.workdir)),
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,
@@ -135,6 +144,7 @@ def evaluate(config: Config) -> None:
         split=config.split,
         batch_size=config.batch_size,
         corrupted=config.robustness,
+        lesions=config.lesions,
         workdirs=config.workdir,
         allow_changed_model=config.allow_changed_model,
         allow_other_preprocessing=config.allow_other_preprocessing,

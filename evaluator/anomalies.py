@@ -4,13 +4,17 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
 from evaluator import bundle
 from ixi_tfds import cli
 from ixi_tfds.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluator.scoring import Model
+    from evaluator.tallies import Found
 
 USAGE = """
 python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
@@ -22,6 +26,8 @@ lesions in the dataset's test slices; with it, on volumes whose lesions a mask o
 marks, such as a_T1.nii.gz and a_lesion.nii.gz. O/anomalies.csv and O/anomalies.json have the
 numbers, O/anomalies.html those and pictures, for a person.
 """
+
+PERCENTILE, BLUR_SIGMA = 99.0, 0.02
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
@@ -42,13 +48,13 @@ flags.DEFINE_string(
 flags.DEFINE_integer("batch_size", 32, "Slices at a time.", flag_values=FLAGS)
 flags.DEFINE_float(
     "percentile",
-    99.0,
+    PERCENTILE,
     "Percentage of healthy validation pixels that may not count as lesion.",
     flag_values=FLAGS,
 )
 flags.DEFINE_float(
     "blur_sigma",
-    0.02,
+    BLUR_SIGMA,
     "Sigma of the blurred baseline, as a share of the slice's height.",
     flag_values=FLAGS,
 )
@@ -136,7 +142,7 @@ def find_lesions(config: Config) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder are not there or not fit for the others.
     """
-    from evaluator import anomaly_report, detection, pairs, report, scoring, tallies
+    from evaluator import anomaly_report, detection, report, scoring
 
     try:
         config.output_dir.mkdir(parents=True, exist_ok=True)
@@ -148,35 +154,81 @@ def find_lesions(config: Config) -> None:
         scoring.check_fit(
             model, validation, allow_other_preprocessing=config.allow_other_preprocessing
         )
+    facts, rows, comparisons, found = score_lesions(
+        models,
+        data_dir=config.data_dir,
+        dataset=config.dataset,
+        source_dir=config.source_dir,
+        batch_size=config.batch_size,
+        percentile=config.percentile,
+        blur_sigma=config.blur_sigma,
+        smooth_sigma=config.smooth_sigma,
+        region=config.region,
+        seed=config.seed,
+    )
+    detection.write_results(config.output_dir, rows, comparisons, facts)
+    sections = anomaly_report.sections(facts, rows, comparisons, found)
+    lead = anomaly_report.lead(facts, rows)
+    page = report.render("Do residuals find lesions?", lead, sections)
+    detection.write_text(config.output_dir / "anomalies.html", page)
+    print_lesions(facts, rows, comparisons)
+    print(f"\nReport: {config.output_dir / 'anomalies.html'}")
+
+
+def score_lesions(
+    models: "Sequence[Model]",
+    *,
+    data_dir: pathlib.Path,
+    dataset: str,
+    source_dir: pathlib.Path | None,
+    batch_size: int,
+    percentile: float = PERCENTILE,
+    blur_sigma: float = BLUR_SIGMA,
+    smooth_sigma: float = 0.0,
+    region: str = "head",
+    seed: int = 0,
+) -> "tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]":
+    """Score lesions by models and baselines; the arguments are the flags of the same names.
+
+    Returns:
+      What was scored, rows and comparisons as `detection.measure` gives them, and histograms with
+      examples.
+
+    Raises:
+      UserError: dataset or volumes are not there or not fit.
+    """
+    from evaluator import detection, pairs, scoring, tallies
+
+    validation = scoring.open_split(data_dir, dataset, "validation")
     height = validation.size[0]
     scorer = tallies.Scorer(
         models=models,
-        batch_size=config.batch_size,
-        blur_sigma=config.blur_sigma * height,
-        smooth_sigma=config.smooth_sigma * height,
-        inner=config.region == "inner",
+        batch_size=batch_size,
+        blur_sigma=blur_sigma * height,
+        smooth_sigma=smooth_sigma * height,
+        inner=region == "inner",
     )
     facts: dict[str, Any] = {
         "models": {model.name: model.sha256 for model in models},
         "dataset": validation.dataset,
         "dataset_fingerprint": validation.fingerprint,
         "settings": {
-            "region": config.region,
-            "percentile": config.percentile,
+            "region": region,
+            "percentile": percentile,
             "blur_sigma_pixels": scorer.blur_sigma,
             "smooth_sigma_pixels": scorer.smooth_sigma,
-            "seed": config.seed,
+            "seed": seed,
         },
     }
-    if config.source_dir is None:
-        test = scoring.open_split(config.data_dir, config.dataset, "test")
+    if source_dir is None:
+        test = scoring.open_split(data_dir, dataset, "test")
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
-        found = tallies.tally_split(scorer, test, seed=config.seed)
+        found = tallies.tally_split(scorer, test, seed=seed)
     else:
-        chosen, alone = pairs.find_pairs(str(config.source_dir))
+        chosen, alone = pairs.find_pairs(str(source_dir))
         facts["lesions"] = f"{len(chosen)} volumes with masks, scored on their own grids"
         facts["volumes_without_mask"] = len(alone)
-        geometry = _geometry(config.data_dir, config.dataset)
+        geometry = _geometry(data_dir, dataset)
         if geometry.zooms is None:
             print(
                 "warning: the dataset does not tell the voxel size of its scans, so volumes are "
@@ -185,16 +237,10 @@ def find_lesions(config: Config) -> None:
             )
         found = tallies.tally_volumes(scorer, chosen, geometry)
     healthy = tallies.tally_split(scorer, validation, seed=None)
-    limits = detection.thresholds(healthy.tallies, config.percentile)
-    rows, comparisons = detection.measure(found.tallies, limits, seed=config.seed)
+    limits = detection.thresholds(healthy.tallies, percentile)
+    rows, comparisons = detection.measure(found.tallies, limits, seed=seed)
     facts["counts"] = found.facts
-    detection.write_results(config.output_dir, rows, comparisons, facts)
-    sections = anomaly_report.sections(facts, rows, comparisons, found)
-    lead = anomaly_report.lead(facts, rows)
-    page = report.render("Do residuals find lesions?", lead, sections)
-    detection.write_text(config.output_dir / "anomalies.html", page)
-    _print(facts, rows, comparisons)
-    print(f"\nReport: {config.output_dir / 'anomalies.html'}")
+    return facts, rows, comparisons, found
 
 
 def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
@@ -212,9 +258,10 @@ def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
     return volumes.training_geometry({"datasets": {dataset: facts}})
 
 
-def _print(
+def print_lesions(
     facts: dict[str, Any], rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]
 ) -> None:
+    """Print the overall rows and the comparisons."""
     import pandas as pd
 
     from evaluator.detection import STATISTICS

@@ -57,6 +57,20 @@ def sections(
     return [*parts, _origin(facts)]
 
 
+def short_sections(
+    facts: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+    found: Found,
+) -> list[Section]:
+    """Those that a report on more than lesions shows; the arguments are those of `sections`."""
+    parts = [
+        _overall(facts, [row for row in rows if not row["subject"] and not row["group"]]),
+        _compared(facts, comparisons),
+    ]
+    return [*parts, _pictures(found.examples)] if found.examples else parts
+
+
 def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Section:
     lines = [
         {

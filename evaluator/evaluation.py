@@ -7,7 +7,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator import report, results, robustness, robustness_report, scoring, sections, statistics
+from evaluator import (
+    anomalies,
+    anomaly_report,
+    detection,
+    report,
+    results,
+    robustness,
+    robustness_report,
+    scoring,
+    sections,
+    statistics,
+)
 from evaluator.scoring import Model, Score, Split
 
 
@@ -20,6 +31,7 @@ def evaluate(
     split: str,
     batch_size: int,
     corrupted: bool,
+    lesions: bool,
     workdirs: Sequence[pathlib.Path],
     allow_changed_model: bool,
     allow_other_preprocessing: bool,
@@ -34,6 +46,7 @@ def evaluate(
       split: name of the split to score.
       batch_size: slices at a time.
       corrupted: score corrupted inputs, too, into `robustness.csv`.
+      lesions: score synthetic lesions in the test split, too, into `anomalies.csv`.
       workdirs: of the run of each model, or none to look where the trainer leaves them.
       allow_changed_model: as `scoring.load_model` takes it.
       allow_other_preprocessing: as `scoring.check_fit` takes it.
@@ -59,9 +72,17 @@ def evaluate(
     if frame is not None and curves is not None:
         section = robustness_report.robustness_section(frame, curves, models, slices)
         parts.insert(-2, section)
+    if lesions:
+        scored = anomalies.score_lesions(
+            models, data_dir=data_dir, dataset=dataset, source_dir=None, batch_size=batch_size
+        )
+        parts[-2:-2] = anomaly_report.short_sections(*scored)
+        detection.write_results(output_dir, scored[1], scored[2], scored[0])
     page = report.render(*_head(models, opened, facts), parts)
     results.write_results(output_dir, scores, facts, curves, page)
     _print(facts)
+    if lesions:
+        anomalies.print_lesions(*scored[:3])
     print(f"\nReport: {output_dir / 'report.html'}")
 
 

@@ -88,7 +88,7 @@ def output(model, data_dir, tmp_path_factory):
 def both(model, sharper, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
     paths = f"{model},{sharper}"
-    assert evaluator.run(arguments(paths, data_dir, folder, "--robustness")) == 0
+    assert evaluator.run(arguments(paths, data_dir, folder, "--robustness", "--lesions")) == 0
     return folder
 
 
@@ -189,6 +189,21 @@ def test_robustness_is_written_and_shown(both):
     page = (both / "report.html").read_text()
     assert "zeroed patches: what the models make of it" in page
     assert page.count("against the clean") == 1  # plots say so in pixels
+
+
+def test_lesions_are_in_the_report_as_the_command_of_their_own_has_them(
+    both, model, sharper, data_dir, tmp_path
+):
+    command = arguments(f"{model},{sharper}", data_dir, tmp_path)
+    assert evaluator.run(["anomalies", *command]) == 0
+    for name in ("anomalies.csv", "anomalies.json"):
+        assert (both / name).read_bytes() == (tmp_path / name).read_bytes()
+    page = (both / "report.html").read_text()
+    for method in ("blurred input", "intensity"):
+        assert f"<td>{method}</td>" in page
+    with (both / "anomalies.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert f"{float(first['auprc']):.4f}" in page
 
 
 def test_same_bytes_again_and_same_scores_in_other_batches(output, model, data_dir, tmp_path):
