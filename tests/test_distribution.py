@@ -13,6 +13,7 @@ import tensorflow as tf
 import tiny_dataset
 
 from ixi_tfds import configs
+from trainer import thesis, tune
 from trainer.__main__ import run
 from trainer.cluster import Cluster, read_cluster
 
@@ -23,7 +24,7 @@ EPOCHS, STEPS, BATCH = 4, 5, 8
 FLAGS = [
     *("--dataset=ixi_t1/tiny", f"--batch_size={BATCH}", f"--epochs={EPOCHS}"),
     *("--model=resnet_like", "--stem_filters=8", "--stage_filters=16,32", "--stage_blocks=1,1"),
-    *("--optimizer=adam", "--augment_validation"),
+    *("--optimizer=adam", "--augment_validation", "--profile_steps=2"),
 ]
 
 
@@ -109,7 +110,7 @@ def history(folder):
 
 
 def assert_trained_alike(folder, alone):
-    """The same slices in the same order; losses of 20 steps and of validation to 1e-5 of 1."""
+    """The same slices in the same order; losses of 20 steps and of validation to 1e-5 of each."""
     (ours, our_slices), (theirs, their_slices) = step_losses(folder), step_losses(alone)
     assert our_slices == their_slices
     np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=0)
@@ -129,6 +130,7 @@ def test_two_workers_train_as_one_process_does(alone, two_workers):
     chief, other = logs(two_workers)
     assert "best: epoch" in chief and "best: epoch" not in other
     assert (two_workers / "run/export/resnet_like/1/saved_model.pb").exists()
+    assert list(two_workers.glob("run/tensorboard/plugins/profile/*/*"))
 
 
 @pytest.mark.slow
@@ -258,3 +260,31 @@ def test_a_taken_port_and_uneven_batches_get_one_line(data_dir, tmp_path):
         "error: --batch_size=8: must be divisible by the 3 replicas"
     ]
     assert not (tmp_path / "new").exists()
+
+
+def test_a_search_takes_no_cluster(data_dir, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 0))
+    where = [f"--data_dir={data_dir}", f"--tuning_dir={tmp_path / 'new'}"]
+    assert tune.run([*where, "--dataset=ixi_t1/tiny"]) == 2
+    assert "error: TF_CONFIG: a trial is trained by one process" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_of_the_workers_the_chief_alone_scores_the_thesis(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 1))
+    started, succeeds = [], True
+
+    def start(module, arguments):
+        started.append(module)
+        return succeeds
+
+    monkeypatch.setattr(thesis, "_run", start)
+    command = ["--data_dir=D", f"--workdir={tmp_path}", "--recipes=small_mse,big_mse"]
+    assert thesis.run(command) == 0
+    assert started == ["trainer", "trainer"]
+    # The next recipe would wait for the one who is gone.
+    started.clear()
+    succeeds = False
+    assert thesis.run(command) == 2
+    assert started == ["trainer"]
+    assert "error: small_mse: not finished" in capsys.readouterr().err

@@ -221,27 +221,6 @@ def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
     assert (trained / "config.json").read_bytes() == before
 
 
-@pytest.mark.slow
-def test_two_replicas_train_as_one_does(trained, data_dir, tmp_path):
-    def train_on_two(*flags):
-        where = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'two'}"]
-        command = [sys.executable, "-m", "trainer", *where, "--epochs=3", "--replicas=2"]
-        return subprocess.run([*command, *FLAGS, *flags], capture_output=True, text=True)
-
-    uneven = train_on_two("--batch_size=5")
-    assert uneven.returncode == 2
-    assert uneven.stderr.strip().splitlines() == [
-        "error: --batch_size=5: must be divisible by the 2 replicas"
-    ]
-    result = train_on_two()
-    assert result.returncode == 0, result.stderr
-    ours, theirs = history(tmp_path / "two"), history(trained)
-    # Later epochs drift apart: rounding grows with every step on slices this small.
-    assert len(ours) == len(theirs) == 3
-    assert float(ours[0]["loss"]) == pytest.approx(float(theirs[0]["loss"]), rel=1e-3)
-    assert (tmp_path / "two/export/small_resnet/1/saved_model.pb").exists()
-
-
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_order_is_a_function_of_seed_and_epoch(data_dir, cache):
     split = input_pipeline.find_split(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "train")
