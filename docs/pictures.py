@@ -9,6 +9,7 @@ Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.or
 """
 
 import argparse
+import itertools
 import os
 import pathlib
 
@@ -108,9 +109,13 @@ def curves(arguments):
         for path in sorted(pathlib.Path(arguments.workdir).glob("*/history.csv"))
     }
     figure = Figure(figsize=(11, 4), layout="constrained")
-    panels = {"mse": "validation loss, mse", "dssim": "validation loss, dssim", "": "PSNR (dB)"}
+    panels = {
+        "mse": "validation loss, mse",
+        "dssim": "validation loss, dssim",
+        "": "validation PSNR (dB)",
+    }
     grid = dict(zip(panels, figure.subplots(1, 3), strict=True))
-    for (name, history), (colour, line) in zip(runs.items(), STYLES, strict=False):
+    for (name, history), (colour, line) in zip(runs.items(), itertools.cycle(STYLES), strict=False):
         loss = "val_loss_augmented" if "val_loss_augmented" in history else "val_loss"
         kind = "dssim" if "dssim" in name else "mse"
         grid[kind].plot(history[loss], color=colour, linestyle=line, label=name)
@@ -122,7 +127,13 @@ def curves(arguments):
     figure.savefig(DOCS / "study_curves.png", dpi=110)
 
 
-STYLES = (("#0072B2", "-"), ("#D55E00", "--"), ("#009E73", "-."), ("#000000", ":"))
+STYLES = (
+    ("#0072B2", "-"),
+    ("#D55E00", "--"),
+    ("#009E73", "-."),
+    ("#000000", ":"),
+    ("#CC79A7", "-"),
+)
 """Told apart with every common colour blindness, and in print by their lines."""
 
 PICTURES = {each.__name__: each for each in (slices, augmentations, reconstructions, curves)}

@@ -1,8 +1,6 @@
 import csv
 import json
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import plain_tensorflow
