@@ -15,7 +15,8 @@ EPOCHS, STEPS = 6, 4
 FLAGS = [
     *("--dataset=ixi_t1/tiny", "--batch_size=6", f"--epochs={EPOCHS}", "--learning_rate=0.02"),
     *("--model=resnet_like", "--stem_filters=8", "--stage_filters=16", "--stage_blocks=1"),
-    *("--augment_validation", "--jit_compile=off"),
+    # Too fast a rate, so that validation gets worse and the rate falls, on any machine.
+    *("--augment_validation", "--jit_compile=off", "--optimizer=adam"),
 ]
 
 
@@ -114,8 +115,9 @@ def test_a_run_killed_at_random_comes_to_the_same(undisturbed, data_dir, tmp_pat
     moments = random.Random(0)
     killed = 0
     for _ in range(4):
+        # A run that is left alone has seconds to go from there on.
         moment = functools.partial(
-            forked.die_after_step, moments.randrange(2, 6), moments.uniform(0, 8)
+            forked.die_after_step, moments.randrange(2, 6), moments.uniform(0, 1.5)
         )
         killed += forked.finish(start(data_dir, tmp_path, moment)) == [-9]
     assert killed
