@@ -43,10 +43,20 @@ class Rival(contextlib.AbstractContextManager):
         self.process.wait()
 
 
+def asked():
+    """The other end of `Rival`: wait for its turn; False when there will be no other."""
+    return bool(sys.stdin.readline())
+
+
+def answer(seconds):
+    """What the round took."""
+    print(f"\nseconds {seconds}", flush=True)
+
+
 def serve(seconds_of_round):
-    """The other end of `Rival`: answer each line with `seconds_of_round()`."""
-    for _ in sys.stdin:
-        print(f"\nseconds {seconds_of_round()}", flush=True)
+    """Answer each turn with `seconds_of_round()`."""
+    while asked():
+        answer(seconds_of_round())
 
 
 def alternate(rivals, rounds, warm_up=2):

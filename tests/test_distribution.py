@@ -183,7 +183,7 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
         assert forked.finish(workers[1 - dead], seconds=60) == [2], logs(tmp_path)
         survivor = logs(tmp_path)[1 - dead].removeprefix(said[1 - dead])
         errors = [line for line in survivor.splitlines() if "rror" in line]
-        assert len(errors) == 1 and errors[0].startswith("error: lost worker"), survivor
+        assert len(errors) == 1 and errors[0].startswith("error: lost another worker"), survivor
         assert survivor.endswith(errors[0] + "\n")
     assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
     assert "going on after epoch 2 of 4" in logs(tmp_path)[0]

@@ -10,9 +10,9 @@ import tensorflow as tf
 from ixi_tfds.errors import UserError
 from trainer.cluster import Cluster
 
-# What TensorFlow says when a peer is gone; the types of its errors vary.
-_LOST = re.compile(r"Collective ops is aborted|remote target|heartbeat|[Cc]oordination")
-_TASK = re.compile(r"/job:(chief|worker)/(?:replica:0/)?task:(\d+)")
+# What TensorFlow raises when a peer is gone; of other types the words tell.
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
+_LOST_WORDS = re.compile(r"Collective ops is aborted|remote target|heartbeat|[Cc]oordination")
 _ALONE = Cluster()
 
 
@@ -75,12 +75,13 @@ def losing_workers(cluster: Cluster) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        if cluster.workers == 1 or not _LOST.search(str(error)):
+        lost = isinstance(error, _LOST) or _LOST_WORDS.search(str(error))
+        if cluster.workers == 1 or not lost:
             raise
-        who = _TASK.search(str(error))
+        # Which one, its words do not reliably tell.
         raise UserError(
-            f"lost {' '.join(who.groups()) if who else 'another worker'} of the cluster; start all "
-            "workers again to go on after the last whole epoch"
+            "lost another worker of the cluster; start all workers again to go on after the last "
+            "whole epoch"
         ) from error
 
 
