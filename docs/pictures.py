@@ -135,7 +135,7 @@ def curves(arguments):
 def page(arguments):
     """Sections of one of the evaluator's pages, as Chromium shows them."""
     html = pathlib.Path(arguments.page).read_text()
-    wanted = arguments.sections.split(",")
+    wanted = arguments.sections.split("|")
     for section in re.findall(r"<section.*?</section>", html, re.DOTALL):
         if not any(f"<h2>{title}</h2>" in section for title in wanted):
             html = html.replace(section, "")
@@ -155,7 +155,8 @@ def page(arguments):
         picture = Image.open(shot).convert("RGB")
     blank = Image.new("RGB", picture.size, "white")
     _, _, _, bottom = ImageChops.difference(picture, blank).getbbox()
-    picture.crop((0, 0, arguments.width, bottom + 16)).save(DOCS / arguments.name, optimize=True)
+    cut = picture.crop((0, 0, arguments.width, bottom + 16)).quantize(256)
+    cut.save(DOCS / arguments.name, optimize=True)
 
 
 STYLES = (
@@ -178,7 +179,7 @@ def main():
     parser.add_argument("--dataset")
     parser.add_argument("--workdir")
     parser.add_argument("--page")
-    parser.add_argument("--sections", help="their titles, with commas between")
+    parser.add_argument("--sections", help="their titles, with | between")
     parser.add_argument("--name", help="of the picture")
     parser.add_argument("--width", type=int, default=1100)
     arguments = parser.parse_args()
