@@ -184,7 +184,7 @@ def main():
         RIVALS[arguments.rival](arguments)
         return
     pythons = dict.fromkeys(RIVALS, sys.executable)
-    pythons["torch"] = shared.environment("torch", "torch", "pillow", "numpy", "monai")
+    pythons["torch"] = shared.torch_python()
     names = ["ours", "torch"] if arguments.augmented else list(RIVALS)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         dataset, pictures = prepare(pathlib.Path(folder), arguments.subjects)

@@ -43,8 +43,12 @@ class Rival(contextlib.AbstractContextManager):
         self.process.wait()
 
 
-def environment(name, *packages):
-    """The Python of an environment of its own for a rival, made from PyPI where it is not there."""
+def torch_python():
+    """The Python of PyTorch's environment, made from PyPI where it is not there."""
+    return _environment("torch", "torch", "torchmetrics", "monai", "pillow", "numpy")
+
+
+def _environment(name, *packages):
     folder = RIVALS / name
     python, finished = folder / "bin/python", folder / "installed"
     if not finished.exists():
