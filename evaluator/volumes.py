@@ -22,7 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import scipy.sparse
-from nibabel import imageglobals, orientations
+from nibabel import orientations
 
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError, UserError
@@ -199,8 +199,7 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     partial = path.with_name(f".partial-{path.name}")
     try:
-        with imageglobals.LoggingOutputSuppressor():
-            nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
+        nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
