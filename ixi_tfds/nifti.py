@@ -19,6 +19,7 @@ import numpy as np
 from isal import igzip_lib, isal_zlib
 from nibabel import orientations
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
@@ -252,7 +253,7 @@ def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
         header.check_fix(_SILENT)
         header.get_data_dtype()
         header.get_data_shape()
-    except (KeyError, HeaderDataError, ValueError, OSError) as error:
+    except (KeyError, HeaderDataError, WrapStructError, ValueError) as error:
         raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
     if not bytes(header["magic"]).startswith(b"n+"):
         raise ScanError("not_nifti", path, "is a NIfTI header without its data in the same file")
