@@ -109,12 +109,20 @@ def test_a_million_rows_are_refused_before_they_are_read(tmp_path, name):
         path.write_text("\n".join([",".join(SOMEONE), *[line] * 1_000_000]))
     else:
         content = io.BytesIO(write_xlsx(path, table(row())) and path.read_bytes())
-        with zipfile.ZipFile(content) as packed, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out:
+        with (
+            zipfile.ZipFile(content) as packed,
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as out,
+        ):
             for member in packed.infolist():
                 body = packed.read(member)
                 if member.filename.endswith("sheet1.xml"):
                     head, _, tail = body.rpartition(b"</sheetData>")
-                    body = head + b'<row><c t="n"><v>1</v></c></row>' * 1_000_000 + b"</sheetData>" + tail
+                    body = (
+                        head
+                        + b'<row><c t="n"><v>1</v></c></row>' * 1_000_000
+                        + b"</sheetData>"
+                        + tail
+                    )
                 out.writestr(member.filename, body)
     assert "bytes, more than 16777216" in error_of(path)
 
@@ -157,7 +165,11 @@ def test_entities_that_expand_without_end_are_refused(tmp_path):
     levels = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 10))
     bomb = f'<?xml version="1.0"?><!DOCTYPE b [<!ENTITY a0 "lol">{levels}]>'
     (name,) = [name for name in members if name.endswith("sheet1.xml")]
-    body = members[name].decode().partition("?>")[2] if b"<?xml" in members[name] else members[name].decode()
+    body = (
+        members[name].decode().partition("?>")[2]
+        if b"<?xml" in members[name]
+        else members[name].decode()
+    )
     members[name] = (bomb + body.replace("<v>701</v>", "<v>&a9;</v>")).encode()
     with zipfile.ZipFile(path, "w") as packed:
         for name, content in members.items():

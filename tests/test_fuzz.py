@@ -126,7 +126,11 @@ def test_any_values_give_slices_or_a_reason(folder, dtype, values, slope, inter)
     header = nib.Nifti1Image.from_bytes(SEED).header.copy()
     header.set_data_dtype(voxels.dtype.newbyteorder("="))
     header["scl_slope"], header["scl_inter"] = slope, inter
-    content = header.binaryblock + b"\0\0\0\0" + voxels.astype(voxels.dtype.newbyteorder("=")).tobytes("F")
+    content = (
+        header.binaryblock
+        + b"\0\0\0\0"
+        + voxels.astype(voxels.dtype.newbyteorder("=")).tobytes("F")
+    )
     fuzzed_scans.outcome(content, folder)
 
 
@@ -136,7 +140,7 @@ def test_what_the_fuzz_starts_from_gives_slices(folder):
         assert fuzzed_scans.outcome(with_fields(kind, []), folder) == "slices"
 
 
-BOUNDED = '''
+BOUNDED = """
 import gzip, os, pathlib, resource, sys, zlib
 import fuzzed_scans, numpy as np
 from ixi_tfds.errors import ScanError
@@ -181,7 +185,7 @@ for name, path in (("a pipe", path), ("a device", "/dev/zero"), ("3 GiB", sparse
         read_volume(str(path))
     except ScanError as error:
         print(name, error.reason, sep=": ")
-'''
+"""
 
 
 def test_bombs_claims_and_endless_files_cost_neither_memory_nor_time(tmp_path):
