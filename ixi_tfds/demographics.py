@@ -97,7 +97,7 @@ def read_demographics(workbook: str | None) -> Demographics:
     After that, values outside `PLAUSIBLE` become missing and codes that are in no lookup sheet
     become unknown, each with a warning. Text where a number belongs counts as missing, with a
     warning; rows without a whole number from 0 to 999 as id are passed over, with a warning. Of a
-    formula the value counts that the workbook stores beside it; it is missing where none was stored.
+    formula counts the value that the workbook stores beside it, which is missing if none is.
 
     Args:
       workbook: its path; None gives an empty table and one warning that says what will be missing.

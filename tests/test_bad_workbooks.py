@@ -150,10 +150,12 @@ def test_a_far_away_cell_does_not_fill_the_memory(tmp_path):
 
 def test_a_workbook_that_inflates_to_gigabytes_is_refused(tmp_path):
     path = write_xlsx(tmp_path / "IXI.xlsx", table(row()))
-    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as packed:
-        with packed.open("xl/sharedStrings.xml", "w", force_zip64=True) as bomb:
-            for _ in range(200):
-                bomb.write(bytes(1 << 20))
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as packed,
+        packed.open("xl/bomb.xml", "w", force_zip64=True) as bomb,
+    ):
+        for _ in range(200):
+            bomb.write(bytes(1 << 20))
     assert "bytes, more than 16777216" in error_of(path)
 
 

@@ -106,13 +106,13 @@ def test_a_graph_that_is_no_graph_gets_one_line(graph, model):
     """Told to take a changed model, TensorFlow gets to see it."""
     path = model / "saved_model.pb"
     path.write_bytes(path.read_bytes()[:-1000] if graph is None else graph)
-    with pytest.raises(UserError, match="cannot be loaded: .|has no signature"):
+    with pytest.raises(UserError, match=r"cannot be loaded: .|has no signature"):
         scoring.load_model(model, allow_changed_model=True)
 
 
 def test_variables_that_are_missing_get_one_line(model):
     (model / "variables/variables.data-00000-of-00001").unlink()
-    with pytest.raises(UserError, match="cannot be loaded: ."):
+    with pytest.raises(UserError, match=r"cannot be loaded: ."):
         scoring.load_model(model, allow_changed_model=True)
 
 
@@ -122,7 +122,7 @@ def test_another_graph_beside_the_checked_one_is_not_loaded(original, model):
     (model / "saved_model.cpb").write_text("nonsense")
     assert scoring.load_model(model).sha256 == scoring.load_model(original).sha256
     (model / "saved_model.pb").unlink()
-    with pytest.raises(UserError, match="no SavedModel|No such file"):
+    with pytest.raises(UserError, match=r"no SavedModel|No such file"):
         scoring.load_model(model)
 
 

@@ -95,7 +95,7 @@ def test_a_full_disk_while_unpacking_is_one_line_and_a_second_run_goes_on(tmp_pa
 
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfileobj", full)
-        with pytest.raises(DownloadError, match="No space left on device.*run the same command"):
+        with pytest.raises(DownloadError, match=r"No space left on device.*run the same command"):
             unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
     assert not (tmp_path / "out" / T1).exists()
     unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
