@@ -167,7 +167,7 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
     window = volume.voxels[:, :, slice(*config.window)]
     lowest = window.min()
     # As 32-bit floats, which is what datasets and models hold.
-    low, high = np.float32(volume.scaled(np.array([lowest, window.max()]))).tolist()
+    low, high = volume.scaled(np.array([lowest, window.max()])).astype(np.float32)
     if low == high:
         raise ScanError("constant", path, f"every voxel of its window is {low:g}")
     signal = np.count_nonzero(window != lowest) / window.size
@@ -194,7 +194,7 @@ def _check_finite(volume: Volume, path: str) -> None:
         levels = np.iinfo(voxels.dtype)
         extremes = np.array([levels.min, levels.max], np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        scaled = np.float32(volume.scaled(extremes))
+        scaled = volume.scaled(extremes).astype(np.float32)
     if not np.isfinite(scaled).all():
         raise ScanError(
             "non_finite",

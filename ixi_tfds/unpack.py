@@ -43,7 +43,8 @@ def extract_t1(tar_path: str, output_dir: str, *, progress: bool = True) -> list
         ):
             bar.reset(Path(tar_path).stat().st_size)
             while (member := archive.next()) is not None:
-                archive.members.clear()  # It would keep them all, however many there are.
+                # It would keep them all, however many there are.
+                archive.members.clear()  # type: ignore[attr-defined]  # undocumented
                 if member.size < 0:  # tarfile would step back and read the same members for ever.
                     raise tarfile.ReadError(f"{member.name!r} has a negative size")
                 name = _t1_name(member)

@@ -43,7 +43,7 @@ def test_another_python_gets_one_clear_line(tmp_path):
 
 def requirements(text):
     """Each requirement of a lock with the hashes below it."""
-    blocks = re.findall(r"^([^\s#][^\n]*(?:\\\n[^\n]*)*)", text, re.MULTILINE)
+    blocks = re.findall(r"^[^\s#].*", text.replace("\\\n", " "), re.MULTILINE)
     return {re.split(r"[=\[ ]", block)[0]: block for block in blocks}
 
 
