@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test lint bench lock clean
+.PHONY: setup demo thesis test soak lint bench audit lock clean
 
 setup: .venv/installed
 
@@ -34,6 +34,21 @@ thesis: setup
 test: setup
 	$(BIN)/python -m pytest
 
+# What takes too long for `make test`, bounded in count and in time: a coverage-guided fuzzer on the
+# reading of scans, more inputs for every property, more moments to be killed at.
+SOAK_SECONDS ?= 3600
+SOAK_EXAMPLES ?= 5000
+SOAK_KILLS ?= 200
+soak: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --upgrade --target .venv-soak/packages -r tests/soak.lock
+	PYTHONPATH=.:.venv-soak/packages $(BIN)/python tests/fuzz_reader.py .venv-soak/corpus \
+	  -max_total_time=$(SOAK_SECONDS) -print_final_stats=1 -artifact_prefix=.venv-soak/
+	SOAK_EXAMPLES=$(SOAK_EXAMPLES) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
+	  tests/test_fuzz.py tests/test_bad_workbooks.py tests/test_hostile_names.py
+	SOAK_KILLS=$(SOAK_KILLS) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
+	  tests/test_resume.py -k at_random
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,10 +67,18 @@ bench: setup
 	$(BIN)/python benchmarks/step.py --rivals=bfloat16
 	$(BIN)/python benchmarks/scoring.py
 
+# Needs PyPI's or OSV's data: without, pip-audit skips packages, which --strict makes an error.
+audit:
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	.venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+
 # Needs uv; the lock is what `make setup` installs.
 lock:
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --extra dev setup.cfg \
 	  --custom-compile-command "make lock" --output-file requirements.lock
+	echo atheris==3.0.0 | uv pip compile --quiet --python-version 3.11 --generate-hashes - \
+	  --custom-compile-command "make lock" --output-file tests/soak.lock
 
 clean:
-	rm -rf .venv $(DEMO) *.egg-info
+	rm -rf .venv .venv-soak .venv-audit $(DEMO) *.egg-info

@@ -107,7 +107,7 @@ def main(arguments: list[str]) -> None:
     options = beam_options(arguments)
     plan = job.plan_job(config)
     for warning in plan.warnings[:_WARNINGS_SHOWN]:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {cli.one_line(warning)}", file=sys.stderr)
     if len(plan.warnings) > _WARNINGS_SHOWN:
         more = len(plan.warnings) - _WARNINGS_SHOWN
         print(f"warning: and {more} more, all of them in quality.html", file=sys.stderr)

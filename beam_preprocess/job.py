@@ -25,6 +25,7 @@ from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.datasets import read_manifest
 from ixi_tfds.demographics import find_workbook, read_demographics
 from ixi_tfds.errors import DatasetError, ScanError, UserError
+from ixi_tfds.nifti import read_file
 from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.splits import SPLITS, assign_splits
 
@@ -312,7 +313,7 @@ def _check_unchanged(config: JobConfig, plan: Plan, settings: dict[str, Any]) ->
     digests = {}
     for path in tqdm(paths, unit="volume", desc="compare", disable=None):
         try:
-            digest = git_blob_sha1(pathlib.Path(path).read_bytes())
+            digest = git_blob_sha1(read_file(path))
         except OSError:
             digest = None
         digests[os.path.relpath(path, config.source_dir)] = digest

@@ -24,7 +24,7 @@ from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.features import encode_slice
-from ixi_tfds.nifti import Volume, read_volume
+from ixi_tfds.nifti import Volume, read_file, read_volume
 from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.slices import slices_of
 
@@ -179,7 +179,7 @@ def _is_whole(task: ShardTask) -> bool:
 
 def _file_digest(path: str) -> str | None:
     try:
-        return git_blob_sha1(pathlib.Path(path).read_bytes())
+        return git_blob_sha1(read_file(path))
     except OSError:
         return None
 

@@ -97,6 +97,11 @@ def _read_card(folder: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         card = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    # RecursionError: brackets within brackets, thousands deep.
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON: {error}") from error
-    return card if isinstance(card, dict) else {}
+    if not isinstance(card, dict):
+        return {}
+    if not isinstance(card.get("flags") or {}, dict):
+        raise UserError(f"{path}: is no model card: its flags are no table")
+    return card

@@ -62,7 +62,7 @@ def reconstruction_gallery(
             np.rot90(original - reconstruction), cmap=RESIDUAL_COLOURS, vmin=-limit, vmax=limit
         )
         if title:
-            axes[0].set_ylabel(title)
+            axes[0].set_ylabel(_shown(title))
         figure.colorbar(shown, ax=axes[2], extend="both", fraction=0.05)
     for axes, title in zip(grid[0], ("original", "reconstruction", "residual"), strict=True):
         axes.set_title(title)
@@ -84,7 +84,7 @@ def slice_grid(slices: Mapping[str, np.ndarray], *, columns: int = 4) -> bytes:
         axes.set_axis_off()
     for axes, (title, image) in zip(grid.flat, slices.items(), strict=False):
         axes.imshow(np.rot90(image), cmap="gray")
-        axes.set_title(title)
+        axes.set_title(_shown(title))
     _without_ticks(grid)
     return _png(figure)
 
@@ -135,7 +135,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
     for model, style in _styles(frame["model"]).items():
         values = frame.loc[frame["model"] == model, metric]
         label = f"{model}, mean {values.mean():.4g}"
-        axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=label, **style)
+        axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=_shown(label), **style)
     axes.set_xlabel(LABELS[metric])
     axes.set_ylabel("slices")
     return _png(_with_legend(figure, axes))
@@ -150,7 +150,7 @@ def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
         axes.scatter(
             mine["slice_index"], mine[metric], s=8, alpha=0.25, linewidths=0, color=style["color"]
         )
-        axes.plot(means.index, means, label=model, **style)
+        axes.plot(means.index, means, label=_shown(model), **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("slice index, left to right")
     axes.set_ylabel(LABELS[metric])
@@ -171,7 +171,9 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
     wanted = curves[curves["corruption"].isin(["none", corruption])]
     for model, style in _styles(wanted["model"], first_is_reference=True).items():
         mine = wanted[wanted["model"] == model].sort_values("amount")
-        axes.plot(mine["amount"], mine[metric], marker="o", markersize=3.5, label=model, **style)
+        axes.plot(
+            mine["amount"], mine[metric], marker="o", markersize=3.5, label=_shown(model), **style
+        )
         ends = mine[f"{metric}_low"], mine[f"{metric}_high"]
         axes.fill_between(mine["amount"], *ends, color=style["color"], alpha=0.15, linewidth=0)
     axes.set_title(corruption)
@@ -194,7 +196,9 @@ def learning_curves(
     figure, axes = _plot()
     for model, style in _styles(models).items():
         if model in histories:
-            axes.plot(histories[model]["epoch"], histories[model][column], label=model, **style)
+            axes.plot(
+                histories[model]["epoch"], histories[model][column], label=_shown(model), **style
+            )
     if "loss" in column:
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -215,7 +219,7 @@ def precision_recall(
     """
     figure, axes = _plot()
     for name, style in _styles(lines).items():
-        axes.step(*lines[name], where="post", label=name, **style)
+        axes.step(*lines[name], where="post", label=_shown(name), **style)
     axes.axhline(chance, color="#777777", linewidth=0.8)
     axes.set_title(title)
     axes.set_xlabel("recall")
@@ -235,6 +239,11 @@ def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[s
             "linestyle": _LINES[place // len(_COLOURS) % len(_LINES)],
         }
     return styles
+
+
+def _shown(name: str) -> str:
+    """A name as it is: between dollars would be a formula, and `_` hides it from the legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _plot() -> tuple[Figure, Axes]:

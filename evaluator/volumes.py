@@ -22,7 +22,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import scipy.sparse
-from nibabel import imageglobals, orientations
+from nibabel import orientations
 
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError, UserError
@@ -90,13 +90,27 @@ def training_geometry(card: Mapping[str, Any]) -> Geometry:
         }
         config = SliceConfig(**fields)
         recorded = facts.get("geometry") or {"shape": None, "zooms": None}
-        shape, zooms = (recorded[name] and tuple(recorded[name]) for name in ("shape", "zooms"))
-    except (KeyError, TypeError, AttributeError, StopIteration) as error:
+        shape, zooms = (
+            None if recorded[name] is None else tuple(recorded[name]) for name in ("shape", "zooms")
+        )
+        _check_sides(config.size, 2, int)
+        _check_sides(config.window[1:], 1, int)
+        _check_sides((1, 1, 1) if shape is None else shape, 3, int)
+        _check_sides((1, 1, 1) if zooms is None else zooms, 3, float)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
         raise UserError(
             "the model's card (assets.extra/model_card.json) does not tell what slices it was "
             "trained on; export it with python -m trainer"
         ) from error
     return Geometry(config, shape, zooms)
+
+
+def _check_sides(sides: tuple[Any, ...], count: int, kind: type) -> None:
+    """See that a card has so many numbers there, all above 0."""
+    numbers = [kind(side) for side in sides]
+    good = list(sides) == numbers and len(numbers) == count
+    if not (good and 0 < min(numbers) <= max(numbers) < 1e6):
+        raise ValueError(f"{sides} are not {count} sides")
 
 
 def open_stack(path: str, geometry: Geometry) -> Stack:
@@ -199,8 +213,7 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     partial = path.with_name(f".partial-{path.name}")
     try:
-        with imageglobals.LoggingOutputSuppressor():
-            nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
+        nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

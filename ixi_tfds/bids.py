@@ -7,6 +7,7 @@ other modalities, `derivatives/` and `sourcedata/` are passed over.
 import csv
 import math
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,9 +71,11 @@ def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str
     except (OSError, UnicodeError, csv.Error) as error:
         raise WorkbookError(f"{path}: cannot be read as a table ({error})") from error
     rows_of: dict[str, list[Mapping[str, str | None]]] = {}
+    if rows and "participant_id" not in rows[0]:
+        raise WorkbookError(f"{path}: has no column 'participant_id', separated by tabs")
     for row in rows:
-        if row.get("participant_id") is None:
-            raise WorkbookError(f"{path}: has no column 'participant_id', separated by tabs")
+        if not (row["participant_id"] or "").strip():
+            continue
         name = "sub-" + row["participant_id"].strip().removeprefix("sub-")
         rows_of.setdefault(name, []).append(row)
     warnings: list[str] = []
@@ -92,7 +95,7 @@ def _agreed(
     """What all rows of a person say in a column; nothing where they disagree."""
     said = {(row.get(column) or "").strip().lower() for row in rows} - _SAID_TO_BE_UNKNOWN
     if len(said) > 1:
-        stated = " and ".join(sorted(said))
+        stated = " and ".join(reprlib.repr(each)[1:-1] for each in sorted(said)[:3])
         warnings.append(
             f"{name}: rows of participants.tsv disagree on {column} ({stated}): missing"
         )
@@ -101,7 +104,9 @@ def _agreed(
 
 def _sex(name: str, text: str, warnings: list[str]) -> str:
     if text and text not in _SEXES:
-        warnings.append(f"{name}: sex {text!r} in participants.tsv is not known: missing")
+        warnings.append(
+            f"{name}: sex {reprlib.repr(text)} in participants.tsv is not known: missing"
+        )
     return _SEXES.get(text, "unknown")
 
 
@@ -113,6 +118,7 @@ def _age(name: str, text: str, warnings: list[str]) -> float:
     except ValueError:
         age = math.nan
     if not 0 <= age <= _OLDEST:
-        warnings.append(f"{name}: age {text!r} in participants.tsv is no age in years: missing")
+        shown = reprlib.repr(text)
+        warnings.append(f"{name}: age {shown} in participants.tsv is no age in years: missing")
         return math.nan
     return age

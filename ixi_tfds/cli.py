@@ -48,12 +48,17 @@ def run(
         rest = flag_values([usage.split()[0], *args], known_only=pass_unknown)
         main(rest[1:])
     except (flags.Error, UserError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        print("error: " + one_line(str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
     return 0
+
+
+def one_line(text: str) -> str:
+    """Text that may hold names of files, as one line that a terminal takes for nothing but text."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def _quieten_libraries() -> None:

@@ -7,6 +7,8 @@ values are missing. Its optional sheet `Study Date` says when each person was sc
 import collections
 import dataclasses
 import math
+import reprlib
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,10 @@ ETHNIC_CODES: Mapping[float, str] = {1: "white", 3: "asian", 4: "black", 5: "chi
 PLAUSIBLE = {"AGE": (0.0, 120.0), "HEIGHT": (120.0, 220.0), "WEIGHT": (30.0, 200.0)}
 """Years, cm and kg between which a value is believed."""
 
+MOST_ROWS = 2000
+"""Rows that a sheet may have: ids have three digits, and IXI's own sheet has 619."""
+
+_MOST_BYTES = 1 << 24
 _REQUIRED = ("IXI_ID", SEX_COLUMN, "ETHNIC_ID", "AGE", "HEIGHT", "WEIGHT")
 _KEPT = _REQUIRED[1:]
 # A zero means missing in these, and a row with nothing in any of them is one that nobody filled.
@@ -90,13 +96,15 @@ def read_demographics(workbook: str | None) -> Demographics:
 
     After that, values outside `PLAUSIBLE` become missing and codes that are in no lookup sheet
     become unknown, each with a warning. Text where a number belongs counts as missing, with a
-    warning; rows without a whole number as id are passed over, with a warning.
+    warning; rows without a whole number from 0 to 999 as id are passed over, with a warning. Of a
+    formula counts the value that the workbook stores beside it, which is missing if none is.
 
     Args:
       workbook: its path; None gives an empty table and one warning that says what will be missing.
 
     Raises:
-      WorkbookError: the file cannot be read, or lacks the sheet, its columns or any row.
+      WorkbookError: the file cannot be read, is too large to be IXI's, or lacks the sheet, its
+        columns or any row.
     """
     columns = ["sex", "ethnicity", "age", "height", "weight"]
     if workbook is None:
@@ -120,12 +128,17 @@ def read_demographics(workbook: str | None) -> Demographics:
 def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]]:
     """The rows of `Table` as they stand, and the dates that `Study Date` gives for each id."""
     try:
+        size = _inflated_size(workbook)
+        if size > _MOST_BYTES:
+            raise ValueError(f"it holds {size} bytes, more than {_MOST_BYTES}")
         if workbook.lower().endswith(".csv"):
-            sheets = {"Table": pd.read_csv(workbook, dtype=object)}
+            sheets = {"Table": pd.read_csv(workbook, dtype=object, nrows=MOST_ROWS + 1)}
         else:
             with pd.ExcelFile(workbook) as book:
                 names = {"Table", "Study Date"} & {str(name) for name in book.sheet_names}
-                sheets = {name: book.parse(name, dtype=object) for name in names}
+                sheets = {
+                    name: book.parse(name, dtype=object, nrows=MOST_ROWS + 1) for name in names
+                }
     # The readers raise whatever a broken file leads them to; none of it is a bug of ours.
     except Exception as error:
         raise WorkbookError(f"{workbook}: cannot be read as a workbook ({error})") from error
@@ -146,10 +159,23 @@ def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]
     ], dates
 
 
+def _inflated_size(workbook: str) -> int:
+    """Bytes of the file, and of what is packed in it where it is an `.xlsx`."""
+    size = Path(workbook).stat().st_size
+    if zipfile.is_zipfile(workbook):
+        with zipfile.ZipFile(workbook) as packed:
+            size += sum(member.file_size for member in packed.infolist())
+    return size
+
+
 def _checked(workbook: str, name: str, sheet: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     missing = [repr(column) for column in columns if column not in sheet.columns]
     if missing:
         raise WorkbookError(f"{workbook}: sheet '{name}' lacks the column {', '.join(missing)}")
+    if len(sheet) > MOST_ROWS:
+        raise WorkbookError(
+            f"{workbook}: sheet '{name}' has more than {MOST_ROWS} rows; bring IXI's own workbook"
+        )
     return sheet.dropna(how="all")
 
 
@@ -158,8 +184,9 @@ def _rows_by_id(cells: Sequence[Row], warnings: list[str]) -> dict[int, list[Row
     rows_of: dict[int, list[Row]] = collections.defaultdict(list)
     for position, cell in enumerate(cells, start=1):
         number = _number(cell["IXI_ID"])
-        if not number.is_integer():
-            warnings.append(f"row {position} of 'Table' has {cell['IXI_ID']!r} as id: passed over")
+        if not (number.is_integer() and 0 <= number <= 999):
+            shown = reprlib.repr(cell["IXI_ID"])
+            warnings.append(f"row {position} of 'Table' has {shown} as id: passed over")
             continue
         ixi_id = int(number)
         row: Row = {"STUDY_DATE": pd.to_datetime(cell.get("STUDY_DATE", pd.NaT), errors="coerce")}
@@ -167,7 +194,8 @@ def _rows_by_id(cells: Sequence[Row], warnings: list[str]) -> dict[int, list[Row
             row[column] = _number(cell.get(column, math.nan))
             if math.isnan(row[column]) and not _blank(cell.get(column)):
                 warnings.append(
-                    f"id {ixi_id}: {column} is {cell[column]!r}, which is no number: missing"
+                    f"id {ixi_id}: {column} is {reprlib.repr(cell[column])}, which is no number: "
+                    "missing"
                 )
             elif row[column] == 0 and column in _ZERO_IS_MISSING:
                 row[column] = math.nan
@@ -181,7 +209,7 @@ def _blank(cell: Any) -> bool:
 
 def _number(cell: Any) -> float:
     try:
-        number = float(cell)
+        number = math.nan if isinstance(cell, bool) else float(cell)
     except (TypeError, ValueError):
         return math.nan
     return number if math.isfinite(number) else math.nan

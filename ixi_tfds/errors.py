@@ -36,6 +36,7 @@ class ScanError(UserError):
         "not_nifti",
         "corrupt_data",
         "not_3d",
+        "too_large",
         "no_orientation",
         "wrong_in_plane_size",
         "too_few_slices",

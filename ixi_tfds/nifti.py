@@ -2,19 +2,24 @@
 
 nibabel reads the header and knows the geometry. The bytes are inflated here, because igzip is two
 to three times as fast as zlib, and always to the end, because an inflate that stops early lets
-most flipped bits through. Checks come in this order: readable, not NIfTI, corrupt, not 3-D,
-geometry, values.
+most flipped bits through. Checks come in this order: readable, not NIfTI, too large, corrupt,
+not 3-D, geometry, values. Files may come from anyone: what is read or inflated is bounded before
+it is, by the size of the file, by what its header declares, and by `MOST_BYTES`.
 """
 
 import dataclasses
+import errno
+import logging
 import math
 import pathlib
+import stat
 
 import nibabel as nib
 import numpy as np
 from isal import igzip_lib, isal_zlib
-from nibabel import imageglobals, orientations
+from nibabel import orientations
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
@@ -33,10 +38,17 @@ Counted along the first axis of the middle slice, leaving out the commonest valu
 0.09 on IXI scans, 0.79 on label maps of the same heads.
 """
 
+MOST_BYTES = 1 << 31
+"""A file, and its voxels as 32-bit floats, may take no more: 4 times a head of 0.5 mm voxels."""
+
+_MOST_SIDE = 4096
 _MOST_LEVELS = 1 << 16
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DEFLATE_RATIO = 1032
 _LARGEST_HEADER = 540
+_SMALLEST_BLOCK = 1 << 12
+# nibabel tells at length what it mends in a header; only what it cannot mend matters here.
+_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,13 +89,14 @@ def read_volume(path: str) -> Volume:
     0 means that no scaling applies.
 
     Raises:
-      ScanError: with reason unreadable, not_nifti, corrupt_data, not_3d, no_orientation or
-        other_modality.
+      ScanError: with reason unreadable, not_nifti, too_large, corrupt_data, not_3d, no_orientation
+        or other_modality.
     """
     try:
-        stored = pathlib.Path(path).read_bytes()
+        stored = read_file(path)
     except OSError as error:
-        raise ScanError("unreadable", path, f"cannot be read ({error.strerror})") from error
+        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+        raise ScanError(reason, path, f"cannot be read ({error.strerror})") from error
     compressed = stored.startswith(_GZIP_MAGIC)
     head = _inflate(path, stored, _LARGEST_HEADER, whole=False) if compressed else stored
     header = _parse_header(path, head)
@@ -104,8 +117,7 @@ def read_volume(path: str) -> Volume:
             "orientation in its header",
         )
     slope, inter = _scaling(path, header)
-    affine = header.get_best_affine()
-    to_ixi = _transform_to_axes(path, affine)
+    affine, to_ixi = _transform_to_axes(path, header)
     return Volume(
         voxels=orientations.apply_orientation(voxels, to_ixi),
         slope=slope,
@@ -114,6 +126,20 @@ def read_volume(path: str) -> Volume:
         header=header,
         git_blob_sha1=git_blob_sha1(stored),
     )
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a regular file; neither a pipe nor a device is waited for.
+
+    Raises:
+      OSError: it cannot be read, is no regular file, or has more than `MOST_BYTES`.
+    """
+    facts = pathlib.Path(path).stat()
+    if not stat.S_ISREG(facts.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    if facts.st_size > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{facts.st_size} bytes, more than {MOST_BYTES}")
+    return pathlib.Path(path).read_bytes()
 
 
 def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
@@ -138,12 +164,13 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
             path,
             f"has {depth} slices, the window needs {config.window[1]}; see --slices",
         )
-    if volume.voxels.dtype.kind == "f" and not np.isfinite(volume.voxels).all():
-        raise ScanError("non_finite", path, "holds voxels that are NaN or infinite")
+    _check_finite(volume, path)
     window = volume.voxels[:, :, slice(*config.window)]
     lowest = window.min()
-    if lowest == window.max():
-        raise ScanError("constant", path, f"every voxel of its window is {lowest}")
+    # As 32-bit floats, which is what datasets and models hold.
+    low, high = volume.scaled(np.array([lowest, window.max()])).astype(np.float32)
+    if low == high:
+        raise ScanError("constant", path, f"every voxel of its window is {low:g}")
     signal = np.count_nonzero(window != lowest) / window.size
     if signal < MIN_SIGNAL:
         raise ScanError(
@@ -166,21 +193,48 @@ def has_few_levels(dtype: np.dtype, lowest: np.number, highest: np.number) -> bo
     return max(int(highest), 0) - min(int(lowest), 0) < _MOST_LEVELS
 
 
+def _check_finite(volume: Volume, path: str) -> None:
+    """Refuse voxels that are not finite, or not after scaling, as 32-bit floats."""
+    voxels = volume.voxels
+    if voxels.dtype.kind == "f":
+        with np.errstate(invalid="ignore"):
+            extremes = np.array([voxels.min(), voxels.max()])
+        if not np.isfinite(extremes).all():
+            raise ScanError("non_finite", path, "holds voxels that are NaN or infinite")
+    else:
+        levels = np.iinfo(voxels.dtype)
+        extremes = np.array([levels.min, levels.max], np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = volume.scaled(extremes).astype(np.float32)
+    if not np.isfinite(scaled).all():
+        raise ScanError(
+            "non_finite",
+            path,
+            f"has values that are too large for 32-bit floats (scl_slope {volume.slope:g}, "
+            f"scl_inter {volume.inter:g})",
+        )
+
+
 def _inflate(path: str, stored: bytes, limit: int, *, whole: bool = True) -> bytes:
     """Inflate at most `limit` bytes; with `whole`, exactly that many to the checked end."""
     parts: list[bytes] = []
-    size, rest = 0, stored
+    size = position = 0
+    ended = True
+    view = memoryview(stored)
+    # The usual file is one member and inflated at one go. What follows is taken in growing blocks,
+    # for each call copies what it leaves over, and there may be a member every 20 bytes.
+    block = len(stored)
     try:
-        # A gzip file may be several members, one after the other.
-        while rest.startswith(_GZIP_MAGIC) and size <= limit:
+        while size <= limit and stored.startswith(_GZIP_MAGIC, position):
             member = isal_zlib.decompressobj(wbits=31)
-            parts.append(member.decompress(rest, limit - size + 1))
-            size += len(parts[-1])
-            if not member.eof:
-                break
-            rest = member.unused_data
-        else:
-            member = None
+            while size <= limit and not member.eof and position < len(stored):
+                given = view[position : position + block]
+                parts.append(member.decompress(given, limit - size + 1))
+                size += len(parts[-1])
+                position += len(given) - len(member.unused_data) - len(member.unconsumed_tail)
+                block *= 2
+            ended = member.eof
+            block = _SMALLEST_BLOCK
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says instance
         raise ScanError("corrupt_data", path, f"is a corrupt gzip file ({error})") from error
     content = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -190,7 +244,7 @@ def _inflate(path: str, stored: bytes, limit: int, *, whole: bool = True) -> byt
         raise ScanError(
             "corrupt_data", path, f"holds more than the {limit} bytes that its header declares"
         )
-    if member is not None or size < limit:
+    if not ended or size < limit:
         raise ScanError(
             "corrupt_data",
             path,
@@ -206,12 +260,11 @@ def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
         header_class = {348: nib.Nifti1Header, 540: nib.Nifti2Header}[
             min(int.from_bytes(size, "little"), int.from_bytes(size, "big"))
         ]
-        # nibabel logs what it mends; only what it cannot mend matters here.
-        with imageglobals.LoggingOutputSuppressor():
-            header = header_class(bytes(head[: header_class.template_dtype.itemsize]))
+        header = header_class(bytes(head[: header_class.template_dtype.itemsize]), check=False)
+        header.check_fix(_SILENT)
         header.get_data_dtype()
-        header.get_best_affine()
-    except (KeyError, HeaderDataError, ValueError, OSError) as error:
+        header.get_data_shape()
+    except (KeyError, HeaderDataError, WrapStructError, ValueError) as error:
         raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
     if not bytes(header["magic"]).startswith(b"n+"):
         raise ScanError("not_nifti", path, "is a NIfTI header without its data in the same file")
@@ -231,6 +284,13 @@ def _expected_bytes(path: str, header: nib.Nifti1Header, stored: bytes, compress
             "corrupt_data",
             path,
             f"declares {expected} bytes of data, more than its {len(stored)} bytes can hold",
+        )
+    if max(shape[:3]) > _MOST_SIDE or max(expected, 4 * math.prod(shape)) > MOST_BYTES:
+        raise ScanError(
+            "too_large",
+            path,
+            f"declares {'x'.join(map(str, shape))} voxels, {expected} bytes; of a head at most "
+            f"{_MOST_SIDE} voxels a side and {MOST_BYTES // 4} in all are read",
         )
     return expected
 
@@ -255,14 +315,20 @@ def _scaling(path: str, header: nib.Nifti1Header) -> tuple[float, float]:
     return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
 
 
-def _transform_to_axes(path: str, affine: np.ndarray) -> np.ndarray:
-    """The orientation transform from the axes of `affine` to `AXES`."""
-    axes = affine[:3, :3]
-    volume = abs(np.linalg.det(axes)) if np.isfinite(axes).all() else 0.0
-    # Against the box of the same sides, for the affine may be in any unit.
-    if not volume > 1e-6 * np.prod(np.linalg.norm(axes, axis=0)):
+def _transform_to_axes(path: str, header: nib.Nifti1Header) -> tuple[np.ndarray, np.ndarray]:
+    """The header's affine, and the orientation transform from its axes to `AXES`."""
+    with np.errstate(all="ignore"):
+        try:
+            affine = header.get_best_affine()
+        except (HeaderDataError, ValueError) as error:
+            raise ScanError("not_nifti", path, f"has an impossible qform ({error})") from error
+        axes = affine[:3, :3]
+        volume = abs(np.linalg.det(axes)) if np.isfinite(affine).all() else 0.0
+        # Against the box of the same sides, for the affine may be in any unit.
+        box = np.prod(np.linalg.norm(axes, axis=0))
+    if not volume > 1e-6 * box:
         raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
-    return orientations.ornt_transform(
+    return affine, orientations.ornt_transform(
         orientations.io_orientation(affine), orientations.axcodes2ornt(AXES)
     )
 

@@ -42,7 +42,9 @@ def extract_t1(tar_path: str, output_dir: str, *, progress: bool = True) -> list
             bytes_bar(f"unpacking {Path(tar_path).name}", progress) as bar,
         ):
             bar.reset(Path(tar_path).stat().st_size)
-            for member in archive:
+            while (member := archive.next()) is not None:
+                # It would keep them all, however many there are.
+                archive.members.clear()  # type: ignore[attr-defined]  # undocumented
                 if member.size < 0:  # tarfile would step back and read the same members for ever.
                     raise tarfile.ReadError(f"{member.name!r} has a negative size")
                 name = _t1_name(member)
@@ -90,6 +92,7 @@ def _write_member(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Pat
     data = archive.extractfile(member)
     assert data is not None, "extractfile gives None for members that are not regular files only"
     temporary = target.with_name(f".{target.name}.part")
+    temporary.unlink(missing_ok=True)  # It might be a link to somewhere else.
     with data, temporary.open("wb") as file:
         shutil.copyfileobj(data, file, _BLOCK)
     temporary.replace(target)

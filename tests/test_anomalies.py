@@ -274,6 +274,16 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     assert float(row["auprc"]) == pytest.approx(expected, abs=curves.TOLERANCE)
 
 
+def test_names_of_files_are_text_in_the_report(heads_dir, model, tmp_path):
+    for seed, name in enumerate(["<script>alert(1)<", "b\n<img src=x onerror=y>", "$\\frac{$"]):
+        write_pair(tmp_path / "source", name, seed=seed)
+    flags = arguments(model, heads_dir, tmp_path / "out", f"--source_dir={tmp_path / 'source'}")
+    assert evaluator.run(flags) == 0
+    page = (tmp_path / "out" / "anomalies.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert "&lt;script&gt;alert(1)&lt;" in page and "&lt;img src=x onerror=y&gt;" in page
+
+
 def test_axes_of_the_file_do_not_matter(heads_dir, model, tmp_path):
     for axes in ("PSR", "LPI"):
         write_pair(tmp_path / axes, "a", seed=0, axes=axes)

@@ -1,6 +1,9 @@
 """Models that are not what their card says, or that have learned from other slices."""
 
+import ast
 import json
+import pathlib
+import pickle
 import shutil
 
 import pytest
@@ -75,7 +78,7 @@ def test_a_model_without_a_digest_gets_a_warning(card, model, capsys):
     assert "a SavedModel is code" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("card", [b"{", b"\xff"])
+@pytest.mark.parametrize("card", [b"{", b"\xff", b"[" * 100_000])
 def test_a_damaged_card_gets_one_line(card, model):
     (model / "assets.extra/model_card.json").write_bytes(card)
     with pytest.raises(UserError, match=r"model_card\.json: is not JSON"):
@@ -90,3 +93,70 @@ def test_slices_of_another_preprocessing_are_refused_unless_told_otherwise(model
     message = capsys.readouterr().err
     assert "preprocessing 0.9.0, and those of ixi_t1/tiny are of 1.0.0" in message
     assert evaluate(model, data_dir, "--allow_other_preprocessing") == 0
+
+
+def test_flags_that_are_no_table_get_one_line(model):
+    (model / "assets.extra/model_card.json").write_text('{"flags": [1]}')
+    with pytest.raises(UserError, match="its flags are no table"):
+        bundle.check_model(model)
+
+
+@pytest.mark.parametrize("graph", [b"", b"\x00" * 64, b"<html>", None])
+def test_a_graph_that_is_no_graph_gets_one_line(graph, model):
+    """Told to take a changed model, TensorFlow gets to see it."""
+    path = model / "saved_model.pb"
+    path.write_bytes(path.read_bytes()[:-1000] if graph is None else graph)
+    with pytest.raises(UserError, match=r"cannot be loaded: .|has no signature"):
+        scoring.load_model(model, allow_changed_model=True)
+
+
+def test_variables_that_are_missing_get_one_line(model):
+    (model / "variables/variables.data-00000-of-00001").unlink()
+    with pytest.raises(UserError, match=r"cannot be loaded: ."):
+        scoring.load_model(model, allow_changed_model=True)
+
+
+def test_another_graph_beside_the_checked_one_is_not_loaded(original, model):
+    """TensorFlow reads text graphs, too, which the digest does not cover."""
+    (model / "saved_model.pbtxt").write_text("nonsense")
+    (model / "saved_model.cpb").write_text("nonsense")
+    assert scoring.load_model(model).sha256 == scoring.load_model(original).sha256
+    (model / "saved_model.pb").unlink()
+    with pytest.raises(UserError, match=r"no SavedModel|No such file"):
+        scoring.load_model(model)
+
+
+def test_nothing_is_unpickled_while_a_model_is_scored(model, data_dir, monkeypatch):
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, lambda *args, **kwargs: pytest.fail("was unpickled"))
+    assert evaluate(model, data_dir) == 0
+
+
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+LOADERS = {"read_pickle", "eval", "exec", "unsafe_load", "full_load", "load_model"}
+
+
+def test_no_code_of_ours_can_unpickle_or_evaluate():
+    root = pathlib.Path(bundle.__file__).parent.parent
+    seen = 0
+    for package in ("ixi_tfds", "beam_preprocess", "trainer", "evaluator"):
+        for path in (root / package).rglob("*.py"):
+            seen += 1
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    names = {alias.name.split(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    names = {(node.module or "").split(".")[0]}
+                else:
+                    names = set()
+                assert not names & UNPICKLERS, path
+                if isinstance(node, ast.Call):
+                    called = ast.unparse(node.func)
+                    # scoring.load_model is our own.
+                    last = called.split(".")[-1]
+                    own = called in ("load_model", "scoring.load_model")
+                    assert last not in LOADERS or own, (path, called)
+                    if called in ("np.load", "numpy.load"):
+                        given = {each.arg: ast.unparse(each.value) for each in node.keywords}
+                        assert given.get("allow_pickle") == "False", path
+    assert seen > 50

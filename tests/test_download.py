@@ -10,6 +10,8 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
+import zlib
 
 import pytest
 
@@ -272,6 +274,14 @@ def test_redirects_are_followed_with_the_range(server, tmp_path):
         fixed(302, Location="http://[bad"),
         lambda handler: handler.wfile.write(b"this is not HTTP\r\n\r\n"),
         lambda handler: None,
+        fixed(200, BODY[:-1], Content_Length="-5"),
+        fixed(200, BODY[:-1], Content_Length="many"),
+        fixed(200, BODY, Content_Length=str(1 << 50)),
+        fixed(200, b"zz\r\n" + BODY, Transfer_Encoding="chunked"),
+        fixed(200, b"-5\r\n" + BODY, Transfer_Encoding="chunked"),
+        fixed(200, BODY, **{f"X{number}": "y" for number in range(200)}),
+        fixed(200, BODY, X="y" * 100_000),
+        fixed(200, zlib.compress(BODY), Content_Encoding="deflate"),
     ],
     ids=[
         "wrong checksum",
@@ -287,6 +297,14 @@ def test_redirects_are_followed_with_the_range(server, tmp_path):
         "broken redirect",
         "not http",
         "hangs up",
+        "negative length",
+        "length that is no number",
+        "announces a petabyte",
+        "chunks of no size",
+        "chunks of negative size",
+        "200 headers",
+        "endless header",
+        "packed without being asked",
     ],
 )
 def test_the_mirror_helps_when_the_first_address_does_not(server, tmp_path, bad):
@@ -372,6 +390,49 @@ def test_what_came_before_a_stall_is_not_asked_for_again(server, tmp_path, monke
         silence.set()
     assert_fetched(tmp_path)
     assert server.ranges() == [("/f", None), ("/f", "bytes=100000-")]
+
+
+def test_a_slow_server_is_waited_for(server, tmp_path, monkeypatch):
+    """Slower in all than a connection may stay silent, but never silent for so long."""
+    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 2.0)
+
+    def trickle(handler):
+        fixed(200, Content_Length=str(len(BODY)))(handler)
+        for start in range(0, len(BODY), 30_000):
+            time.sleep(0.25)
+            handler.wfile.write(BODY[start : start + 30_000])
+
+    server.answers["/f"] = [trickle]
+    fetch(tmp_path, a_source(server.url + "/f"))
+    assert_fetched(tmp_path)
+    assert len(server.seen) == 1
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(server, tmp_path):
+    server.answers["/f"] = [serve()]
+    part = tmp_path / f"{NAME}.part"
+    part.symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match=r"No space left on device.*run the same command again"):
+        fetch(tmp_path, a_source(server.url + "/f"))
+    assert not (tmp_path / NAME).exists()
+    part.unlink()
+    fetch(tmp_path, a_source(server.url + "/f"))
+    assert_fetched(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [serve(stop_after=100_000), serve(bytes(len(BODY))), fixed(500), fixed(302, Location="/f")],
+)
+def test_after_any_failure_the_next_run_completes(server, tmp_path, bad):
+    server.answers["/f"] = [bad, fixed(404)]
+    with pytest.raises(DownloadError) as caught:
+        fetch(tmp_path, a_source(server.url + "/f"))
+    assert "\n" not in str(caught.value) and server.url in str(caught.value)
+    assert not (tmp_path / NAME).exists()
+    server.answers["/f"] = [serve()]
+    fetch(tmp_path, a_source(server.url + "/f"))
+    assert_fetched(tmp_path)
 
 
 def test_an_expired_certificate_is_named_and_not_bypassed(server, tmp_path, monkeypatch):

@@ -136,6 +136,45 @@ def test_a_header_that_claims_too_much_costs_nothing(tmp_path, packed):
     assert reason_of(path) == "corrupt_data"
 
 
+def write_header(path, **fields):
+    """A good head under a header with some fields overwritten."""
+    header = image(head()).header
+    for name, value in fields.items():
+        header[name] = value
+    path.write_bytes(header.binaryblock + b"\0" * 4 + head().tobytes("F"))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("reason", "fields"),
+    [
+        # A NaN in the last column alone gave voxels of NaN mm.
+        ("not_nifti", {"srow_y": [-4, 0, 0, np.nan]}),
+        ("not_nifti", {"sform_code": 0, "qform_code": 1, "quatern_b": 3, "quatern_c": 3}),
+        ("not_nifti", {"sform_code": 0, "qform_code": 1, "qoffset_x": np.inf}),
+        # nibabel takes -1 for a sign of Freesurfer, and finds no length then.
+        ("not_nifti", {"dim": [3, -1, 1, 1, 1, 1, 1, 1], "glmin": 0}),
+        ("not_nifti", {"scl_slope": 1, "scl_inter": np.inf}),
+        ("non_finite", {"scl_slope": 3e38, "scl_inter": 0}),
+        ("constant", {"scl_slope": 1e-30, "scl_inter": 1e30}),
+        ("too_large", {"dim": [3, 5000, 2, 2, 1, 1, 1, 1]}),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused_with_a_reason(tmp_path, capfd, reason, fields):
+    path = write_header(tmp_path / "x.nii", **fields)
+    assert (
+        reason_of(path, SliceConfig("any", in_plane=None, size=(32, 32), window=(8, 14))) == reason
+    )
+    assert capfd.readouterr() == ("", ""), "what nibabel remarks is nothing to the user"
+
+
+@pytest.mark.parametrize("length", [2, 4, 100, 347])
+def test_a_file_that_ends_within_its_header_is_not_nifti(tmp_path, length):
+    whole = write_header(tmp_path / "x.nii").read_bytes()
+    (tmp_path / "x.nii").write_bytes(whole[:length])
+    assert reason_of(tmp_path / "x.nii") == "not_nifti"
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (32, 32, 24, 3), (32, 32, 1)])
 def test_not_three_dimensional(tmp_path, shape):
     nib.save(nib.Nifti1Image(np.ones(shape, np.int16), np.eye(4)), tmp_path / "x.nii.gz")

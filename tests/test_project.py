@@ -1,11 +1,14 @@
 """The project as such: arrows between packages, the README's commands, the Python it needs."""
 
+import configparser
+import hashlib
 import pathlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import nibabel as nib
 import pytest
@@ -36,6 +39,75 @@ def test_another_python_gets_one_clear_line(tmp_path):
     line = done.stderr.splitlines()[0]
     assert line.startswith("error:")
     assert "Python 3.11" in line
+
+
+def requirements(text):
+    """Each requirement of a lock with the hashes below it."""
+    blocks = re.findall(r"^[^\s#].*", text.replace("\\\n", " "), re.MULTILINE)
+    return {re.split(r"[=\[ ]", block)[0]: block for block in blocks}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "tests/soak.lock"])
+def test_the_lock_pins_everything_by_version_and_hash(lock):
+    blocks = requirements((ROOT / lock).read_text())
+    assert blocks
+    for name, block in blocks.items():
+        assert re.match(rf"{re.escape(name)}(\[[^]]*\])?==[^\s*]+ ", block), block
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), name
+        assert "://" not in block and " @ " not in block, name
+
+
+def test_the_lock_has_all_that_the_package_asks_for():
+    asked = configparser.ConfigParser()
+    asked.read(ROOT / "setup.cfg")
+    lines = asked["options"]["install_requires"] + asked["options.extras_require"]["dev"]
+    names = {re.split(r"[\[=<>]", line)[0].lower() for line in lines.split()}
+    assert len(names) > 30
+    assert names <= set(requirements((ROOT / "requirements.lock").read_text()))
+
+
+def test_setup_installs_the_lock_and_nothing_else(tmp_path):
+    for name in ("Makefile", "requirements.lock", "setup.cfg", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True)
+    installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert "--require-hashes -r requirements.lock" in installs[0]
+    assert "--no-deps --no-build-isolation -e ." in installs[1]
+
+
+@pytest.mark.slow
+def test_a_package_with_another_hash_is_not_installed(tmp_path):
+    """What protects from a changed package on the way here or at the index."""
+    wheel = tmp_path / "harm-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as packed:
+        packed.writestr("harm.py", "")
+        packed.writestr(
+            "harm-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: harm\nVersion: 1.0\n"
+        )
+        packed.writestr("harm-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        packed.writestr("harm-1.0.dist-info/RECORD", "")
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-index"]
+    where = ["--find-links", str(tmp_path), "--target", str(tmp_path / "out"), "--require-hashes"]
+    for digest, code in ((hashlib.sha256(wheel.read_bytes()).hexdigest(), 0), ("0" * 64, 1)):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "lock").write_text(f"harm==1.0 --hash=sha256:{digest}\n")
+        command = [*pip, *where, "-r", str(tmp_path / "lock")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert (tmp_path / "out" / "harm.py").exists() == (code == 0)
+
+
+def test_the_list_of_licences_is_that_of_the_lock():
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    pinned = re.findall(
+        r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)",
+        (ROOT / "requirements.lock").read_text(),
+        re.MULTILINE,
+    )
+    listed = set(re.findall(r"([A-Za-z0-9._-]+) ([0-9]\S*?)(?=,| \|)", page))
+    assert set(pinned) == listed
+    assert not re.search(r"\bA?GPL", page) and "not installed" not in page
 
 
 def readme_blocks(language):
@@ -95,16 +167,25 @@ def write_heads(folder, shape, zooms):
         nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
 
 
-@pytest.mark.parametrize("page", ["README.md", "BUILD_NOTES.md"])
+@pytest.mark.parametrize("page", ["README.md", "BUILD_NOTES.md", "docs/dependencies.md"])
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")
-        linked = ROOT / name if name else ROOT / page
+        linked = (ROOT / page).parent / name if name else ROOT / page
         assert linked.exists(), target
         if anchor:
             titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
             assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("reliability*.md")))
+def test_every_row_on_reliability_names_a_test_of_its_own(page):
+    named = re.findall(r"\| (tests/\w+\.py)::(\w+)", page.read_text())
+    assert len(named) > 30
+    assert [each for each in named if named.count(each) > 1] == []
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), (file, test)

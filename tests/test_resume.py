@@ -3,6 +3,7 @@
 import csv
 import functools
 import json
+import os
 import random
 import shutil
 
@@ -111,8 +112,9 @@ def test_a_run_killed_at_every_kind_of_moment_comes_to_the_same(undisturbed, dat
 
 
 @pytest.mark.slow
-def test_a_run_killed_at_random_comes_to_the_same(undisturbed, data_dir, tmp_path):
-    moments = random.Random(0)
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SOAK_KILLS", "4")) // 4))
+def test_a_run_killed_at_random_comes_to_the_same(undisturbed, data_dir, tmp_path, seed):
+    moments = random.Random(seed)
     killed = 0
     for _ in range(4):
         # A run that is left alone has seconds to go from there on.
