@@ -3,7 +3,6 @@
 import collections
 import json
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow_datasets as tfds
 
 from beam_preprocess import quality
 from beam_preprocess.shards import shard_name
+from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.datasets import median_geometry
@@ -81,7 +81,7 @@ def publish(
         if path.name not in manifest["shards"]:
             path.unlink()
     (work_dir / "plan.json").unlink()
-    _swap(work_dir, dataset_dir)
+    folders.put_in_place(work_dir, dataset_dir)
     return manifest
 
 
@@ -89,12 +89,6 @@ def write_lines(path: pathlib.Path, entries: Iterable[Mapping[str, Any]]) -> Non
     """Write one JSON object a line, ordered by path."""
     ordered = sorted(entries, key=lambda entry: entry["path"])
     path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in ordered))
-
-
-def remove_tree(path: pathlib.Path) -> None:
-    """Remove a folder and all in it, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def _number_shards(
@@ -152,24 +146,3 @@ def _write_tfds_metadata(
             )
     info.set_splits(tfds.core.SplitDict(infos))
     info.write_to_directory(work_dir)
-
-
-def recover(dataset_dir: pathlib.Path) -> None:
-    """Put back the dataset that a job was about to replace when it was killed."""
-    old = _replaced(dataset_dir)
-    if old.exists() and not dataset_dir.exists():
-        old.rename(dataset_dir)
-    remove_tree(old)
-
-
-def _replaced(dataset_dir: pathlib.Path) -> pathlib.Path:
-    return dataset_dir.with_name(f".replaced-{VERSION}")
-
-
-def _swap(work_dir: pathlib.Path, dataset_dir: pathlib.Path) -> None:
-    """Put the finished folder in place of what stands there."""
-    old = _replaced(dataset_dir)
-    if dataset_dir.exists():
-        dataset_dir.rename(old)
-    work_dir.rename(dataset_dir)
-    remove_tree(old)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
 
 USAGE = """
@@ -132,23 +132,20 @@ def evaluate(config: Config) -> None:
     """
     from evaluator import evaluation
 
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
-    evaluation.evaluate(
-        config.saved_model,
-        config.output_dir,
-        data_dir=config.data_dir,
-        dataset=config.dataset,
-        split=config.split,
-        batch_size=config.batch_size,
-        corrupted=config.robustness,
-        lesions=config.lesions,
-        workdirs=config.workdir,
-        allow_changed_model=config.allow_changed_model,
-        allow_other_preprocessing=config.allow_other_preprocessing,
-    )
+    with folders.writing(config.output_dir, "output_dir"):
+        evaluation.evaluate(
+            config.saved_model,
+            config.output_dir,
+            data_dir=config.data_dir,
+            dataset=config.dataset,
+            split=config.split,
+            batch_size=config.batch_size,
+            corrupted=config.robustness,
+            lesions=config.lesions,
+            workdirs=config.workdir,
+            allow_changed_model=config.allow_changed_model,
+            allow_other_preprocessing=config.allow_other_preprocessing,
+        )
 
 
 def run(argv: Sequence[str] | None = None) -> int:

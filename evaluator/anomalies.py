@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
 
 if TYPE_CHECKING:
@@ -142,12 +142,13 @@ def find_lesions(config: Config) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder are not there or not fit for the others.
     """
+    with folders.writing(config.output_dir, "output_dir"):
+        _find_lesions(config)
+
+
+def _find_lesions(config: Config) -> None:
     from evaluator import anomaly_report, detection, report, scoring
 
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
     validation = scoring.open_split(config.data_dir, config.dataset, "validation")
     models = scoring.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
     for model in models:
@@ -166,11 +167,11 @@ def find_lesions(config: Config) -> None:
         region=config.region,
         seed=config.seed,
     )
-    detection.write_results(config.output_dir, rows, comparisons, facts)
+    texts = detection.result_files(rows, comparisons, facts)
     sections = anomaly_report.sections(facts, rows, comparisons, found)
     lead = anomaly_report.lead(facts, rows)
     page = report.render("Do residuals find lesions?", lead, sections)
-    detection.write_text(config.output_dir / "anomalies.html", page)
+    folders.write_files(config.output_dir, texts | {"anomalies.html": page})
     print_lesions(facts, rows, comparisons)
     print(f"\nReport: {config.output_dir / 'anomalies.html'}")
 

@@ -20,6 +20,7 @@ from evaluator import (
     statistics,
 )
 from evaluator.scoring import Model, Score, Split
+from ixi_tfds import folders
 
 
 def evaluate(
@@ -69,6 +70,7 @@ def evaluate(
         keys += list(robustness_report.collage_slices(frame)["key"])
     slices = scoring.read_slices(opened, dict.fromkeys(keys), batch_size=batch_size)
     parts = _sections(models, facts, scores, slices, workdirs)
+    texts = results.result_files(scores, facts, curves)
     if frame is not None and curves is not None:
         section = robustness_report.robustness_section(frame, curves, models, slices)
         parts.insert(-2, section)
@@ -77,9 +79,9 @@ def evaluate(
             models, data_dir=data_dir, dataset=dataset, source_dir=None, batch_size=batch_size
         )
         parts[-2:-2] = anomaly_report.short_sections(*scored)
-        detection.write_results(output_dir, scored[1], scored[2], scored[0])
+        texts |= detection.result_files(scored[1], scored[2], scored[0])
     page = report.render(*_head(models, opened, facts), parts)
-    results.write_results(output_dir, scores, facts, curves, page)
+    folders.write_files(output_dir, texts | {"report.html": page})
     _print(facts)
     if lesions:
         anomalies.print_lesions(*scored[:3])

@@ -1,5 +1,6 @@
 """One training run, from a config to an exported model."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -10,6 +11,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import folders
 from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
@@ -146,13 +148,15 @@ def train(config: TrainConfig) -> Outcome | None:
         worker is gone.
       DivergedError: the loss is no longer a number.
     """
-    run_state, data, strategy = _train(config, config.epochs)
     cluster = read_cluster()
-    outcome = _export_best(config, run_state, data) if cluster.is_chief else None
-    # Nobody leaves before the model is there: the next run may begin at the same addresses.
-    with distribution.losing_workers(cluster):
-        results = {"their results": json.dumps(dataclasses.asdict(run_state))}
-        distribution.check_agreement(strategy, cluster, results)
+    data = sources.open_sources(config.data_dir, config.datasets)
+    with _writing(config, cluster):
+        run_state, strategy = _train(config, data, cluster, config.epochs)
+        outcome = _export_best(config, run_state, data) if cluster.is_chief else None
+        # Nobody leaves before the model is there: the next run may begin at the same addresses.
+        with distribution.losing_workers(cluster):
+            results = {"their results": json.dumps(dataclasses.asdict(run_state))}
+            distribution.check_agreement(strategy, cluster, results)
     return outcome
 
 
@@ -163,14 +167,22 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
       UserError: the config does not fit the dataset, the devices or the working folder.
       DivergedError: the loss is no longer a number.
     """
-    return _train(config, epoch)[0]
+    cluster = read_cluster()
+    data = sources.open_sources(config.data_dir, config.datasets)
+    with _writing(config, cluster):
+        return _train(config, data, cluster, epoch)[0]
+
+
+def _writing(config: TrainConfig, cluster: Cluster) -> contextlib.AbstractContextManager[None]:
+    """The working folder for this run alone; in a cluster the chief has it, who alone writes."""
+    if cluster.is_chief:
+        return folders.writing(config.workdir, "workdir")
+    return folders.telling_faults(config.workdir)
 
 
 def _train(
-    config: TrainConfig, until: int
-) -> tuple[state.RunState, sources.Sources, tf.distribute.Strategy]:
-    cluster = read_cluster()
-    data = sources.open_sources(config.data_dir, config.datasets)
+    config: TrainConfig, data: sources.Sources, cluster: Cluster, until: int
+) -> tuple[state.RunState, tf.distribute.Strategy]:
     strategy = distribution.make_strategy(config.replicas, cluster)
     replicas = strategy.num_replicas_in_sync
     _check(config, replicas, data.train)
@@ -196,7 +208,7 @@ def _train(
             _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return run_state, data, strategy
+    return run_state, strategy
 
 
 def _agree_on_state(

@@ -24,6 +24,7 @@ import pandas as pd
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import folders
 from ixi_tfds.errors import UserError
 from trainer import distribution, search, sources, training
 from trainer.callbacks import DivergedError
@@ -69,6 +70,15 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
     asked["dataset_fingerprint"] = data.fingerprint
     if part != "chief":
         _check_batch_sizes(config, data.train.slices)
+    if part == "worker":
+        # It writes in the folders of its trials only, which training locks.
+        with folders.telling_faults(config.tuning_dir):
+            return _search(config, asked, part)
+    with folders.writing(config.tuning_dir, "tuning_dir"):
+        return _search(config, asked, part)
+
+
+def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
     folder = pathlib.Path(config.tuning_dir)
     read_claim(folder, "tuning_dir", asked, _free_to_change(config))
     if part != "worker":
