@@ -13,7 +13,7 @@ from beam_preprocess.shards import shard_name
 from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import median_geometry
+from ixi_tfds.datasets import median_geometry, save_manifest
 from ixi_tfds.splits import SPLITS
 
 
@@ -70,14 +70,15 @@ def publish(
         "shards": {record["shard"]: record["sha256"] for record in filled},
         "volumes": dict(sorted(volumes.items())),
     }
-    _write_tfds_metadata(config, data_dir, work_dir, filled)
+    write_tfds_metadata(config, data_dir, work_dir, filled)
     write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
     (work_dir / "quality.html").write_text(
         quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
     )
-    (work_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    # Records of progress, and shards that an earlier, interrupted publishing numbered otherwise.
-    for path in work_dir.glob("*.tfrecord-*"):
+    save_manifest(work_dir, manifest)
+    # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
+    # what workers of a job that was killed wrote for a moment longer.
+    for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob("*.tmp")]:
         if path.name not in manifest["shards"]:
             path.unlink()
     (work_dir / "plan.json").unlink()
@@ -121,7 +122,7 @@ def _split_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, i
     }
 
 
-def _write_tfds_metadata(
+def write_tfds_metadata(
     config: SliceConfig,
     data_dir: str,
     work_dir: pathlib.Path,

@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from ixi_tfds.catalog import Scan
@@ -26,6 +25,7 @@ from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.features import encode_slice
 from ixi_tfds.folders import naming
+from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, read_volume
 from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.slices import slices_of
@@ -150,14 +150,9 @@ def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
     """
     for record in records:
         length = struct.pack("<Q", len(record))
-        yield length + _masked_crc(length)
+        yield length + struct.pack("<I", masked_crc(length))
         yield record
-        yield _masked_crc(record)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+        yield struct.pack("<I", masked_crc(record))
 
 
 def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from absl import flags
 from evaluator import bundle
 from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
+from ixi_tfds.integrity import CHECKS
 
 if TYPE_CHECKING:
     from evaluator.scoring import Model
@@ -74,6 +75,13 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("seed", 0, "Of synthetic lesions and of the bootstrap.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "verify",
+    "full",
+    CHECKS,
+    "What to check of the dataset first: every byte, or names and sizes.",
+    flag_values=FLAGS,
+)
 bundle.define_flags(FLAGS)
 
 
@@ -92,6 +100,7 @@ class Config:
     smooth_sigma: float
     region: str
     seed: int
+    verify: str
     allow_changed_model: bool
     allow_other_preprocessing: bool
 
@@ -131,6 +140,7 @@ def _config(positional: Sequence[str]) -> Config:
         smooth_sigma=FLAGS.smooth_sigma,
         region=FLAGS.region,
         seed=FLAGS.seed,
+        verify=FLAGS.verify,
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
@@ -149,7 +159,7 @@ def find_lesions(config: Config) -> None:
 def _find_lesions(config: Config) -> None:
     from evaluator import anomaly_report, detection, report, scoring
 
-    validation = scoring.open_split(config.data_dir, config.dataset, "validation")
+    validation = scoring.open_split(config.data_dir, config.dataset, "validation", "quick")
     models = scoring.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
     for model in models:
         scoring.check_fit(
@@ -161,6 +171,7 @@ def _find_lesions(config: Config) -> None:
         dataset=config.dataset,
         source_dir=config.source_dir,
         batch_size=config.batch_size,
+        verify=config.verify,
         percentile=config.percentile,
         blur_sigma=config.blur_sigma,
         smooth_sigma=config.smooth_sigma,
@@ -183,6 +194,7 @@ def score_lesions(
     dataset: str,
     source_dir: pathlib.Path | None,
     batch_size: int,
+    verify: str = "full",
     percentile: float = PERCENTILE,
     blur_sigma: float = BLUR_SIGMA,
     smooth_sigma: float = 0.0,
@@ -200,7 +212,7 @@ def score_lesions(
     """
     from evaluator import detection, pairs, scoring, tallies
 
-    validation = scoring.open_split(data_dir, dataset, "validation")
+    validation = scoring.open_split(data_dir, dataset, "validation", verify)
     height = validation.size[0]
     scorer = tallies.Scorer(
         models=models,
@@ -222,7 +234,7 @@ def score_lesions(
         },
     }
     if source_dir is None:
-        test = scoring.open_split(data_dir, dataset, "test")
+        test = scoring.open_split(data_dir, dataset, "test", verify)
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=seed)
     else:

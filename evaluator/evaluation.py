@@ -34,6 +34,7 @@ def evaluate(
     corrupted: bool,
     lesions: bool,
     workdirs: Sequence[pathlib.Path],
+    verify: str,
     allow_changed_model: bool,
     allow_other_preprocessing: bool,
 ) -> None:
@@ -49,13 +50,14 @@ def evaluate(
       corrupted: score corrupted inputs, too, into `robustness.csv`.
       lesions: score synthetic lesions in the test split, too, into `anomalies.csv`.
       workdirs: of the run of each model, or none to look where the trainer leaves them.
+      verify: as `scoring.open_split` takes it.
       allow_changed_model: as `scoring.load_model` takes it.
       allow_other_preprocessing: as `scoring.check_fit` takes it.
 
     Raises:
       UserError: a model, dataset or split is not there or not fit for the others.
     """
-    opened = scoring.open_split(data_dir, dataset, split)
+    opened = scoring.open_split(data_dir, dataset, split, verify)
     models = scoring.load_models(saved_models, allow_changed_model=allow_changed_model)
     for model in models:
         scoring.check_fit(model, opened, allow_other_preprocessing=allow_other_preprocessing)
@@ -76,7 +78,12 @@ def evaluate(
         parts.insert(-2, section)
     if lesions:
         scored = anomalies.score_lesions(
-            models, data_dir=data_dir, dataset=dataset, source_dir=None, batch_size=batch_size
+            models,
+            data_dir=data_dir,
+            dataset=dataset,
+            source_dir=None,
+            batch_size=batch_size,
+            verify=verify,
         )
         parts[-2:-2] = anomaly_report.short_sections(*scored)
         texts |= detection.result_files(scored[1], scored[2], scored[0])

@@ -57,18 +57,19 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
       UserError: another process writes there, or the operating system refuses something.
     """
     path = pathlib.Path(folder)
-    with telling_faults(path):
+    with telling_faults(path, flag):
         path.mkdir(parents=True, exist_ok=True)
         with _locked(path / LOCK, flag):
             yield
 
 
 @contextlib.contextmanager
-def telling_faults(folder: str | os.PathLike[str]) -> Iterator[None]:
+def telling_faults(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     """Turn errors of the operating system, also those that a library wraps, into one sentence.
 
     Args:
       folder: to name where the error names no file.
+      flag: the name of the flag that gave it.
 
     Raises:
       UserError: with the path, what is wrong, and what to do.
@@ -82,9 +83,10 @@ def telling_faults(folder: str | os.PathLike[str]) -> Iterator[None]:
         if found is None:
             raise
         code, place = found
+        if place in (None, str(folder)):
+            place = f"--{flag}={folder}"
         raise UserError(
-            f"{place or folder}: {os.strerror(code)}; {_ADVICE[code]}, then run the same command "
-            "again"
+            f"{place}: {os.strerror(code)}; {_ADVICE[code]}, then run the same command again"
         ) from error
 
 

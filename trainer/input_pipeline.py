@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from ixi_tfds import features
+from ixi_tfds import datasets, features
 from ixi_tfds.errors import DatasetError
 
 _BLOCK = 2048
@@ -41,7 +40,7 @@ def find_split(folder: pathlib.Path, split: str) -> Split:
     Raises:
       DatasetError: the dataset has no such split, a shard is missing, or these are no slices.
     """
-    info = tfds.builder_from_directory(str(folder)).info
+    info = datasets.open_builder(folder).info
     if split not in info.splits:
         raise DatasetError(f"{folder}: the dataset has no {split} split")
     paths = tuple(str(path) for path in info.splits[split].filepaths)

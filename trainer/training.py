@@ -149,7 +149,7 @@ def train(config: TrainConfig) -> Outcome | None:
       DivergedError: the loss is no longer a number.
     """
     cluster = read_cluster()
-    data = sources.open_sources(config.data_dir, config.datasets)
+    data = sources.open_sources(config.data_dir, config.datasets, config.verify)
     with _writing(config, cluster):
         run_state, strategy = _train(config, data, cluster, config.epochs)
         outcome = _export_best(config, run_state, data) if cluster.is_chief else None
@@ -168,7 +168,7 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
       DivergedError: the loss is no longer a number.
     """
     cluster = read_cluster()
-    data = sources.open_sources(config.data_dir, config.datasets)
+    data = sources.open_sources(config.data_dir, config.datasets, config.verify)
     with _writing(config, cluster):
         return _train(config, data, cluster, epoch)[0]
 
@@ -177,7 +177,7 @@ def _writing(config: TrainConfig, cluster: Cluster) -> contextlib.AbstractContex
     """The working folder for this run alone; in a cluster the chief has it, who alone writes."""
     if cluster.is_chief:
         return folders.writing(config.workdir, "workdir")
-    return folders.telling_faults(config.workdir)
+    return folders.telling_faults(config.workdir, "workdir")
 
 
 def _train(
@@ -216,7 +216,7 @@ def _agree_on_state(
 ) -> state.RunState:
     """The state from which all workers go on."""
     run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
-    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None}
+    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None, "verify": None}
     distribution.check_agreement(
         strategy,
         cluster,

@@ -65,14 +65,14 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         raise UserError(
             "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
         )
-    data = sources.open_sources(config.data_dir, config.dataset.split(","))
+    data = sources.open_sources(config.data_dir, config.dataset.split(","), config.verify)
     asked = {**dataclasses.asdict(config), "batch_sizes": list(config.batch_sizes)}
     asked["dataset_fingerprint"] = data.fingerprint
     if part != "chief":
         _check_batch_sizes(config, data.train.slices)
     if part == "worker":
         # It writes in the folders of its trials only, which training locks.
-        with folders.telling_faults(config.tuning_dir):
+        with folders.telling_faults(config.tuning_dir, "tuning_dir"):
             return _search(config, asked, part)
     with folders.writing(config.tuning_dir, "tuning_dir"):
         return _search(config, asked, part)
@@ -102,7 +102,7 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
 
 
 def _free_to_change(config: SearchConfig) -> set[str]:
-    free = {"data_dir", "tuning_dir", "replicas", "jit_compile"}
+    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
     # Not with Hyperband, whose trials are cleared away in the end and cannot be trained further.
     return free | ({"max_trials"} if config.tuner == "bayesian" else set())
 
