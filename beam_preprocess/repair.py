@@ -92,8 +92,11 @@ def _other_source(name: str) -> DatasetError:
 
 def _config(manifest: Mapping[str, Any]) -> SliceConfig:
     # JSON has made lists of its tuples.
-    fields = manifest["config"].items()
-    return SliceConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields})
+    config: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in manifest["config"].items()
+    }
+    return SliceConfig(**config)
 
 
 def _write_metadata(

@@ -267,7 +267,11 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
 
 
 def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory."""
+    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory.
+
+    Raises:
+      DatasetError: a record is damaged.
+    """
     import tensorflow_datasets as tfds
 
     dataset = split.builder.as_dataset(
@@ -277,7 +281,8 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
         # A small split would be kept in memory whole.
         read_config=tfds.ReadConfig(try_autocache=False),
     )
-    yield from dataset.prefetch(2)
+    with integrity.telling_damage(split.dataset):
+        yield from dataset.prefetch(2)
 
 
 def _rows(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:

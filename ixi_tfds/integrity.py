@@ -4,6 +4,7 @@ The manifest has the SHA-256 and size of each shard, the SHA-256 of what TFDS re
 one of itself. Needs no TensorFlow.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import re
@@ -118,6 +119,27 @@ def find_damage(
         if path.name not in manifest["shards"] and split_of(path.name) in splits:
             damaged.append(Damage(path.name, "is of another run: the manifest does not name it"))
     return damaged
+
+
+@contextlib.contextmanager
+def telling_damage(dataset: str) -> Iterator[None]:
+    """Turn TensorFlow's error at a damaged record, met while reading, into one sentence.
+
+    Args:
+      dataset: its name, for the message.
+
+    Raises:
+      DatasetError: a shard is damaged.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.DataLossError as error:
+        raise DatasetError(
+            f"--dataset={dataset}: a shard is damaged ({str(error).splitlines()[0]}); python -m "
+            "beam_preprocess verify names it, and mends it with --repair"
+        ) from error
 
 
 def records(path: pathlib.Path) -> Iterator[bytes]:

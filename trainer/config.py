@@ -190,7 +190,7 @@ def claim_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) 
     # As read back from a file, where tuples are lists.
     asked: dict[str, Any] = json.loads(json.dumps(flags))
     there = read_claim(pathlib.Path(config.workdir), "workdir", asked, free)
-    if there["epochs"] > config.epochs:
+    if there.get("epochs", 0) > config.epochs:
         raise UserError(
             f"--workdir={config.workdir}: its run has --epochs={there['epochs']}; give as many or "
             "more"
@@ -217,6 +217,8 @@ def read_claim(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = json.loads(path.read_text()) if path.exists() else asked
+        if not isinstance(there, dict):
+            raise ValueError(f"{path} is not that of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"--{flag}={folder}: {error}") from error
     differing = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import folders
+from ixi_tfds import folders, integrity
 from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
@@ -195,7 +196,7 @@ def _train(
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
-        with distribution.losing_workers(cluster):
+        with distribution.losing_workers(cluster), integrity.telling_damage(config.dataset):
             run_state = _agree_on_state(config, data.fingerprint, strategy, cluster)
             with strategy.scope():
                 model = build(config, data.train.size, weights)
@@ -243,7 +244,8 @@ def _fit(
     checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
     if done:
         path = state.checkpoint_path(workdir, done)
-        checkpoint.read(str(path)).assert_consumed()
+        with state.telling_damage(path):
+            checkpoint.read(str(path)).assert_consumed()
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
         if is_chief:
             state.write_history(workdir, run_state)
@@ -277,6 +279,7 @@ def _fit(
             callbacks=[
                 *([callbacks.ProgressBar(config.batch_size, done)] if shows_bar else []),
                 *([profile] if is_chief and config.profile_steps else []),
+                callbacks.FiniteLoss(workdir, functools.partial(_keys_of, config, data)),
                 callbacks.EpochEnd(
                     output,
                     run_state,
@@ -288,6 +291,20 @@ def _fit(
                 callbacks.TensorBoard(tensorboard, run_state, shown),
             ],
         )
+
+
+def _keys_of(config: TrainConfig, data: sources.Sources, epoch: int, step: int) -> list[str]:
+    """The names of the slices of a global batch; epoch and step count from 0."""
+    batches = input_pipeline.train_batches(
+        data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=range(epoch, epoch + 1),
+        cache=config.cache,
+        field="key",
+    )
+    (batch,) = batches.skip(step).take(1)
+    return [key.decode() for key in batch["key"].numpy()]
 
 
 def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
@@ -314,8 +331,9 @@ def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.S
     size = data.train.size
     network = _network(config, size)
     path = state.checkpoint_path(workdir, run_state.best_epoch)
-    restored = tf.train.Checkpoint(network=network).read(str(path))
-    restored.assert_existing_objects_matched().expect_partial()
+    with state.telling_damage(path):
+        restored = tf.train.Checkpoint(network=network).read(str(path))
+        restored.assert_existing_objects_matched().expect_partial()
     card = model_card.make_card(
         config,
         data,

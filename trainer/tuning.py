@@ -86,7 +86,13 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
 
     keras_tuner.src.utils.save_json = _save_json
     oracle = _make_oracle(config, lambda oracle: _report(config, oracle))
-    tuner = _Tuner(oracle, config, asked, alone=part == "alone")
+    try:
+        tuner = _Tuner(oracle, config, asked, alone=part == "alone")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--tuning_dir={folder}: the state of the search in trials/ is damaged ({error}); "
+            "bring it back, or give another --tuning_dir"
+        ) from error
     with _as_user_errors():
         tuner.search()
     if part == "worker":
