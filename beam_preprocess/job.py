@@ -183,7 +183,6 @@ def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[
     }
     manifest = publish.publish(
         config.slices,
-        data_dir=config.data_dir,
         work_dir=plan.work_dir,
         dataset_dir=config.dataset_dir,
         records=records,

@@ -20,7 +20,6 @@ from ixi_tfds.splits import SPLITS
 def publish(
     config: SliceConfig,
     *,
-    data_dir: str,
     work_dir: pathlib.Path,
     dataset_dir: pathlib.Path,
     records: Sequence[Mapping[str, Any]],
@@ -33,7 +32,6 @@ def publish(
 
     Args:
       config: geometry and scaling.
-      data_dir: root of the datasets.
       work_dir: folder with the whole shards and their records.
       dataset_dir: where the dataset shall stand; what stands there is replaced.
       records: of all shards, as `shards.write_shard` leaves them.
@@ -70,7 +68,7 @@ def publish(
         "shards": {record["shard"]: record["sha256"] for record in filled},
         "volumes": dict(sorted(volumes.items())),
     }
-    write_tfds_metadata(config, data_dir, work_dir, filled)
+    write_tfds_metadata(config, work_dir, filled)
     write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
     (work_dir / "quality.html").write_text(
         quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
@@ -124,12 +122,12 @@ def _split_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, i
 
 def write_tfds_metadata(
     config: SliceConfig,
-    data_dir: str,
     work_dir: pathlib.Path,
     records: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write what `tfds.builder_from_directory` reads: features and the shards of each split."""
-    info = builder_for(config, data_dir).info
+    # With the root of the datasets it would read what stands there, be it damaged.
+    info = builder_for(config, str(work_dir)).info
     template = tfds.core.ShardedFileTemplate(
         data_dir=work_dir, dataset_name="ixi_t1", filetype_suffix="tfrecord"
     )

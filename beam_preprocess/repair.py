@@ -53,7 +53,7 @@ def repair(
                 (folder / damage.name).unlink()
         metadata = [damage.name for damage in damaged if damage.name in manifest["metadata"]]
         if metadata:
-            _write_metadata(folder, manifest, scratch)
+            _write_metadata(manifest, scratch)
         for name in metadata:
             _put(scratch / name, folder / name, manifest["metadata"][name])
         shards = [damage.name for damage in damaged if damage.name in manifest["shards"]]
@@ -99,9 +99,7 @@ def _config(manifest: Mapping[str, Any]) -> SliceConfig:
     return SliceConfig(**config)
 
 
-def _write_metadata(
-    folder: pathlib.Path, manifest: Mapping[str, Any], scratch: pathlib.Path
-) -> None:
+def _write_metadata(manifest: Mapping[str, Any], scratch: pathlib.Path) -> None:
     config = _config(manifest)
     people = [volume["shard"] for volume in manifest["volumes"].values()]
     records = [
@@ -112,7 +110,7 @@ def _write_metadata(
         }
         for name in sorted(manifest["shards"])
     ]
-    publish.write_tfds_metadata(config, str(folder.parents[2]), scratch, records)
+    publish.write_tfds_metadata(config, scratch, records)
 
 
 def _tasks(

@@ -103,15 +103,16 @@ def save_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
     beside them; `digest`, the SHA-256 of all other fields, keys sorted.
 
     Args:
-      folder: of the dataset, all other files in place.
+      folder: of the dataset, with all shards; TFDS's own writer leaves the other files later, and
+        these are not checked then.
       manifest: with `shards`.
     """
-    beside = ["dataset_info.json", "features.json"]
-    beside += sorted(path.name for path in folder.glob("*.labels.txt"))
+    beside = [*folder.glob("dataset_info.json"), *folder.glob("features.json")]
+    beside += sorted(folder.glob("*.labels.txt"))
     whole = {
         **manifest,
         "shard_bytes": {name: (folder / name).stat().st_size for name in manifest["shards"]},
-        "metadata": {name: file_sha256(folder / name) for name in beside},
+        "metadata": {path.name: file_sha256(path) for path in beside},
     }
     whole["digest"] = _digest(whole)
     (folder / "manifest.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")

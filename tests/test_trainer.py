@@ -467,9 +467,8 @@ def test_a_damaged_workdir_gets_one_line(damage, trained, data_dir, tmp_path, ca
     shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/export")
     words = damage(tmp_path / "run")
-    assert (
-        run([f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--epochs=4", *FLAGS]) == 2
-    )
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--epochs=4", *FLAGS]
+    assert run(command) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1
     assert not (tmp_path / "run/export").exists()

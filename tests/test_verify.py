@@ -6,8 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import ndimage
 from test_beam_preprocess import job, tree
-from volumes import SMALL, head, write_cohort, write_head
+from volumes import SMALL, write_cohort, write_head
 
 from beam_preprocess.__main__ import run
 from ixi_tfds import datasets, integrity, leakage
@@ -54,7 +55,7 @@ def flip_a_bit(folder):
 def truncate(folder):
     content = (folder / TRAIN).read_bytes()
     (folder / TRAIN).write_bytes(content[: len(content) // 2])
-    return TRAIN, "is cut off"
+    return TRAIN, "is damaged: record 10 (from byte"
 
 
 def lose(folder):
@@ -161,9 +162,9 @@ def test_an_edited_manifest_is_found(field, data, capsys):
 
 def test_several_damages_are_mended_at_once(source, whole, data, capsys):
     folder = folder_of(data)
+    add(folder)
     lose(folder)
     spoil_info(folder)
-    add(folder)
     (folder / "ixi_t1-test.tfrecord-00000-of-00001").write_bytes(b"")
     assert verify(data) == 2
     assert capsys.readouterr().out.count(f"{folder}/") == 4
@@ -211,7 +212,6 @@ def test_a_whole_dataset_is_all_right_and_nobody_in_two_splits(data, capsys):
     assert verify(data, "--config=small") == 0
     out = capsys.readouterr().out
     assert "5 shards as they were written, 72 slices of 12 people, none of them in two" in out
-    assert "0 pairs of people" in out
     assert tree(data) == before
 
 
@@ -263,16 +263,24 @@ def test_black_slices_are_not_called_the_same(data):
     assert leakage.find_leaks(leakage.read_slices(folder_of(data), manifest)) == []
 
 
+def blobs(seed):
+    """A head, for all that is checked, which resembles no other."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(32, 32, 24)), 2)
+    return (900 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.int16)
+
+
 def test_a_noisy_copy_of_a_person_in_another_split_is_reported(tmp_path, capsys):
     from ixi_tfds.catalog import find_scans
 
-    source = write_cohort(tmp_path / "source")
+    source = tmp_path / "source"
+    for number in range(1, 10):
+        write_head(source, f"IXI70{number}-HH-0001-T1", voxels=blobs(number))
     splits = assign_splits(find_scans(str(source)).scans)
     one = next(subject for subject, split in splits.items() if split == "train")
     other = next(subject for subject, split in splits.items() if split == "test")
     path = next(source.glob(f"{other}-*"))
     noise = np.random.default_rng(0).normal(0, 10, (32, 32, 24))
-    copied = (head(seed=int(one[3:]) - 701) + noise).clip(0).astype(np.int16)
+    copied = (blobs(int(one[-1])) + noise).clip(0).astype(np.int16)
     write_head(source, path.name.removesuffix(".nii.gz"), voxels=copied)
     assert job(source, tmp_path / "data", *SMALL) == 0
     capsys.readouterr()
