@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test lint bench lock clean
+.PHONY: setup demo thesis test soak lint bench lock clean
 
 setup: .venv/installed
 
@@ -33,6 +33,11 @@ thesis: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Kills at many more moments than `make test` tries: make soak KILLS=100
+KILLS ?= 50
+soak: setup
+	IXI_SOAK=$(KILLS) $(BIN)/python -m pytest tests/test_kill.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -190,7 +190,7 @@ def lose_a_scan(path):
 
     def plan(config):
         planned = plan_job(config)
-        os.unlink(path)
+        path.unlink()
         return planned
 
     job.plan_job = plan
