@@ -26,8 +26,7 @@ def given(tmp_path_factory):
     write_cohort(root / "source")
     write_head(root / "one", "head")
     tiny_dataset.write_tiny_dataset(root / "data")
-    facts = {"slices": {"name": "tiny", "size": [32, 32], "window": [0, 4], "in_plane": None}}
-    untrained.export_untrained(root / "small_resnet/1", known=facts.items())
+    untrained.export_untrained(root / "small_resnet/1")
     return root
 
 

@@ -121,7 +121,7 @@ def telling_damage(path: pathlib.Path) -> Iterator[None]:
 
     try:
         yield
-    except (tf.errors.OpError, AssertionError, ValueError) as error:
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
         raise UserError(f"{path}: this checkpoint is missing or damaged; {_ANEW}") from error
 
 

@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow import keras
@@ -149,15 +149,15 @@ def train(config: TrainConfig) -> Outcome | None:
         worker is gone.
       DivergedError: the loss is no longer a number.
     """
-    cluster = read_cluster()
-    data = sources.open_sources(config.data_dir, config.datasets, config.verify)
+    setting = _set_up(config)
+    cluster = setting.cluster
     with _writing(config, cluster):
-        run_state, strategy = _train(config, data, cluster, config.epochs)
-        outcome = _export_best(config, run_state, data) if cluster.is_chief else None
+        run_state = _train(config, setting, config.epochs)
+        outcome = _export_best(config, run_state, setting.data) if cluster.is_chief else None
         # Nobody leaves before the model is there: the next run may begin at the same addresses.
         with distribution.losing_workers(cluster):
             results = {"their results": json.dumps(dataclasses.asdict(run_state))}
-            distribution.check_agreement(strategy, cluster, results)
+            distribution.check_agreement(setting.strategy, cluster, results)
     return outcome
 
 
@@ -168,10 +168,27 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
       UserError: the config does not fit the dataset, the devices or the working folder.
       DivergedError: the loss is no longer a number.
     """
+    setting = _set_up(config)
+    with _writing(config, setting.cluster):
+        return _train(config, setting, epoch)
+
+
+class _Setting(NamedTuple):
+    """What a run works with, found fit before anything is written."""
+
+    cluster: Cluster
+    data: sources.Sources
+    strategy: tf.distribute.Strategy
+    weights: pretrained.Weights | None
+
+
+def _set_up(config: TrainConfig) -> _Setting:
     cluster = read_cluster()
     data = sources.open_sources(config.data_dir, config.datasets, config.verify)
-    with _writing(config, cluster):
-        return _train(config, data, cluster, epoch)[0]
+    strategy = distribution.make_strategy(config.replicas, cluster)
+    _check(config, strategy.num_replicas_in_sync, data.train)
+    weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+    return _Setting(cluster, data, strategy, weights)
 
 
 def _writing(config: TrainConfig, cluster: Cluster) -> contextlib.AbstractContextManager[None]:
@@ -181,13 +198,9 @@ def _writing(config: TrainConfig, cluster: Cluster) -> contextlib.AbstractContex
     return folders.telling_faults(config.workdir, "workdir")
 
 
-def _train(
-    config: TrainConfig, data: sources.Sources, cluster: Cluster, until: int
-) -> tuple[state.RunState, tf.distribute.Strategy]:
-    strategy = distribution.make_strategy(config.replicas, cluster)
+def _train(config: TrainConfig, setting: _Setting, until: int) -> state.RunState:
+    cluster, data, strategy, weights = setting
     replicas = strategy.num_replicas_in_sync
-    _check(config, replicas, data.train)
-    weights = pretrained.read_resnet50(config.weights) if config.rgb else None
     claim_workdir(config, data.fingerprint, write=cluster.is_chief)
 
     keras.utils.set_random_seed(config.seed)
@@ -209,7 +222,7 @@ def _train(
             _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return run_state, strategy
+    return run_state
 
 
 def _agree_on_state(
