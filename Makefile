@@ -47,7 +47,7 @@ soak: setup
 	SOAK_EXAMPLES=$(SOAK_EXAMPLES) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
 	  tests/test_fuzz.py tests/test_bad_workbooks.py tests/test_hostile_names.py
 	SOAK_KILLS=$(SOAK_KILLS) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
-	  tests/test_resume.py -k at_random
+	  tests/test_kill.py tests/test_resume.py -k "test_kill or at_random"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -19,6 +19,9 @@ each person) and its participants.tsv. Any other --config names a geometry of yo
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
 Beam options pass through; two workers on this machine are
   --direct_running_mode=multi_processing --direct_num_workers=2
+
+Another command, with flags of its own (python -m beam_preprocess verify --help):
+  verify   is a dataset still what was made, and is nobody in two splits? mends what is damaged
 """
 
 _WARNINGS_SHOWN = 5
@@ -140,7 +143,12 @@ def summary(manifest: dict[str, Any]) -> str:
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run the command line; give the exit code."""
-    return cli.run(main, FLAGS, argv, usage=USAGE, pass_unknown=True)
+    args = list(sys.argv[1:] if argv is None else argv)
+    if args[:1] == ["verify"]:
+        from beam_preprocess import verify
+
+        return verify.run(args[1:])
+    return cli.run(main, FLAGS, args, usage=USAGE, pass_unknown=True)
 
 
 def _pair(flag: str, text: str, separator: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.pipeline import write_shards
 from beam_preprocess.shards import STRICT_FAILURE, ShardTask
+from ixi_tfds import folders
 from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import VERSION, SliceConfig
@@ -143,8 +144,14 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str
     Raises:
       DatasetError: the dataset stands there, made from other inputs.
       ScanError: a volume was refused and the job is strict.
-      UserError: too many volumes were refused; nothing is published then.
+      UserError: too many volumes were refused, another job writes the same dataset, or something
+        cannot be read or written; nothing is published then.
     """
+    with folders.writing(config.dataset_dir.parent, "data_dir"):
+        return _run_alone(config, plan, options)
+
+
+def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str, Any]:
     settings = {
         "version": VERSION,
         "config": dataclasses.asdict(config.slices),
@@ -160,7 +167,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str
             for scan in plan.catalog.scans
         },
     }
-    publish.recover(config.dataset_dir)
+    folders.recover(config.dataset_dir)
     if config.dataset_dir.exists() and not config.overwrite:
         return _check_unchanged(config, plan, settings)
     started = time.time()
@@ -177,7 +184,6 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str
     }
     manifest = publish.publish(
         config.slices,
-        data_dir=config.data_dir,
         work_dir=plan.work_dir,
         dataset_dir=config.dataset_dir,
         records=records,
@@ -209,16 +215,13 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
     """Make the folder of the unfinished dataset, or go on in it where its settings are the same."""
     plan_file = work_dir / "plan.json"
     text = json.dumps(settings, sort_keys=True)
-    try:
-        work_dir.mkdir(parents=True, exist_ok=True)
-        if not plan_file.exists() or plan_file.read_text() != text:
-            publish.remove_tree(work_dir)
-            work_dir.mkdir()
-            plan_file.write_text(text)
-        for leftover in [*work_dir.glob("*.tmp"), *work_dir.glob(STRICT_FAILURE)]:
-            leftover.unlink()
-    except OSError as error:
-        raise UserError(f"{work_dir}: cannot be written ({error.strerror})") from error
+    work_dir.mkdir(exist_ok=True)
+    if not plan_file.exists() or plan_file.read_text() != text:
+        folders.remove_tree(work_dir)
+        work_dir.mkdir()
+        plan_file.write_text(text)
+    for leftover in [*work_dir.glob("*.tmp"), *work_dir.glob(STRICT_FAILURE)]:
+        leftover.unlink()
 
 
 def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:

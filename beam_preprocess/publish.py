@@ -3,7 +3,6 @@
 import collections
 import json
 import pathlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,16 +10,16 @@ import tensorflow_datasets as tfds
 
 from beam_preprocess import quality
 from beam_preprocess.shards import shard_name
+from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import median_geometry
+from ixi_tfds.datasets import median_geometry, save_manifest
 from ixi_tfds.splits import SPLITS
 
 
 def publish(
     config: SliceConfig,
     *,
-    data_dir: str,
     work_dir: pathlib.Path,
     dataset_dir: pathlib.Path,
     records: Sequence[Mapping[str, Any]],
@@ -33,7 +32,6 @@ def publish(
 
     Args:
       config: geometry and scaling.
-      data_dir: root of the datasets.
       work_dir: folder with the whole shards and their records.
       dataset_dir: where the dataset shall stand; what stands there is replaced.
       records: of all shards, as `shards.write_shard` leaves them.
@@ -70,18 +68,19 @@ def publish(
         "shards": {record["shard"]: record["sha256"] for record in filled},
         "volumes": dict(sorted(volumes.items())),
     }
-    _write_tfds_metadata(config, data_dir, work_dir, filled)
+    write_tfds_metadata(config, work_dir, filled)
     write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
     (work_dir / "quality.html").write_text(
         quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
     )
-    (work_dir / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-    # Records of progress, and shards that an earlier, interrupted publishing numbered otherwise.
-    for path in work_dir.glob("*.tfrecord-*"):
+    save_manifest(work_dir, manifest)
+    # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
+    # what workers of a job that was killed wrote for a moment longer.
+    for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob("*.tmp")]:
         if path.name not in manifest["shards"]:
             path.unlink()
     (work_dir / "plan.json").unlink()
-    _swap(work_dir, dataset_dir)
+    folders.put_in_place(work_dir, dataset_dir)
     return manifest
 
 
@@ -89,12 +88,6 @@ def write_lines(path: pathlib.Path, entries: Iterable[Mapping[str, Any]]) -> Non
     """Write one JSON object a line, ordered by path."""
     ordered = sorted(entries, key=lambda entry: entry["path"])
     path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in ordered))
-
-
-def remove_tree(path: pathlib.Path) -> None:
-    """Remove a folder and all in it, if it is there."""
-    if path.exists():
-        shutil.rmtree(path)
 
 
 def _number_shards(
@@ -127,14 +120,14 @@ def _split_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, i
     }
 
 
-def _write_tfds_metadata(
+def write_tfds_metadata(
     config: SliceConfig,
-    data_dir: str,
     work_dir: pathlib.Path,
     records: Sequence[Mapping[str, Any]],
 ) -> None:
     """Write what `tfds.builder_from_directory` reads: features and the shards of each split."""
-    info = builder_for(config, data_dir).info
+    # With the root of the datasets it would read what stands there, be it damaged.
+    info = builder_for(config, str(work_dir)).info
     template = tfds.core.ShardedFileTemplate(
         data_dir=work_dir, dataset_name="ixi_t1", filetype_suffix="tfrecord"
     )
@@ -152,24 +145,3 @@ def _write_tfds_metadata(
             )
     info.set_splits(tfds.core.SplitDict(infos))
     info.write_to_directory(work_dir)
-
-
-def recover(dataset_dir: pathlib.Path) -> None:
-    """Put back the dataset that a job was about to replace when it was killed."""
-    old = _replaced(dataset_dir)
-    if old.exists() and not dataset_dir.exists():
-        old.rename(dataset_dir)
-    remove_tree(old)
-
-
-def _replaced(dataset_dir: pathlib.Path) -> pathlib.Path:
-    return dataset_dir.with_name(f".replaced-{VERSION}")
-
-
-def _swap(work_dir: pathlib.Path, dataset_dir: pathlib.Path) -> None:
-    """Put the finished folder in place of what stands there."""
-    old = _replaced(dataset_dir)
-    if dataset_dir.exists():
-        dataset_dir.rename(old)
-    work_dir.rename(dataset_dir)
-    remove_tree(old)

@@ -7,6 +7,7 @@ a record of it (JSON), written last: a shard without its record does not count.
 
 import base64
 import dataclasses
+import errno
 import hashlib
 import io
 import json
@@ -17,13 +18,14 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-import google_crc32c
 import numpy as np
 
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.features import encode_slice
+from ixi_tfds.folders import naming
+from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, read_file, read_volume
 from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.slices import slices_of
@@ -83,6 +85,7 @@ def write_shard(task: ShardTask) -> None:
     Raises:
       ScanError: a volume is refused and the task is strict; the folder then holds the message in
         `STRICT_FAILURE`, for the runner wraps exceptions beyond recognition.
+      OSError: a scan is gone since the job was planned, or the operating system refuses something.
     """
     if _is_whole(task):
         return
@@ -96,6 +99,7 @@ def write_shard(task: ShardTask) -> None:
             volume = read_volume(scan.path)
             examples = list(slices_of(scan, task.config, volume))
         except ScanError as error:
+            _check_source(scan.path, error)
             if task.strict:
                 _write_whole(pathlib.Path(task.work_dir, STRICT_FAILURE), [str(error).encode()])
                 raise
@@ -130,6 +134,15 @@ def write_shard(task: ShardTask) -> None:
     _write_whole(task.record_path, [json.dumps(record, sort_keys=True).encode()])
 
 
+def _check_source(path: str, error: ScanError) -> None:
+    """Raise what is no fault of the scan, and would leave a person out of the dataset for it."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        vanished = cause.errno == errno.ENOENT and not os.path.lexists(path)
+        if vanished or cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+            raise cause
+
+
 def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
     """TFRecord frames: length, its masked CRC-32C, data, its masked CRC-32C (little-endian).
 
@@ -137,14 +150,9 @@ def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
     """
     for record in records:
         length = struct.pack("<Q", len(record))
-        yield length + _masked_crc(length)
+        yield length + struct.pack("<I", masked_crc(length))
         yield record
-        yield _masked_crc(record)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF)
+        yield struct.pack("<I", masked_crc(record))
 
 
 def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
@@ -152,7 +160,7 @@ def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     # Workers on two machines may have the same process number.
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as file:
+    with naming(temporary), temporary.open("wb") as file:
         for part in parts:
             digest.update(part)
             size += len(part)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
+from ixi_tfds.integrity import CHECKS
 
 USAGE = """
 python -m evaluator --saved_model=M[,M2,...] --data_dir=D --output_dir=O [--dataset=ixi_t1/thesis]
@@ -67,6 +68,13 @@ flags.DEFINE_list(
     "without this where the model still lies in it.",
     flag_values=FLAGS,
 )
+flags.DEFINE_enum(
+    "verify",
+    "full",
+    CHECKS,
+    "What to check of the dataset first: every byte, or names and sizes.",
+    flag_values=FLAGS,
+)
 bundle.define_flags(FLAGS)
 
 
@@ -83,6 +91,7 @@ class Config:
     robustness: bool
     lesions: bool
     workdir: tuple[pathlib.Path, ...]
+    verify: str
     allow_changed_model: bool
     allow_other_preprocessing: bool
 
@@ -119,6 +128,7 @@ def _config(positional: Sequence[str]) -> Config:
         robustness=FLAGS.robustness,
         lesions=FLAGS.lesions,
         workdir=tuple(map(pathlib.Path, FLAGS.workdir)),
+        verify=FLAGS.verify,
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
@@ -132,23 +142,21 @@ def evaluate(config: Config) -> None:
     """
     from evaluator import evaluation
 
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
-    evaluation.evaluate(
-        config.saved_model,
-        config.output_dir,
-        data_dir=config.data_dir,
-        dataset=config.dataset,
-        split=config.split,
-        batch_size=config.batch_size,
-        corrupted=config.robustness,
-        lesions=config.lesions,
-        workdirs=config.workdir,
-        allow_changed_model=config.allow_changed_model,
-        allow_other_preprocessing=config.allow_other_preprocessing,
-    )
+    with folders.writing(config.output_dir, "output_dir"):
+        evaluation.evaluate(
+            config.saved_model,
+            config.output_dir,
+            data_dir=config.data_dir,
+            dataset=config.dataset,
+            split=config.split,
+            batch_size=config.batch_size,
+            corrupted=config.robustness,
+            lesions=config.lesions,
+            workdirs=config.workdir,
+            verify=config.verify,
+            allow_changed_model=config.allow_changed_model,
+            allow_other_preprocessing=config.allow_other_preprocessing,
+        )
 
 
 def run(argv: Sequence[str] | None = None) -> int:

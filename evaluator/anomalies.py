@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
+from ixi_tfds.integrity import CHECKS
 
 if TYPE_CHECKING:
     from evaluator.scoring import Model
@@ -74,6 +75,13 @@ flags.DEFINE_enum(
     flag_values=FLAGS,
 )
 flags.DEFINE_integer("seed", 0, "Of synthetic lesions and of the bootstrap.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "verify",
+    "full",
+    CHECKS,
+    "What to check of the dataset first: every byte, or names and sizes.",
+    flag_values=FLAGS,
+)
 bundle.define_flags(FLAGS)
 
 
@@ -92,6 +100,7 @@ class Config:
     smooth_sigma: float
     region: str
     seed: int
+    verify: str
     allow_changed_model: bool
     allow_other_preprocessing: bool
 
@@ -131,6 +140,7 @@ def _config(positional: Sequence[str]) -> Config:
         smooth_sigma=FLAGS.smooth_sigma,
         region=FLAGS.region,
         seed=FLAGS.seed,
+        verify=FLAGS.verify,
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,
     )
@@ -142,13 +152,14 @@ def find_lesions(config: Config) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder are not there or not fit for the others.
     """
+    with folders.writing(config.output_dir, "output_dir"):
+        _find_lesions(config)
+
+
+def _find_lesions(config: Config) -> None:
     from evaluator import anomaly_report, detection, report, scoring
 
-    try:
-        config.output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={config.output_dir}: {error.strerror}") from error
-    validation = scoring.open_split(config.data_dir, config.dataset, "validation")
+    validation = scoring.open_split(config.data_dir, config.dataset, "validation", "quick")
     models = scoring.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
     for model in models:
         scoring.check_fit(
@@ -160,17 +171,18 @@ def find_lesions(config: Config) -> None:
         dataset=config.dataset,
         source_dir=config.source_dir,
         batch_size=config.batch_size,
+        verify=config.verify,
         percentile=config.percentile,
         blur_sigma=config.blur_sigma,
         smooth_sigma=config.smooth_sigma,
         region=config.region,
         seed=config.seed,
     )
-    detection.write_results(config.output_dir, rows, comparisons, facts)
+    texts = detection.result_files(rows, comparisons, facts)
     sections = anomaly_report.sections(facts, rows, comparisons, found)
     lead = anomaly_report.lead(facts, rows)
     page = report.render("Do residuals find lesions?", lead, sections)
-    detection.write_text(config.output_dir / "anomalies.html", page)
+    folders.write_files(config.output_dir, texts | {"anomalies.html": page})
     print_lesions(facts, rows, comparisons)
     print(f"\nReport: {config.output_dir / 'anomalies.html'}")
 
@@ -182,6 +194,7 @@ def score_lesions(
     dataset: str,
     source_dir: pathlib.Path | None,
     batch_size: int,
+    verify: str = "full",
     percentile: float = PERCENTILE,
     blur_sigma: float = BLUR_SIGMA,
     smooth_sigma: float = 0.0,
@@ -199,7 +212,7 @@ def score_lesions(
     """
     from evaluator import detection, pairs, scoring, tallies
 
-    validation = scoring.open_split(data_dir, dataset, "validation")
+    validation = scoring.open_split(data_dir, dataset, "validation", verify)
     height = validation.size[0]
     scorer = tallies.Scorer(
         models=models,
@@ -221,7 +234,7 @@ def score_lesions(
         },
     }
     if source_dir is None:
-        test = scoring.open_split(data_dir, dataset, "test")
+        test = scoring.open_split(data_dir, dataset, "test", verify)
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=seed)
     else:

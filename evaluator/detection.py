@@ -2,7 +2,6 @@
 
 import json
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -111,18 +110,17 @@ def _verdict(low: float, high: float) -> str:
     return "better" if low > 0 else "worse" if high < 0 else "not told apart"
 
 
-def write_results(
-    output_dir: pathlib.Path,
-    rows: list[dict[str, Any]],
-    comparisons: list[dict[str, Any]],
-    facts: Mapping[str, Any],
-) -> None:
-    """Write `anomalies.csv`, a row a method and subject, group or all; and `anomalies.json`."""
+def result_files(
+    rows: list[dict[str, Any]], comparisons: list[dict[str, Any]], facts: Mapping[str, Any]
+) -> dict[str, str]:
+    """`anomalies.csv`, a row a method and subject, group or all; and `anomalies.json`."""
     frame = pd.DataFrame(rows)
-    write_text(output_dir / "anomalies.csv", frame.to_csv(index=False, float_format="%.6f"))
     overall = [row for row in rows if not row["subject"] and not row["group"]]
     content = {**facts, "overall": overall, "comparisons": comparisons}
-    write_text(output_dir / "anomalies.json", json.dumps(_plain(content), indent=2) + "\n")
+    return {
+        "anomalies.csv": frame.to_csv(index=False, float_format="%.6f"),
+        "anomalies.json": json.dumps(_plain(content), indent=2) + "\n",
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -134,10 +132,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)

@@ -20,6 +20,7 @@ from evaluator import (
     statistics,
 )
 from evaluator.scoring import Model, Score, Split
+from ixi_tfds import folders
 
 
 def evaluate(
@@ -33,6 +34,7 @@ def evaluate(
     corrupted: bool,
     lesions: bool,
     workdirs: Sequence[pathlib.Path],
+    verify: str,
     allow_changed_model: bool,
     allow_other_preprocessing: bool,
 ) -> None:
@@ -48,13 +50,14 @@ def evaluate(
       corrupted: score corrupted inputs, too, into `robustness.csv`.
       lesions: score synthetic lesions in the test split, too, into `anomalies.csv`.
       workdirs: of the run of each model, or none to look where the trainer leaves them.
+      verify: as `scoring.open_split` takes it.
       allow_changed_model: as `scoring.load_model` takes it.
       allow_other_preprocessing: as `scoring.check_fit` takes it.
 
     Raises:
       UserError: a model, dataset or split is not there or not fit for the others.
     """
-    opened = scoring.open_split(data_dir, dataset, split)
+    opened = scoring.open_split(data_dir, dataset, split, verify)
     models = scoring.load_models(saved_models, allow_changed_model=allow_changed_model)
     for model in models:
         scoring.check_fit(model, opened, allow_other_preprocessing=allow_other_preprocessing)
@@ -69,17 +72,23 @@ def evaluate(
         keys += list(robustness_report.collage_slices(frame)["key"])
     slices = scoring.read_slices(opened, dict.fromkeys(keys), batch_size=batch_size)
     parts = _sections(models, facts, scores, slices, workdirs)
+    texts = results.result_files(scores, facts, curves)
     if frame is not None and curves is not None:
         section = robustness_report.robustness_section(frame, curves, models, slices)
         parts.insert(-2, section)
     if lesions:
         scored = anomalies.score_lesions(
-            models, data_dir=data_dir, dataset=dataset, source_dir=None, batch_size=batch_size
+            models,
+            data_dir=data_dir,
+            dataset=dataset,
+            source_dir=None,
+            batch_size=batch_size,
+            verify=verify,
         )
         parts[-2:-2] = anomaly_report.short_sections(*scored)
-        detection.write_results(output_dir, scored[1], scored[2], scored[0])
+        texts |= detection.result_files(scored[1], scored[2], scored[0])
     page = report.render(*_head(models, opened, facts), parts)
-    results.write_results(output_dir, scores, facts, curves, page)
+    folders.write_files(output_dir, texts | {"report.html": page})
     _print(facts)
     if lesions:
         anomalies.print_lesions(*scored[:3])

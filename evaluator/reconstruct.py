@@ -12,7 +12,7 @@ import tqdm
 from absl import flags
 
 from evaluator import bundle, volumes
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
@@ -142,7 +142,7 @@ def reconstruct_scan(
     for suffix, values in zip(_SUFFIXES, maps, strict=True):
         volumes.write_map(job.folder / f"{job.name}{suffix}.nii.gz", values, stack.volume)
     text = json.dumps(facts, indent=1) + "\n"
-    (job.folder / f"{job.name}_reconstruction.json").write_text(text)
+    folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
 
 
@@ -215,7 +215,7 @@ def reconstruct(
     Args:
       saved_model: folder of the SavedModel.
       source: a scan, or a folder of them.
-      output_dir: for the results.
+      output_dir: existing folder for the results.
       batch_size: slices at a time.
       allow_changed_model: as `scoring.load_model` takes it.
       allow_other_preprocessing: take a model of another version than this code's.
@@ -230,10 +230,6 @@ def reconstruct(
     if batch_size < 1:
         raise UserError(f"--batch_size={batch_size}: must be at least 1")
     jobs = find_jobs(source, output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output_dir={output_dir}: {error.strerror}") from error
     model, geometry = _load(saved_model, allow_changed_model)
     bundle.check_preprocessing(
         model.card,
@@ -250,8 +246,6 @@ def reconstruct(
         except ScanError as error:
             refused.append(error)
             continue
-        except OSError as error:
-            raise UserError(f"{job.folder}: cannot be written to ({error})") from error
         extrapolated |= facts["slices_in_window"] < len(facts["slices"])
         print(_summary(job, facts), flush=True)
     if extrapolated:
@@ -294,14 +288,15 @@ def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> "tuple[Model,
 def _main(rest: list[str]) -> None:
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: everything is given by flags")
-    reconstruct(
-        pathlib.Path(FLAGS.saved_model),
-        pathlib.Path(FLAGS.input),
-        pathlib.Path(FLAGS.output_dir),
-        batch_size=FLAGS.batch_size,
-        allow_changed_model=FLAGS.allow_changed_model,
-        allow_other_preprocessing=FLAGS.allow_other_preprocessing,
-    )
+    with folders.writing(FLAGS.output_dir, "output_dir"):
+        reconstruct(
+            pathlib.Path(FLAGS.saved_model),
+            pathlib.Path(FLAGS.input),
+            pathlib.Path(FLAGS.output_dir),
+            batch_size=FLAGS.batch_size,
+            allow_changed_model=FLAGS.allow_changed_model,
+            allow_other_preprocessing=FLAGS.allow_other_preprocessing,
+        )
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -113,24 +112,13 @@ def _rounded(row: dict[Any, Any]) -> dict[str, Any]:
     return found
 
 
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8", newline="\n")
-    temporary.replace(path)
-
-
-def write_results(
-    output_dir: pathlib.Path,
-    scores: Sequence[Score],
-    facts: dict[str, Any],
-    curves: pd.DataFrame | None,
-    report: str,
-) -> None:
-    """Write `scores.csv`, `summary.json`, `report.html`; `robustness.csv` if there are curves."""
-    write_text(output_dir / "scores.csv", scores_csv(scores))
-    write_text(output_dir / "summary.json", json.dumps(facts, indent=2) + "\n")
+def result_files(
+    scores: Sequence[Score], facts: dict[str, Any], curves: pd.DataFrame | None
+) -> dict[str, str]:
+    """`scores.csv` and `summary.json`; `robustness.csv` if there are curves."""
+    texts = {"scores.csv": scores_csv(scores), "summary.json": json.dumps(facts, indent=2) + "\n"}
     if curves is not None:
-        text = curves.to_csv(index=False, float_format="%.6f", lineterminator="\n")
-        write_text(output_dir / "robustness.csv", text)
-    write_text(output_dir / "report.html", report)
+        texts["robustness.csv"] = curves.to_csv(
+            index=False, float_format="%.6f", lineterminator="\n"
+        )
+    return texts

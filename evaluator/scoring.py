@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 
 from evaluator import bundle
-from ixi_tfds import datasets
+from ixi_tfds import datasets, integrity
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
 
@@ -188,20 +188,27 @@ def _version_folder(path: pathlib.Path) -> pathlib.Path:
     return max(versions, key=lambda folder: int(folder.name))
 
 
-def open_split(data_dir: pathlib.Path, dataset: str, name: str) -> Split:
+def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "full") -> Split:
     """Open a split of the highest version in `data_dir/dataset`.
 
-    Raises:
-      DatasetError: there is no such dataset, or it has no such split; says which there are.
-    """
-    import tensorflow_datasets as tfds
+    Args:
+      data_dir: root of the datasets.
+      dataset: name and config within it.
+      name: of the split.
+      verify: how much of it to check, one of `integrity.CHECKS`.
 
+    Raises:
+      DatasetError: there is no such dataset, it has no such split, or what is to be read is
+        damaged.
+    """
     folder = datasets.find_dataset(data_dir, dataset)
-    builder = tfds.builder_from_directory(str(folder))
+    manifest = datasets.read_manifest(folder)
+    integrity.check_dataset(folder, manifest, (name,), verify)
+    builder = datasets.open_builder(folder)
     splits = builder.info.splits
     if name not in splits:
         raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}")
-    fingerprint = datasets.read_manifest(folder)["fingerprint"]
+    fingerprint = manifest["fingerprint"]
     height, width, _ = builder.info.features["image"].shape
     slices = splits[name].num_examples
     return Split(dataset, folder.name, name, fingerprint, (height, width), slices, builder)
@@ -260,7 +267,11 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
 
 
 def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory."""
+    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory.
+
+    Raises:
+      DatasetError: a record is damaged.
+    """
     import tensorflow_datasets as tfds
 
     dataset = split.builder.as_dataset(
@@ -270,7 +281,8 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
         # A small split would be kept in memory whole.
         read_config=tfds.ReadConfig(try_autocache=False),
     )
-    yield from dataset.prefetch(2)
+    with integrity.telling_damage(split.dataset):
+        yield from dataset.prefetch(2)
 
 
 def _rows(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:

@@ -6,11 +6,14 @@ import json
 import pathlib
 import re
 import statistics
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.errors import DatasetError, UserError
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -54,12 +57,70 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
         SliceConfig(**manifest["config"])
         if not {"fingerprint", "version", "shards"} <= manifest.keys():
             raise ValueError("it lacks fields")
+        # Those of earlier versions have no digest.
+        if manifest.get("digest", digest := _digest(manifest)) != digest:
+            raise ValueError("it was edited after it was written: its digest does not fit")
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         raise DatasetError(
             f"{path}: is not the manifest of a dataset ({error}); move the folder away and make "
             "the dataset again"
         ) from error
     return manifest
+
+
+def open_builder(folder: pathlib.Path) -> "tfds.core.DatasetBuilder":
+    """The TFDS builder that reads a dataset.
+
+    Raises:
+      DatasetError: TFDS cannot make out its metadata.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder_from_directory(str(folder))
+    except Exception as error:  # garbage makes it raise errors of any kind
+        raise DatasetError(
+            f"{folder}: dataset_info.json or features.json is missing or damaged "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); make the "
+            "dataset again"
+        ) from error
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_manifest(folder: pathlib.Path, manifest: Mapping[str, Any]) -> None:
+    """Write a manifest with all by which its dataset can be checked, itself included.
+
+    Adds `shard_bytes`, the size of each shard; `metadata`, the SHA-256 of each file that TFDS reads
+    beside them; `digest`, the SHA-256 of all other fields, keys sorted.
+
+    Args:
+      folder: of the dataset, with all shards; TFDS's own writer leaves the other files later, and
+        these are not checked then.
+      manifest: with `shards`.
+    """
+    beside = [*folder.glob("dataset_info.json"), *folder.glob("features.json")]
+    beside += sorted(folder.glob("*.labels.txt"))
+    whole = {
+        **manifest,
+        "shard_bytes": {name: (folder / name).stat().st_size for name in manifest["shards"]},
+        "metadata": {path.name: file_sha256(path) for path in beside},
+    }
+    whole["digest"] = _digest(whole)
+    (folder / "manifest.json").write_text(json.dumps(whole, indent=1, sort_keys=True) + "\n")
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def median_geometry(
@@ -95,10 +156,7 @@ def write_manifest(
       config: of its slices.
       geometry: of its volumes, as `median_geometry` gives it.
     """
-    shards: dict[str, str] = {}
-    for path in sorted(folder.glob("*.tfrecord-*")):
-        with path.open("rb") as file:
-            shards[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    shards = {path.name: file_sha256(path) for path in sorted(folder.glob("*.tfrecord-*"))}
     manifest: dict[str, Any] = {
         "version": VERSION,
         "config": dataclasses.asdict(config),
@@ -107,4 +165,4 @@ def write_manifest(
     text = json.dumps(manifest, sort_keys=True)
     manifest["fingerprint"] = hashlib.sha256(text.encode()).hexdigest()
     manifest["geometry"] = geometry
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+    save_manifest(folder, manifest)

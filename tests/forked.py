@@ -1,10 +1,12 @@
-"""Runs of the trainer in processes of their own, without the seconds TensorFlow takes to import.
+"""Runs of our commands in processes of their own, without the seconds TensorFlow takes to import.
 
-A server process imports the trainer once; each run is a fork of it, made before TensorFlow has
+A server process imports them once; each run is a fork of it, made before TensorFlow has
 touched any device, so it is as fresh as a new interpreter.
 """
 
 import functools
+import importlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -20,7 +22,12 @@ import numpy as np
 # The server inherits it, and TensorFlow reads it when it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["trainer.training", "trainer.__main__"])
+_CONTEXT.set_forkserver_preload(
+    [
+        *("trainer.training", "trainer.__main__", "evaluator.evaluation", "evaluator.__main__"),
+        *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.pipeline"),
+    ]
+)
 
 
 def start(
@@ -28,19 +35,23 @@ def start(
     log: pathlib.Path,
     *before: Callable[[], None],
     environment: dict[str, str] | None = None,
+    module: str = "trainer",
 ):
-    """Start `python -m trainer`.
+    """Start `python -m trainer`, or another of our commands.
 
     Args:
       argv: the flags.
       log: a file that gets stdout and stderr, after what it holds.
       before: what to call first in the new process; functions of a module, or partials of them.
       environment: variables to set.
+      module: whose `__main__.run` to call.
 
     Returns:
       A `multiprocessing.Process`.
     """
-    process = _CONTEXT.Process(target=_run, args=(argv, str(log), before, environment or {}))
+    process = _CONTEXT.Process(
+        target=_run, args=(argv, str(log), before, environment or {}, module)
+    )
     process.start()
     return process
 
@@ -57,14 +68,13 @@ def finish(*processes, seconds: float = 240) -> list[int]:
     return [process.exitcode for process in processes]
 
 
-def _run(argv, log, before, environment):
+def _run(argv, log, before, environment, module):
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for descriptor in (1, 2):
         os.dup2(file, descriptor)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
     os.environ.update(environment)
-    from trainer.__main__ import run
-
+    run = importlib.import_module(f"{module}.__main__").run
     for function in before:
         function()
     sys.exit(run(argv))
@@ -149,6 +159,45 @@ def die_in(name: str, text: str = "", *, done: float) -> None:
         die()
 
     setattr(owner, function.__name__, deadly)
+
+
+_TOUCHES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.listdir"}
+
+
+def count_touches(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """Leave in the file `path` how often this process has touched something under a folder."""
+    touches = itertools.count(1)
+    file = path.open("w")
+
+    def hook(event, args):
+        if event in _TOUCHES and str(folder) in str(args[:2]):
+            file.seek(0)
+            file.write(f"{next(touches)}")
+            file.flush()
+
+    sys.addaudithook(hook)
+
+
+def die_at_touch(folder: pathlib.Path, number: int) -> None:
+    """Die just before something under a folder is opened, made, renamed or removed this often.
+
+    The same moment on any machine, however busy: what only this thread does is done the same way
+    each time.
+    """
+    touches = itertools.count(1)
+
+    def hook(event, args):
+        if event in _TOUCHES and str(folder) in str(args[:2]) and next(touches) == number:
+            die()
+
+    sys.addaudithook(hook)
+
+
+def die_after(seconds: float) -> None:
+    """Die after so long, whatever goes on."""
+    timer = threading.Timer(seconds, die)
+    timer.daemon = True
+    timer.start()
 
 
 def die_at_step(number: int) -> None:

@@ -21,7 +21,7 @@ from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
 from evaluator import anomaly, curves, lesions, pairs, volumes
-from ixi_tfds import configs
+from ixi_tfds import configs, datasets
 from ixi_tfds.errors import UserError
 
 GEOMETRY = {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
@@ -230,7 +230,7 @@ def heads_dir(tmp_path_factory):
     config = configs.SliceConfig(name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     made = tiny_dataset.write_tiny_dataset(folder, config)
     manifest = json.loads((made / "manifest.json").read_text())
-    (made / "manifest.json").write_text(json.dumps(manifest | {"geometry": GEOMETRY}))
+    datasets.save_manifest(made, manifest | {"geometry": GEOMETRY})
     return folder
 
 
@@ -387,7 +387,7 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
     made = tiny_dataset.write_tiny_dataset(data_dir, config)
     geometry = {"shape": [120, 120, 90], "zooms": [2.0, 2.0, 2.0]}
     manifest = json.loads((made / "manifest.json").read_text())
-    (made / "manifest.json").write_text(json.dumps(manifest | {"geometry": geometry}))
+    datasets.save_manifest(made, manifest | {"geometry": geometry})
     source = real_data / "lesions"
     assert (
         evaluator.run(arguments(model, data_dir, tmp_path / "out", f"--source_dir={source}")) == 0

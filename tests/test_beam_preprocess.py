@@ -259,7 +259,7 @@ def test_publishing_that_was_killed_leaves_no_stray_shard(tmp_path, monkeypatch)
         raise SystemError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(SystemError):
-        patch.setattr(publish, "_write_tfds_metadata", die)
+        patch.setattr(publish, "write_tfds_metadata", die)
         job(source, tmp_path / "data", *flags)
     for path, content in whole.items():
         path.write_bytes(content)

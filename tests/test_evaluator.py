@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -367,6 +368,48 @@ def test_damaged_model_gets_one_line(data_dir, tmp_path, capsys):
     (export(tmp_path / "model", tf.identity) / "saved_model.pb").write_bytes(b"not a model")
     message = refuse(arguments(tmp_path / "model", data_dir, tmp_path / "out"), capsys)
     assert "cannot be loaded" in message
+
+
+def flip(folder):
+    path = folder / "ixi_t1-test.tfrecord-00001-of-00002"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(folder):
+    path = folder / "ixi_t1-test.tfrecord-00001-of-00002"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def garble_info(folder):
+    (folder / "dataset_info.json").write_text("garbage")
+
+
+def garble_old_info(folder):
+    """In a dataset whose manifest does not tell of it, as earlier versions made them."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    garble_info(folder)
+    del manifest["metadata"], manifest["digest"], manifest["shard_bytes"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "flag", "message"),
+    [
+        (flip, "--verify=full", "ixi_t1-test.tfrecord-00001-of-00002: is damaged: record"),
+        (flip, "--verify=quick", "a shard is damaged (corrupted record"),
+        (cut, "--verify=quick", "bytes, and"),
+        (garble_info, "--verify=quick", "dataset_info.json: is not what was written"),
+        (garble_old_info, "--verify=full", "features.json is missing or damaged"),
+    ],
+)
+def test_a_damaged_dataset_gets_one_line(damage, flag, message, model, data_dir, tmp_path, capsys):
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    damage(data / "ixi_t1/tiny/1.0.0")
+    said = refuse([*arguments(model, data, tmp_path / "out"), flag], capsys)
+    assert message in said and "Traceback" not in said
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_flags_are_read_without_tensorflow():

@@ -133,6 +133,19 @@ def test_smallest_difference_of_8_bit_slices_is_below_the_cap():
     assert 96 < metrics.psnr(originals, copies)[0] < 97 < metrics.PSNR_CAP
 
 
+def test_constant_slices_divide_by_nothing():
+    """Black, white and grey slices against one another and against noise."""
+    levels = np.array([0, 0, 0.5, 1, 1], np.float32)[:, None, None, None]
+    flat = np.broadcast_to(levels, (5, 32, 32, 1))
+    others = flat[[0, 3, 2, 4, 1]].copy()
+    others[2] = np.random.default_rng(0).random((32, 32, 1))
+    for metric in METRICS:
+        for one, other in ((flat, others), (others, flat)):
+            assert np.isfinite(metric(one, other)).all(), metric
+    # Of the same shade, and black against white.
+    np.testing.assert_allclose(metrics.psnr(flat, others).numpy()[[0, 1, 3, 4]], [100, 0, 100, 0])
+
+
 def test_what_is_not_finite_is_not_hidden():
     originals, copies = pairs(2, 32, 32)
     copies[1, 5, 5, 0] = np.nan

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from ixi_tfds import configs
+from ixi_tfds import configs, datasets
 from ixi_tfds.errors import UserError
 from trainer import input_pipeline, sources
 from trainer.__main__ import run
@@ -57,8 +57,8 @@ def test_several_datasets_are_read_as_one(data_dir):
 
 def test_datasets_of_two_preprocessings_are_not_mixed(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    path = tmp_path / "ixi_t1/other/1.0.0/manifest.json"
-    path.write_text(path.read_text().replace('"version": "1.0.0"', '"version": "0.9.0"'))
+    folder = tmp_path / "ixi_t1/other/1.0.0"
+    datasets.save_manifest(folder, datasets.read_manifest(folder) | {"version": "0.9.0"})
     with pytest.raises(UserError, match=r"of preprocessing 1\.0\.0, .* of preprocessing 0\.9\.0"):
         sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
 

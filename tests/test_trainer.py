@@ -1,6 +1,7 @@
 import csv
 import json
 import pathlib
+import shutil
 
 import numpy as np
 import plain_tensorflow
@@ -34,6 +35,50 @@ def trained(data_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     assert run([f"--data_dir={data_dir}", f"--workdir={workdir}", "--epochs=3", *FLAGS]) == 0
     return workdir
+
+
+@pytest.mark.parametrize(
+    ("value", "flags"), [("nan", []), ("inf", ["--cache"]), ("-inf", ["--augment_validation"])]
+)
+def test_a_loss_that_is_no_number_names_step_and_slices(
+    value, flags, data_dir, tmp_path, monkeypatch, capsys
+):
+    """Row 33 of all epochs, of 24 slices in batches of 4, is in the third step of the second."""
+    here = {"add": 0.0}
+
+    def step(self, data, works=autoencoder.Autoencoder.train_step):
+        struck = tf.reduce_any(data["index"] == 33)
+        here["add"] = tf.where(struck, float(value), 0.0)
+        return works(self, data)
+
+    def losses_of(self, clean, reconstruction, works=autoencoder.Autoencoder.losses_of):
+        return works(self, clean, reconstruction) + here.pop("add", 0.0)
+
+    monkeypatch.setattr(autoencoder.Autoencoder, "train_step", step)
+    monkeypatch.setattr(autoencoder.Autoencoder, "losses_of", losses_of)
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", "--epochs=3", *FLAGS, *flags]
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    where, _, listed = error.partition(" on slices ")
+    assert where == f"error: epoch 2, step 3: the loss is {value}"
+    assert listed.endswith(
+        f"; {tmp_path} keeps the weights after epoch 1; take a lower --learning_rate and another "
+        "--workdir\n"
+    )
+    split = input_pipeline.find_split(data_dir / "ixi_t1/tiny/1.0.0", "train")
+    cache = "--cache" in flags
+    order = input_pipeline.train_batches(split, batch_size=4, seed=0, epochs=range(2), cache=cache)
+    images = np.concatenate([batch["image"] for batch in order])[32:36]
+    known = {
+        example["image"].tobytes(): f"{example['subject']}/{example['slice_index']:03d}"
+        for number in range(1, 7)
+        for example in tiny_dataset.slice_examples(f"IXI{900 + number}")
+    }
+    assert listed.partition(";")[0].split(", ") == [known[image.tobytes()] for image in images]
+    assert state.read_state(tmp_path, 0.0).epochs_done == 1
+    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert names == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
 
 
 def history(workdir):
@@ -386,3 +431,64 @@ def test_the_step_corrupts_the_input_and_keeps_the_target_clean(jit):
     validated = model.evaluate(dataset, verbose=0, return_dict=True)
     assert validated["loss"] == pytest.approx(0, abs=1e-9)
     np.testing.assert_allclose(network.layers[0].seen.numpy(), clean, atol=1e-7)
+
+
+def spoil_state(workdir):
+    (workdir / "state.json").write_bytes(b"\x00garbage")
+    return "state.json: is not the state of a run"
+
+
+def foreign_state(workdir):
+    (workdir / "state.json").write_text('{"epochs": 3}')
+    return "state.json: is not the state of a run"
+
+
+def lose_checkpoint(workdir):
+    for path in (workdir / "checkpoints").iterdir():
+        path.unlink()
+    return "this checkpoint is missing or damaged"
+
+
+def truncate_checkpoint(workdir):
+    for path in (workdir / "checkpoints").glob("*.data-*"):
+        path.write_bytes(path.read_bytes()[:1000])
+    return "this checkpoint is missing or damaged"
+
+
+def spoil_claim(workdir):
+    (workdir / "config.json").write_text("[1]")
+    return "config.json is not that of a run"
+
+
+@pytest.mark.parametrize(
+    "damage", [spoil_state, foreign_state, lose_checkpoint, truncate_checkpoint, spoil_claim]
+)
+def test_a_damaged_workdir_gets_one_line(damage, trained, data_dir, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/export")
+    words = damage(tmp_path / "run")
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--epochs=4", *FLAGS]
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+    assert not (tmp_path / "run/export").exists()
+
+
+@pytest.mark.parametrize("verify", ["full", "quick"])
+def test_a_damaged_shard_stops_the_run_before_or_at_it(verify, data_dir, tmp_path, capsys):
+    """Before the first step; with --verify=quick when it is read."""
+    data = shutil.copytree(data_dir, tmp_path / "data")
+    path = data / "ixi_t1/tiny/1.0.0/ixi_t1-train.tfrecord-00001-of-00002"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    command = [f"--data_dir={data}", f"--workdir={tmp_path / 'run'}", "--epochs=1", *FLAGS]
+    assert run([*command, f"--verify={verify}"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1 and "beam_preprocess verify" in captured.err
+    if verify == "full":
+        assert f"{path}: is damaged: record" in captured.err
+        assert "slices to train on" not in captured.out and not (tmp_path / "run").exists()
+    else:
+        assert "a shard is damaged (corrupted record" in captured.err
+    assert not (tmp_path / "run/state.json").exists()

@@ -320,7 +320,7 @@ def test_a_chief_that_comes_back_leaves_each_worker_its_trial(data_dir, tmp_path
         **{"data_dir": str(data_dir), "dataset": "ixi_t1/tiny", "tuning_dir": str(tmp_path)},
         **{"tuner": "hyperband", "epochs": 3, "max_trials": 9, "factor": 3, "random_trials": 1},
         **{"max_parameters": 10**6, "batch_sizes": (4,), "seed": 0, "mixed_precision": False},
-        **{"jit_compile": "off", "cache": False, "replicas": 1},
+        **{"jit_compile": "off", "cache": False, "replicas": 1, "verify": "full"},
     )
 
     def chief():

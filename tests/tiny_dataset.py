@@ -11,7 +11,7 @@ import scipy.ndimage
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from ixi_tfds import configs, features
+from ixi_tfds import configs, datasets, features
 
 TINY = configs.SliceConfig(name="tiny", in_plane=(32, 32), size=(32, 32), window=(0, 4))
 SUBJECTS = {"train": 6, "validation": 2, "test": 3}
@@ -110,5 +110,5 @@ def write_tiny_dataset(
         "shards": digests,
         "splits": counts,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=2))
+    datasets.save_manifest(folder, manifest)
     return folder

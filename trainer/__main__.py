@@ -104,6 +104,13 @@ flags.DEFINE_integer(
     "Profile this many steps, for TensorBoard with the package tensorboard-plugin-profile.",
     flag_values=FLAGS,
 )
+flags.DEFINE_string(
+    "verify",
+    "full",
+    "What to check of the dataset before the first step: full reads every byte, quick goes by "
+    "names and sizes.",
+    flag_values=FLAGS,
+)
 flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
 
 _LISTS = ("stage_filters", "stage_blocks", "upsampling_filters")

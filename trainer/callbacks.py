@@ -1,9 +1,11 @@
 """What happens at the end of an epoch, and what a person sees meanwhile."""
 
+import collections
 import math
 import pathlib
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,66 @@ Logs = dict[str, Any]
 
 class DivergedError(UserError):
     """The loss is no longer a number."""
+
+
+class FiniteLoss(keras.callbacks.Callback):
+    """Stops the run soon after a step whose loss is not finite, and names its slices.
+
+    Losses are looked at some steps later, when a device has them anyway: waiting for each would
+    keep it idle.
+
+    Args:
+      workdir: folder of the run.
+      keys_of: names of the slices of a batch, by the number of the epoch and of the step in it,
+        both from 0.
+    """
+
+    _LATER = 8
+    _supports_tf_logs = True
+
+    def __init__(self, workdir: pathlib.Path, keys_of: Callable[[int, int], list[str]]) -> None:
+        super().__init__()
+        self.workdir = workdir
+        self.keys_of = keys_of
+        self.epoch = 0
+        self.losses: collections.deque[tuple[int, tf.Tensor]] = collections.deque()
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Remember where it stands."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Look at an earlier step.
+
+        Raises:
+          DivergedError: its loss is not finite.
+        """
+        self.losses.append((batch, (logs or {})["loss"]))
+        if len(self.losses) > self._LATER:
+            self._look()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Look at the steps that are left.
+
+        Raises:
+          DivergedError: the loss of one is not finite.
+        """
+        while self.losses:
+            self._look()
+
+    def _look(self) -> None:
+        step, tensor = self.losses.popleft()
+        # A running mean over the epoch: the first that is not finite has its own step to blame.
+        loss = float(tensor)
+        if not math.isfinite(loss):
+            keys = ", ".join(self.keys_of(self.epoch, step))
+            where = f"epoch {self.epoch + 1}, step {step + 1}: the loss is {loss} on slices {keys}"
+            raise _diverged(where, self.epoch, self.workdir)
+
+
+def _diverged(where: str, epochs_done: int, workdir: pathlib.Path) -> DivergedError:
+    kept = f"; {workdir} keeps the weights after epoch {epochs_done}" if epochs_done else ""
+    return DivergedError(f"{where}{kept}; take a lower --learning_rate and another --workdir")
 
 
 class EpochEnd(keras.callbacks.Callback):
@@ -64,10 +126,8 @@ class EpochEnd(keras.callbacks.Callback):
         """
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values[self.monitored])):
-            raise DivergedError(
-                f"epoch {epoch + 1}: the loss is not finite any more; take a lower --learning_rate "
-                "and another --workdir"
-            )
+            where = f"epoch {epoch + 1}: the loss on validation slices is not finite any more"
+            raise _diverged(where, epoch, self.workdir)
         state.add_epoch(
             self.state, values, self.monitored, schedule=self.schedule, epochs=self.epochs
         )

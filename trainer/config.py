@@ -7,6 +7,7 @@ from collections.abc import Set
 from typing import Any
 
 from ixi_tfds.errors import UserError
+from ixi_tfds.integrity import CHECKS
 
 RESNET50_MODELS = ("resnet50", "resnet50_add13", "resnet50_act40")
 MODELS = ("small_resnet", "big_resnet", "resnet_like", *RESNET50_MODELS)
@@ -15,7 +16,15 @@ OPTIMIZERS = ("rmsprop", "adam")
 SCHEDULES = ("plateau", "cosine", "constant")
 JIT_COMPILE = ("auto", "on", "off")
 
-_FREE_TO_CHANGE = {"data_dir", "workdir", "epochs", "replicas", "jit_compile", "profile_steps"}
+_FREE_TO_CHANGE = {
+    "data_dir",
+    "workdir",
+    "epochs",
+    "replicas",
+    "jit_compile",
+    "profile_steps",
+    "verify",
+}
 """Fields in which the runs of one working folder may differ: where and how, not what."""
 
 
@@ -53,6 +62,7 @@ class TrainConfig:
       cache: keep the training records in memory.
       replicas: how many devices to use; 0 takes every GPU, or the CPU where there is none.
       profile_steps: how many steps to profile for TensorBoard.
+      verify: how much of the dataset to check before the first step, one of `CHECKS`.
     """
 
     data_dir: str
@@ -82,6 +92,7 @@ class TrainConfig:
     cache: bool
     replicas: int
     profile_steps: int
+    verify: str
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -90,6 +101,7 @@ class TrainConfig:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
             ("jit_compile", JIT_COMPILE),
+            ("verify", CHECKS),
         ):
             value = getattr(self, name)
             if value not in choices:
@@ -178,7 +190,7 @@ def claim_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) 
     # As read back from a file, where tuples are lists.
     asked: dict[str, Any] = json.loads(json.dumps(flags))
     there = read_claim(pathlib.Path(config.workdir), "workdir", asked, free)
-    if there["epochs"] > config.epochs:
+    if there.get("epochs", 0) > config.epochs:
         raise UserError(
             f"--workdir={config.workdir}: its run has --epochs={there['epochs']}; give as many or "
             "more"
@@ -205,6 +217,8 @@ def read_claim(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = json.loads(path.read_text()) if path.exists() else asked
+        if not isinstance(there, dict):
+            raise ValueError(f"{path} is not that of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"--{flag}={folder}: {error}") from error
     differing = [

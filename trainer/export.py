@@ -6,13 +6,12 @@ Serving included.
 
 import json
 import pathlib
-import shutil
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import bundle
+from ixi_tfds import bundle, folders
 from trainer import canonical, model_card, models, warmup
 
 
@@ -131,7 +130,8 @@ def export(
       card: what `model_card.make_card` gives.
     """
     partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    folders.recover(folder)
+    folders.remove_tree(partial)
     functions = signatures(network, size, scaling)
     tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
     canonical.make_canonical(partial)
@@ -141,5 +141,4 @@ def export(
     card_path.write_text(json.dumps(card, indent=2) + "\n")
     card_path.with_suffix(".md").write_text(model_card.markdown(card), encoding="utf-8")
     warmup.write_warmup(partial / warmup.FILE, functions)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    folders.put_in_place(partial, folder)

@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
-import tensorflow_datasets as tfds
 
-from ixi_tfds import features
+from ixi_tfds import datasets, features
 from ixi_tfds.errors import DatasetError
 
 _BLOCK = 2048
@@ -41,7 +40,7 @@ def find_split(folder: pathlib.Path, split: str) -> Split:
     Raises:
       DatasetError: the dataset has no such split, a shard is missing, or these are no slices.
     """
-    info = tfds.builder_from_directory(str(folder)).info
+    info = datasets.open_builder(folder).info
     if split not in info.splits:
         raise DatasetError(f"{folder}: the dataset has no {split} split")
     paths = tuple(str(path) for path in info.splits[split].filepaths)
@@ -60,7 +59,13 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 
 
 def train_batches(
-    split: Split, *, batch_size: int, seed: int, epochs: Sequence[int], cache: bool = False
+    split: Split,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: Sequence[int],
+    cache: bool = False,
+    field: str = "image",
 ) -> tf.data.Dataset:
     """Shuffled full batches of the given epochs, one after the other.
 
@@ -75,10 +80,11 @@ def train_batches(
       epochs: numbers of the epochs from 0, consecutive.
       cache: hold all slices in memory and permute all of them, rather than read the files in an
         order of their own each epoch and permute blocks of 2,048 slices.
+      field: which field of the slices to give, as `features.decode_slices` names them.
 
     Returns:
-      Batches of `image` uint8 [batch_size, H, W, 1] and `index` int64 [batch_size], the row's
-      number in the order of all epochs.
+      Batches of `image` uint8 [batch_size, H, W, 1], or another field, and `index` int64
+      [batch_size], the row's number in the order of all epochs.
     """
     steps = steps_per_epoch(split, batch_size)
 
@@ -101,20 +107,23 @@ def train_batches(
     numbers = tf.data.Dataset.range(epochs[0], epochs[-1] + 1)
     first = epochs[0] * steps
     if not cache:
-        return _batches(numbers.flat_map(records), _decoder(split), batch_size, first)
-    whole = evaluation_batches(split, batch_size=batch_size).as_numpy_iterator()
-    images = tf.constant(np.concatenate([batch["image"] for batch in whole]))
-    gather = functools.partial(tf.gather, images)
-    return _batches(numbers.flat_map(places), gather, batch_size, first)
+        decode = _decoder(split, field)
+        return _batches(numbers.flat_map(records), decode, field, batch_size, first)
+    whole = evaluation_batches(split, batch_size=batch_size, field=field).as_numpy_iterator()
+    values = tf.constant(np.concatenate([batch[field] for batch in whole]))
+    gather = functools.partial(tf.gather, values)
+    return _batches(numbers.flat_map(places), gather, field, batch_size, first)
 
 
-def evaluation_batches(split: Split, *, batch_size: int) -> tf.data.Dataset:
+def evaluation_batches(split: Split, *, batch_size: int, field: str = "image") -> tf.data.Dataset:
     """All slices in the order of the shards; the last batch may be smaller.
 
     Returns:
-      Batches of `image` uint8 [B, H, W, 1] and `index` int64 [B], the slice's number in the split.
+      Batches of `image` uint8 [B, H, W, 1], or another field, and `index` int64 [B], the slice's
+      number in the split.
     """
-    return _batches(tf.data.TFRecordDataset(list(split.paths)), _decoder(split), batch_size)
+    records = tf.data.TFRecordDataset(list(split.paths))
+    return _batches(records, _decoder(split, field), field, batch_size)
 
 
 def share(
@@ -148,19 +157,20 @@ def share(
     return cuts.unbatch().prefetch(2 * len(mine))
 
 
-def _decoder(split: Split) -> Callable[[tf.Tensor], tf.Tensor]:
-    return lambda serialized: features.decode_slices(serialized, split.size)["image"]
+def _decoder(split: Split, field: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda serialized: features.decode_slices(serialized, split.size, (field,))[field]
 
 
 def _batches(
     items: tf.data.Dataset,
-    images_of: Callable[[tf.Tensor], tf.Tensor],
+    values_of: Callable[[tf.Tensor], tf.Tensor],
+    field: str,
     batch_size: int,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
     def batch_of(number: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.range(tf.size(batch, out_type=tf.int64), dtype=tf.int64)
-        return {"image": images_of(batch), "index": number * batch_size + rows}
+        return {field: values_of(batch), "index": number * batch_size + rows}
 
     batches = items.batch(batch_size).enumerate(start=first_batch)
     return batches.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)

@@ -39,7 +39,8 @@ def make_card(
 ) -> dict[str, Any]:
     """What to know about a model, as plain JSON values.
 
-    The folders of the run are left out: they are no property of the model, and the card travels.
+    The folders of the run are left out, and how its data were checked: they are no properties of
+    the model, and the card travels.
 
     Args:
       config: of the run.
@@ -50,8 +51,8 @@ def make_card(
       epochs_trained: epochs done in all.
     """
     flags = dataclasses.asdict(config)
-    for place in ("data_dir", "workdir"):
-        del flags[place]
+    for name in ("data_dir", "workdir", "verify"):
+        del flags[name]
     return {
         "name": config.model,
         "intended_use": _INTENDED_USE,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ixi_tfds.errors import UserError
+from ixi_tfds.integrity import CHECKS
 from trainer.config import JIT_COMPILE, TrainConfig
 
 TUNERS = ("hyperband", "bayesian")
@@ -47,6 +48,7 @@ class SearchConfig:
       jit_compile: as in `TrainConfig`.
       cache: as in `TrainConfig`.
       replicas: as in `TrainConfig`.
+      verify: as in `TrainConfig`, once for all trials.
     """
 
     data_dir: str
@@ -64,9 +66,12 @@ class SearchConfig:
     jit_compile: str
     cache: bool
     replicas: int
+    verify: str
 
     def __post_init__(self) -> None:
-        for name, choices in (("tuner", TUNERS), ("jit_compile", JIT_COMPILE)):
+        for name, choices in (
+            *(("tuner", TUNERS), ("jit_compile", JIT_COMPILE), ("verify", CHECKS)),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 raise UserError(f"--{name}={value}: choose one of {', '.join(choices)}")
@@ -138,7 +143,7 @@ def train_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) 
     shared = {field.name for field in dataclasses.fields(SearchConfig)}
     names = [field.name for field in dataclasses.fields(TrainConfig)]
     flags = {name: getattr(config, name) for name in names if name in shared}
-    flags |= {"workdir": workdir, "weights": "none", "profile_steps": 0}
+    flags |= {"workdir": workdir, "weights": "none", "profile_steps": 0, "verify": "quick"}
     flags |= {"augment_validation": False, "rician_noise": 0.0}
     flags |= flags_of(values, config.max_parameters)
     return TrainConfig(**{name: flags[name] for name in names})
@@ -150,7 +155,7 @@ def flagfile(config: TrainConfig) -> str:
     for name, value in dataclasses.asdict(config).items():
         if name in ("data_dir", "workdir"):
             value = pathlib.Path(value).resolve()
-        if name == "dssim_weight" and config.loss != "mix":
+        if name == "verify" or (name == "dssim_weight" and config.loss != "mix"):
             continue
         if isinstance(value, bool):
             lines.append(f"--{name}" if value else f"--no{name}")

@@ -6,9 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow_datasets as tfds
-
-from ixi_tfds import datasets
+from ixi_tfds import datasets, integrity
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
 from ixi_tfds.splits import SPLITS
@@ -36,19 +34,22 @@ class Sources:
     facts: dict[str, dict[str, Any]]
 
 
-def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
+def open_sources(data_dir: str, names: Sequence[str], verify: str = "full") -> Sources:
     """Find datasets and put them together.
 
     Args:
       data_dir: root folder of the datasets.
       names: of the datasets, such as `ixi_t1/thesis`.
+      verify: how much to check of what will be read, one of `integrity.CHECKS`.
 
     Raises:
-      UserError: one is missing or unfinished, is named twice, or differs from the first in the
-        size, scaling or preprocessing of its slices.
+      UserError: one is missing, unfinished or damaged, is named twice, or differs from the first in
+        the size, scaling or preprocessing of its slices.
     """
     folders = [datasets.find_dataset(data_dir, name) for name in names]
     manifests = [datasets.read_manifest(folder) for folder in folders]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        integrity.check_dataset(folder, manifest, ("train", "validation"), verify)
     train, validation = (
         [input_pipeline.find_split(folder, split) for folder in folders]
         for split in ("train", "validation")
@@ -91,7 +92,7 @@ def open_sources(data_dir: str, names: Sequence[str]) -> Sources:
 
 
 def _split_counts(folder: pathlib.Path, config: SliceConfig) -> dict[str, dict[str, int]]:
-    splits = tfds.builder_from_directory(str(folder)).info.splits
+    splits = datasets.open_builder(folder).info.splits
     return {
         name: {
             "volumes": splits[name].num_examples // config.slices_per_volume,

@@ -4,6 +4,7 @@
 half written before it is as if it had never been.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -11,12 +12,16 @@ import json
 import math
 import pathlib
 import shutil
+from collections.abc import Iterator
 
+from ixi_tfds.errors import UserError
 from trainer.config import write_atomically
 
 FACTOR = math.sqrt(0.1)
 PATIENCE = 2
 LEAST_RATE = 0.5e-6
+
+_ANEW = "bring the file back, or begin anew with another --workdir"
 
 
 @dataclasses.dataclass
@@ -85,9 +90,39 @@ def checkpoint_path(workdir: pathlib.Path, epoch: int) -> pathlib.Path:
 
 
 def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
-    """The run's state; a fresh one, with this learning rate, where no epoch is finished."""
+    """The run's state; a fresh one, with this learning rate, where no epoch is finished.
+
+    Raises:
+      UserError: it cannot be read.
+    """
     path = workdir / "state.json"
-    return RunState(**json.loads(path.read_text())) if path.exists() else RunState(learning_rate)
+    if not path.exists():
+        return RunState(learning_rate)
+    try:
+        state = RunState(**json.loads(path.read_text()))
+        if not (1 <= state.best_epoch <= state.epochs_done):
+            raise ValueError("its epochs do not fit together")
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: is not the state of a run ({error}); {_ANEW}") from error
+    return state
+
+
+@contextlib.contextmanager
+def telling_damage(path: pathlib.Path) -> Iterator[None]:
+    """Turn what TensorFlow raises over a checkpoint into one sentence.
+
+    Args:
+      path: prefix of its files.
+
+    Raises:
+      UserError: a file is missing or damaged.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: this checkpoint is missing or damaged; {_ANEW}") from error
 
 
 def write_state(workdir: pathlib.Path, state: RunState) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 from absl import flags
 
-from ixi_tfds import cli
+from ixi_tfds import cli, folders
 from ixi_tfds.errors import UserError
 from trainer.cluster import read_cluster
 
@@ -93,6 +93,16 @@ def _main(rest: list[str]) -> None:
             )
     workdir = pathlib.Path(FLAGS.workdir)
     data = [f"--data_dir={FLAGS.data_dir}", f"--dataset={FLAGS.dataset}"]
+    cluster = read_cluster()
+    if not cluster.is_chief:
+        return _run_all(workdir, names, data, rest)
+    with folders.writing(workdir, "workdir"):
+        return _run_all(workdir, names, data, rest)
+
+
+def _run_all(
+    workdir: pathlib.Path, names: Sequence[str], data: Sequence[str], rest: Sequence[str]
+) -> None:
     cluster = read_cluster()
     finished = []
     for number, name in enumerate(names, start=1):

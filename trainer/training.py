@@ -1,15 +1,18 @@
 """One training run, from a config to an exported model."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
 import tempfile
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import folders, integrity
 from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
@@ -146,13 +149,15 @@ def train(config: TrainConfig) -> Outcome | None:
         worker is gone.
       DivergedError: the loss is no longer a number.
     """
-    run_state, data, strategy = _train(config, config.epochs)
-    cluster = read_cluster()
-    outcome = _export_best(config, run_state, data) if cluster.is_chief else None
-    # Nobody leaves before the model is there: the next run may begin at the same addresses.
-    with distribution.losing_workers(cluster):
-        results = {"their results": json.dumps(dataclasses.asdict(run_state))}
-        distribution.check_agreement(strategy, cluster, results)
+    setting = _set_up(config)
+    cluster = setting.cluster
+    with _writing(config, cluster):
+        run_state = _train(config, setting, config.epochs)
+        outcome = _export_best(config, run_state, setting.data) if cluster.is_chief else None
+        # Nobody leaves before the model is there: the next run may begin at the same addresses.
+        with distribution.losing_workers(cluster):
+            results = {"their results": json.dumps(dataclasses.asdict(run_state))}
+            distribution.check_agreement(setting.strategy, cluster, results)
     return outcome
 
 
@@ -163,18 +168,39 @@ def train_until(config: TrainConfig, epoch: int) -> state.RunState:
       UserError: the config does not fit the dataset, the devices or the working folder.
       DivergedError: the loss is no longer a number.
     """
-    return _train(config, epoch)[0]
+    setting = _set_up(config)
+    with _writing(config, setting.cluster):
+        return _train(config, setting, epoch)
 
 
-def _train(
-    config: TrainConfig, until: int
-) -> tuple[state.RunState, sources.Sources, tf.distribute.Strategy]:
+class _Setting(NamedTuple):
+    """What a run works with, found fit before anything is written."""
+
+    cluster: Cluster
+    data: sources.Sources
+    strategy: tf.distribute.Strategy
+    weights: pretrained.Weights | None
+
+
+def _set_up(config: TrainConfig) -> _Setting:
     cluster = read_cluster()
-    data = sources.open_sources(config.data_dir, config.datasets)
+    data = sources.open_sources(config.data_dir, config.datasets, config.verify)
     strategy = distribution.make_strategy(config.replicas, cluster)
-    replicas = strategy.num_replicas_in_sync
-    _check(config, replicas, data.train)
+    _check(config, strategy.num_replicas_in_sync, data.train)
     weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+    return _Setting(cluster, data, strategy, weights)
+
+
+def _writing(config: TrainConfig, cluster: Cluster) -> contextlib.AbstractContextManager[None]:
+    """The working folder for this run alone; in a cluster the chief has it, who alone writes."""
+    if cluster.is_chief:
+        return folders.writing(config.workdir, "workdir")
+    return folders.telling_faults(config.workdir, "workdir")
+
+
+def _train(config: TrainConfig, setting: _Setting, until: int) -> state.RunState:
+    cluster, data, strategy, weights = setting
+    replicas = strategy.num_replicas_in_sync
     claim_workdir(config, data.fingerprint, write=cluster.is_chief)
 
     keras.utils.set_random_seed(config.seed)
@@ -183,7 +209,7 @@ def _train(
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
-        with distribution.losing_workers(cluster):
+        with distribution.losing_workers(cluster), integrity.telling_damage(config.dataset):
             run_state = _agree_on_state(config, data.fingerprint, strategy, cluster)
             with strategy.scope():
                 model = build(config, data.train.size, weights)
@@ -196,7 +222,7 @@ def _train(
             _fit(config, model, data, run_state, until, is_chief=cluster.is_chief)
     finally:
         keras.mixed_precision.set_global_policy(policy)
-    return run_state, data, strategy
+    return run_state
 
 
 def _agree_on_state(
@@ -204,7 +230,7 @@ def _agree_on_state(
 ) -> state.RunState:
     """The state from which all workers go on."""
     run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
-    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None}
+    flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None, "verify": None}
     distribution.check_agreement(
         strategy,
         cluster,
@@ -231,7 +257,8 @@ def _fit(
     checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
     if done:
         path = state.checkpoint_path(workdir, done)
-        checkpoint.read(str(path)).assert_consumed()
+        with state.telling_damage(path):
+            checkpoint.read(str(path)).assert_consumed()
         print(f"going on after epoch {done} of {config.epochs}", flush=True)
         if is_chief:
             state.write_history(workdir, run_state)
@@ -265,6 +292,7 @@ def _fit(
             callbacks=[
                 *([callbacks.ProgressBar(config.batch_size, done)] if shows_bar else []),
                 *([profile] if is_chief and config.profile_steps else []),
+                callbacks.FiniteLoss(workdir, functools.partial(_keys_of, config, data)),
                 callbacks.EpochEnd(
                     output,
                     run_state,
@@ -276,6 +304,20 @@ def _fit(
                 callbacks.TensorBoard(tensorboard, run_state, shown),
             ],
         )
+
+
+def _keys_of(config: TrainConfig, data: sources.Sources, epoch: int, step: int) -> list[str]:
+    """The names of the slices of a global batch; epoch and step count from 0."""
+    batches = input_pipeline.train_batches(
+        data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        epochs=range(epoch, epoch + 1),
+        cache=config.cache,
+        field="key",
+    )
+    (batch,) = batches.skip(step).take(1)
+    return [key.decode() for key in batch["key"].numpy()]
 
 
 def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
@@ -302,8 +344,9 @@ def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.S
     size = data.train.size
     network = _network(config, size)
     path = state.checkpoint_path(workdir, run_state.best_epoch)
-    restored = tf.train.Checkpoint(network=network).read(str(path))
-    restored.assert_existing_objects_matched().expect_partial()
+    with state.telling_damage(path):
+        restored = tf.train.Checkpoint(network=network).read(str(path))
+        restored.assert_existing_objects_matched().expect_partial()
     card = model_card.make_card(
         config,
         data,

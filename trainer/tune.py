@@ -60,6 +60,13 @@ flags.DEFINE_bool("cache", False, "Keep the training records in memory.", flag_v
 flags.DEFINE_integer(
     "replicas", 0, "Devices to use; 0 takes every GPU, or the CPU.", flag_values=FLAGS
 )
+flags.DEFINE_string(
+    "verify",
+    "full",
+    "What to check of the dataset before the first step: full reads every byte, quick goes by "
+    "names and sizes.",
+    flag_values=FLAGS,
+)
 flags.mark_flags_as_required(["data_dir", "tuning_dir"], flag_values=FLAGS)
 
 

@@ -24,6 +24,7 @@ import pandas as pd
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import folders
 from ixi_tfds.errors import UserError
 from trainer import distribution, search, sources, training
 from trainer.callbacks import DivergedError
@@ -64,11 +65,20 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         raise UserError(
             "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
         )
-    data = sources.open_sources(config.data_dir, config.dataset.split(","))
+    data = sources.open_sources(config.data_dir, config.dataset.split(","), config.verify)
     asked = {**dataclasses.asdict(config), "batch_sizes": list(config.batch_sizes)}
     asked["dataset_fingerprint"] = data.fingerprint
     if part != "chief":
         _check_batch_sizes(config, data.train.slices)
+    if part == "worker":
+        # It writes in the folders of its trials only, which training locks.
+        with folders.telling_faults(config.tuning_dir, "tuning_dir"):
+            return _search(config, asked, part)
+    with folders.writing(config.tuning_dir, "tuning_dir"):
+        return _search(config, asked, part)
+
+
+def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
     folder = pathlib.Path(config.tuning_dir)
     read_claim(folder, "tuning_dir", asked, _free_to_change(config))
     if part != "worker":
@@ -76,7 +86,13 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
 
     keras_tuner.src.utils.save_json = _save_json
     oracle = _make_oracle(config, lambda oracle: _report(config, oracle))
-    tuner = _Tuner(oracle, config, asked, alone=part == "alone")
+    try:
+        tuner = _Tuner(oracle, config, asked, alone=part == "alone")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"--tuning_dir={folder}: the state of the search in trials/ is damaged ({error}); "
+            "bring it back, or give another --tuning_dir"
+        ) from error
     with _as_user_errors():
         tuner.search()
     if part == "worker":
@@ -92,7 +108,7 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
 
 
 def _free_to_change(config: SearchConfig) -> set[str]:
-    free = {"data_dir", "tuning_dir", "replicas", "jit_compile"}
+    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
     # Not with Hyperband, whose trials are cleared away in the end and cannot be trained further.
     return free | ({"max_trials"} if config.tuner == "bayesian" else set())
 

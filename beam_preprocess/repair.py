@@ -1,0 +1,137 @@
+"""Making the damaged files of a dataset again, and no others."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from beam_preprocess import publish
+from beam_preprocess.job import JobConfig, plan_job
+from beam_preprocess.shards import ShardTask, write_shard
+from ixi_tfds import folders
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.datasets import file_sha256
+from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.integrity import Damage, split_of
+
+
+def repair(
+    folder: pathlib.Path,
+    manifest: Mapping[str, Any],
+    damaged: Sequence[Damage],
+    *,
+    source_dir: str | None,
+    workbook: str | None,
+) -> None:
+    """Put the files that were written in place of those that are damaged, byte for byte.
+
+    Shards are made again from the volumes, what TFDS reads beside them from the manifest; shards
+    of another run go.
+
+    Args:
+      folder: of the dataset, made by the Beam job.
+      manifest: its own, undamaged.
+      damaged: what `integrity.find_damage` found.
+      source_dir: the volumes it was made from; None will do where no shard is damaged.
+      workbook: as `JobConfig` takes it.
+
+    Raises:
+      DatasetError: the dataset is not of the Beam job, or the volumes or the workbook are not those
+        that it was made from; what could be made again until then is in place.
+      UserError: the volumes are needed and not given.
+    """
+    if "volumes" not in manifest:
+        raise DatasetError(
+            f"{folder}: was not made by python -m beam_preprocess, so nothing in it can be made "
+            "again by itself; make the whole dataset again"
+        )
+    # Its name for messages: the flag that gave the folder.
+    with folders.writing(folder.parent, "data_dir"), _scratch(folder) as scratch:
+        for damage in damaged:
+            if damage.name not in manifest["shards"] and split_of(damage.name):
+                (folder / damage.name).unlink()
+        metadata = [damage.name for damage in damaged if damage.name in manifest["metadata"]]
+        if metadata:
+            _write_metadata(manifest, scratch)
+        for name in metadata:
+            _put(scratch / name, folder / name, manifest["metadata"][name])
+        shards = [damage.name for damage in damaged if damage.name in manifest["shards"]]
+        if shards:
+            tasks = _tasks(folder, manifest, source_dir, workbook)
+        for name in shards:
+            task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
+            write_shard(task)
+            _put(task.path, folder / name, manifest["shards"][name])
+
+
+@contextlib.contextmanager
+def _scratch(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    scratch = folder.with_name(f".repair-{folder.name}")
+    folders.remove_tree(scratch)
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        folders.remove_tree(scratch)
+
+
+def _put(made: pathlib.Path, path: pathlib.Path, digest: str) -> None:
+    if file_sha256(made) != digest:
+        raise _other_source(path.name)
+    made.replace(path)
+
+
+def _other_source(name: str) -> DatasetError:
+    return DatasetError(
+        f"{name}: cannot be made again byte for byte, for the volumes or the workbook in "
+        "--source_dir are not those that the dataset was made from; find these, or make the "
+        "dataset again with --overwrite"
+    )
+
+
+def _config(manifest: Mapping[str, Any]) -> SliceConfig:
+    # JSON has made lists of its tuples.
+    config: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in manifest["config"].items()
+    }
+    return SliceConfig(**config)
+
+
+def _write_metadata(manifest: Mapping[str, Any], scratch: pathlib.Path) -> None:
+    config = _config(manifest)
+    people = [volume["shard"] for volume in manifest["volumes"].values()]
+    records = [
+        {
+            "split": split_of(name),
+            "slices": people.count(name) * config.slices_per_volume,
+            "bytes": manifest["shard_bytes"][name],
+        }
+        for name in sorted(manifest["shards"])
+    ]
+    publish.write_tfds_metadata(config, scratch, records)
+
+
+def _tasks(
+    folder: pathlib.Path, manifest: Mapping[str, Any], source_dir: str | None, workbook: str | None
+) -> Sequence[ShardTask]:
+    if source_dir is None:
+        raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
+    config = JobConfig(
+        source_dir=source_dir,
+        data_dir=str(folder.parents[2]),
+        slices=_config(manifest),
+        workbook=workbook,
+        volumes_per_shard=manifest["volumes_per_shard"],
+    )
+    return plan_job(config).tasks
+
+
+def _task_of(name: str, manifest: Mapping[str, Any], tasks: Sequence[ShardTask]) -> ShardTask:
+    # Not by name: shards are numbered anew where all volumes of one were refused.
+    people = {who for who, volume in manifest["volumes"].items() if volume["shard"] == name}
+    for task in tasks:
+        if task.split == split_of(name) and people <= {scan.subject for scan in task.scans}:
+            return task
+    raise _other_source(name)

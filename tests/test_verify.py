@@ -1,0 +1,317 @@
+"""Damage done to a dataset on disk: it is found, named, refused by its readers, and mended."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from test_beam_preprocess import job, tree
+from volumes import SMALL, write_cohort, write_head
+
+from beam_preprocess.__main__ import run
+from ixi_tfds import datasets, integrity, leakage
+from ixi_tfds.errors import DatasetError
+from ixi_tfds.splits import assign_splits
+
+FLAGS = (*SMALL, "--volumes_per_shard=3")
+TRAIN = "ixi_t1-train.tfrecord-00001-of-00003"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_cohort(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    data = tmp_path_factory.mktemp("data")
+    assert job(source, data, *FLAGS) == 0
+    return data
+
+
+@pytest.fixture
+def data(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "data")
+
+
+def folder_of(data):
+    return data / "ixi_t1/small/1.0.0"
+
+
+def verify(data, *flags):
+    return run(["verify", f"--data_dir={data}", *flags])
+
+
+def flip_a_bit(folder):
+    content = bytearray((folder / TRAIN).read_bytes())
+    place = random.Random(0).randrange(8 * len(content))
+    content[place // 8] ^= 1 << place % 8
+    (folder / TRAIN).write_bytes(content)
+    return TRAIN, "is damaged: record"
+
+
+def truncate(folder):
+    content = (folder / TRAIN).read_bytes()
+    (folder / TRAIN).write_bytes(content[: len(content) // 2])
+    return TRAIN, "is damaged: record 10 (from byte"
+
+
+def lose(folder):
+    (folder / TRAIN).unlink()
+    return TRAIN, "is missing"
+
+
+def mix_up(folder):
+    shutil.copy(folder / TRAIN.replace("00001-", "00002-"), folder / TRAIN)
+    return TRAIN, "is of another run"
+
+
+def add(folder):
+    name = TRAIN.replace("of-00003", "of-00004")
+    shutil.copy(folder / TRAIN, folder / name)
+    return name, "is of another run: the manifest does not name it"
+
+
+def spoil_info(folder):
+    (folder / "dataset_info.json").write_text('{"name": ')
+    return "dataset_info.json", "is not what was written"
+
+
+def edit_info(folder):
+    path = folder / "dataset_info.json"
+    path.write_text(path.read_text().replace('"18"', '"12"'))
+    return path.name, "is not what was written"
+
+
+def spoil_features(folder):
+    (folder / "features.json").write_bytes(bytes(range(256)))
+    return "features.json", "is not what was written"
+
+
+def lose_features(folder):
+    (folder / "features.json").unlink()
+    return "features.json", "is missing"
+
+
+DAMAGES = (
+    *(flip_a_bit, truncate, lose, mix_up, add),
+    *(spoil_info, edit_info, spoil_features, lose_features),
+)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_refused_and_mended(damage, source, whole, data, capsys):
+    folder = folder_of(data)
+    name, words = damage(folder)
+    assert verify(data) == 2
+    captured = capsys.readouterr()
+    assert f"{folder / name}: {words}" in captured.out
+    assert captured.err.count("\n") == 1 and "--repair" in captured.err
+    with pytest.raises(DatasetError, match=name):
+        integrity.check_dataset(folder, datasets.read_manifest(folder), ("train",))
+    kept = {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != name}
+    assert verify(data, "--repair", f"--source_dir={source}") == 0
+    assert tree(data) == tree(whole)
+    assert {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != name} == kept
+
+
+def test_every_flipped_bit_is_found(data):
+    folder = folder_of(data)
+    content, generator = (folder / TRAIN).read_bytes(), random.Random(1)
+    manifest = datasets.read_manifest(folder)
+    for _ in range(200):
+        changed = bytearray(content)
+        place = generator.randrange(8 * len(content))
+        changed[place // 8] ^= 1 << place % 8
+        (folder / TRAIN).write_bytes(changed)
+        (damage,) = integrity.find_damage(folder, manifest)
+        assert damage.name == TRAIN
+        assert "is damaged" in damage.what or "cut off" in damage.what
+
+
+def test_quick_goes_by_names_and_sizes(data):
+    folder = folder_of(data)
+    manifest = datasets.read_manifest(folder)
+    mix_up(folder)
+    integrity.check_dataset(folder, manifest, ("train",), "quick")
+    truncate(folder)
+    with pytest.raises(DatasetError, match=r"has [\d,]+ bytes, and [\d,]+ were written"):
+        integrity.check_dataset(folder, manifest, ("train",), "quick")
+    # Who reads other splits need not mind.
+    integrity.check_dataset(folder, manifest, ("test",))
+
+
+@pytest.mark.parametrize("field", ["fingerprint", "bytes", "volumes", "config"])
+def test_an_edited_manifest_is_found(field, data, capsys):
+    path = folder_of(data) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest[field] = {
+        "fingerprint": "0" * 64,
+        "bytes": manifest["bytes"] + 1,
+        "volumes": dict(list(manifest["volumes"].items())[1:]),
+        "config": manifest["config"] | {"window": [7, 13]},
+    }[field]
+    path.write_text(json.dumps(manifest))
+    assert verify(data) == 2
+    assert f"{path}: is not the manifest of a dataset (it was edited" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="it was edited"):
+        datasets.read_manifest(folder_of(data))
+
+
+def test_several_damages_are_mended_at_once(source, whole, data, capsys):
+    folder = folder_of(data)
+    add(folder)
+    lose(folder)
+    spoil_info(folder)
+    (folder / "ixi_t1-test.tfrecord-00000-of-00001").write_bytes(b"")
+    assert verify(data) == 2
+    assert capsys.readouterr().out.count(f"{folder}/") == 4
+    assert verify(data, "--repair", f"--source_dir={source}") == 0
+    assert tree(data) == tree(whole)
+
+
+def test_shards_that_were_numbered_anew_are_mended(tmp_path):
+    """A shard of refused volumes only is not there, so those after it have other numbers."""
+    source = write_cohort(tmp_path / "source")
+    for path in sorted(source.glob("*.nii.gz"))[:4]:
+        path.write_bytes(b"broken")
+    data = tmp_path / "data"
+    assert job(source, data, *SMALL, "--volumes_per_shard=1", "--max_rejected_fraction=0.5") == 0
+    before = tree(data)
+    for path in folder_of(data).glob("*.tfrecord-*"):
+        path.unlink()
+    assert verify(data, "--repair", f"--source_dir={source}") == 0
+    assert tree(data) == before
+
+
+def test_other_volumes_mend_nothing(source, data, tmp_path, capsys):
+    other = shutil.copytree(source, tmp_path / "other")
+    lose(folder_of(data))
+    before = tree(data)
+    people = datasets.read_manifest(folder_of(data))["volumes"]
+    name = next(volume["path"] for volume in people.values() if volume["shard"] == TRAIN)
+    write_head(other, name.removesuffix(".nii.gz"), seed=99)
+    assert verify(data, "--repair", f"--source_dir={other}") == 2
+    assert f"{TRAIN}: cannot be made again byte for byte" in capsys.readouterr().err
+    (other / name).unlink()
+    assert verify(data, "--repair", f"--source_dir={other}") == 2
+    assert verify(data, "--repair") == 2
+    assert "--repair needs --source_dir" in capsys.readouterr().err
+    assert tree(data) == before
+
+
+def test_no_dataset_is_an_error(tmp_path, capsys):
+    assert verify(tmp_path, "--config=small") == 2
+    assert "has no dataset ixi_t1/small" in capsys.readouterr().err
+
+
+def test_a_whole_dataset_is_all_right_and_nobody_in_two_splits(data, capsys):
+    before = tree(data)
+    assert verify(data, "--config=small") == 0
+    out = capsys.readouterr().out
+    assert "5 shards as they were written, 72 slices of 12 people, none of them in two" in out
+    assert tree(data) == before
+
+
+def leak(folder, change):
+    """Put the first slice of the train split into the test split as well, changed."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    from beam_preprocess.shards import _framed
+
+    manifest = datasets.read_manifest(folder)
+    target = folder / "ixi_t1-test.tfrecord-00000-of-00001"
+    example = tf_example_pb2.Example.FromString(next(integrity.records(folder / TRAIN)))
+    change(example.features.feature)
+    with target.open("ab") as file:
+        file.writelines(_framed([example.SerializeToString(deterministic=True)]))
+    manifest["shards"][target.name] = datasets.file_sha256(target)
+    datasets.save_manifest(folder, manifest)
+
+
+def test_a_person_in_two_splits_is_found(data, capsys):
+    leak(folder_of(data), lambda fields: fields["slice_index"].int64_list.value.__setitem__(0, 99))
+    assert verify(data) == 2
+    assert " is in test and in train\n" in capsys.readouterr().out
+
+
+def test_a_slice_in_two_splits_is_found_by_name_and_by_pixels(data, capsys):
+    def rename(fields):
+        fields["subject"].bytes_list.value[0] = b"IXI999"
+
+    leak(folder_of(data), rename)
+    assert verify(data) == 2
+    assert "the same pixels are IXI999/" in capsys.readouterr().out
+    leak(folder_of(data), lambda fields: None)
+    assert verify(data) == 2
+    assert " stands 2 times\n" in capsys.readouterr().out
+
+
+def test_black_slices_are_not_called_the_same(data):
+    def blacken(name):
+        def change(fields):
+            fields["subject"].bytes_list.value[0] = name
+            fields["image"].bytes_list.value[0] = bytes(32 * 32)
+
+        return change
+
+    for name in (b"IXI998", b"IXI999"):
+        leak(folder_of(data), blacken(name))
+    manifest = datasets.read_manifest(folder_of(data))
+    assert leakage.find_leaks(leakage.read_slices(folder_of(data), manifest)) == []
+
+
+def blobs(seed):
+    """A head, for all that is checked, which resembles no other."""
+    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(32, 32, 24)), 2)
+    return (900 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.int16)
+
+
+def test_a_noisy_copy_of_a_person_in_another_split_is_reported(tmp_path, capsys):
+    from ixi_tfds.catalog import find_scans
+
+    source = tmp_path / "source"
+    for number in range(1, 10):
+        write_head(source, f"IXI70{number}-HH-0001-T1", voxels=blobs(number))
+    splits = assign_splits(find_scans(str(source)).scans)
+    one = next(subject for subject, split in splits.items() if split == "train")
+    other = next(subject for subject, split in splits.items() if split == "test")
+    path = next(source.glob(f"{other}-*"))
+    noise = np.random.default_rng(0).normal(0, 10, (32, 32, 24))
+    copied = (blobs(int(one[-1])) + noise).clip(0).astype(np.int16)
+    write_head(source, path.name.removesuffix(".nii.gz"), voxels=copied)
+    assert job(source, tmp_path / "data", *SMALL) == 0
+    capsys.readouterr()
+    assert verify(tmp_path / "data") == 0
+    out = capsys.readouterr().out
+    assert "1 pairs of people; are they one person? Closest:" in out
+    assert one in out.splitlines()[-3] and other in out.splitlines()[-3]
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_no_two_real_people_are_as_alike_as_copies(real_data, tmp_path, capsys):
+    flags = ("--config=heads_2mm", "--in_plane=120x120", "--size=128x128", "--slices=30:66")
+    assert job(real_data / "ixi/heads_2mm", tmp_path, *flags) == 0
+    folder = tmp_path / "ixi_t1/heads_2mm/1.0.0"
+    slices = leakage.read_slices(folder, datasets.read_manifest(folder))
+    assert leakage.find_leaks(slices) == []
+    nearest = leakage.nearest_across_splits(slices)["distance"]
+    # As in `leakage.SUSPICIOUS`.
+    assert nearest.min() == pytest.approx(0.0269, abs=1e-4)
+    assert nearest.min() > leakage.SUSPICIOUS
+
+
+def test_distances_are_root_mean_squares(tmp_path):
+    """Two constant slices that differ by a tenth of the range."""
+    import pandas as pd
+
+    table = pd.DataFrame(
+        {"split": ["train", "test"], "subject": ["a", "b"], "key": ["a/0", "b/0"], "sha256": ""}
+    )
+    small = np.stack([leakage._shrink(np.full((32, 40), level, np.uint8)) for level in (51, 102)])
+    (row,) = leakage.nearest_across_splits(leakage.Slices(table, small)).itertuples()
+    assert row.distance == pytest.approx(0.2, abs=1e-6)
+    assert (row.key, row.other) == ("b/0", "a/0")
