@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test lint bench lock clean
+.PHONY: setup demo thesis test lint bench lock clean flink-up flink-test flink-down
 
 setup: .venv/installed
 
@@ -43,10 +43,17 @@ lint: setup
 bench: setup
 	$(BIN)/python benchmarks/preprocess.py
 
+# A Flink cluster on this machine (docs/scaling.md); needs Java 11 or 17 and Maven.
+flink-up flink-down: setup
+	$(BIN)/python cluster/flink.py $(@:flink-%=%)
+
+flink-test: setup
+	IXI_FLINK=1 $(BIN)/python -m pytest tests/test_flink.py
+
 # Needs uv; the lock is what `make setup` installs.
 lock:
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --extra dev setup.cfg \
 	  --custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
-	rm -rf .venv $(DEMO) *.egg-info
+	rm -rf .venv .flink $(DEMO) *.egg-info

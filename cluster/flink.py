@@ -76,6 +76,10 @@ CONFIG = {
     "restart-strategy.type": "fixed-delay",
     "restart-strategy.fixed-delay.attempts": 3,
     "restart-strategy.fixed-delay.delay": "1 s",
+    # A machine that is busy with other things is slow, not dead.
+    "pekko.startup-timeout": "2 min",
+    "pekko.ask.timeout": "2 min",
+    "web.timeout": 120000,
     "heartbeat.interval": 2000,
     "cluster.registration.error-delay": 1000,
     "io.tmp.dirs": RUN,
@@ -95,6 +99,8 @@ _OPENED = "lang lang.invoke lang.reflect net io nio text time util util.concurre
 _JAVA = (
     "java",
     "-Xmx384m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
     f"-Dlog4j.configurationFile={RUN}/log4j.properties",
     # Flink reflects into these packages, which Java 17 allows only where they are opened.
     *(f"--add-opens=java.base/java.{package}=ALL-UNNAMED" for package in _OPENED.split()),
@@ -164,10 +170,10 @@ def up() -> None:
     _java("jobmanager", f"{FLINK}/lib/*", package, f"--configDir={RUN}")
     for machine, address in MACHINES.items():
         start_machine(machine, address)
-    flink = ":".join(str(path) for path in FLINK.glob("lib/*") if path.match("*-dist-*|log4j*"))
+    flink = [*FLINK.glob("lib/flink-dist-*.jar"), *FLINK.glob("lib/log4j-*.jar")]
     _java(
         "job-server",
-        f"{JOB_SERVER}/*:{flink}",
+        ":".join(map(str, [JOB_SERVER / "*", *flink])),
         "org.apache.beam.runners.flink.FlinkJobServerDriver",
         f"--flink-master=localhost:{REST}",
         f"--flink-conf-dir={RUN}",
@@ -177,13 +183,13 @@ def up() -> None:
         "--artifact-port=0",
         "--expansion-port=0",
     )
-    for _ in range(_PATIENCE):
-        if is_up():
-            print(f"up: http://localhost:{REST}\nrun jobs with {' '.join(OPTIONS)}")
-            return
+    started, deadline = len(processes()), time.monotonic() + _PATIENCE
+    while not is_up():
+        if time.monotonic() > deadline or len(processes()) < started:
+            down()
+            sys.exit("error: the cluster did not come up; its logs are in .flink/run")
         time.sleep(1)
-    down()
-    sys.exit("error: the cluster did not come up; its logs are in .flink/run")
+    print(f"up: http://localhost:{REST}\nrun jobs with {' '.join(OPTIONS)}")
 
 
 def start_machine(machine: int, address: str) -> None:
