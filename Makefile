@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test soak lint bench audit lock clean
+.PHONY: setup demo thesis test soak lint bench audit lock clean flink-up flink-test flink-down
 
 setup: .venv/installed
 
@@ -73,6 +73,13 @@ audit:
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	.venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
 
+# A Flink cluster on this machine (docs/scaling.md); needs Java 11 or 17 and Maven.
+flink-up flink-down: setup
+	$(BIN)/python cluster/flink.py $(@:flink-%=%)
+
+flink-test: setup
+	IXI_FLINK=1 $(BIN)/python -m pytest tests/test_flink.py
+
 # Needs uv; the lock is what `make setup` installs.
 lock:
 	uv pip compile --quiet --python-version 3.11 --generate-hashes --extra dev setup.cfg \
@@ -82,3 +89,4 @@ lock:
 
 clean:
 	rm -rf .venv .venv-soak .venv-audit $(DEMO) *.egg-info
+	rm -rf .venv .flink $(DEMO) *.egg-info
