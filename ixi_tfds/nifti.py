@@ -252,7 +252,7 @@ def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
         header.check_fix(_SILENT)
         header.get_data_dtype()
         header.get_data_shape()
-    # nibabel's own checks raise whatever a broken header leads them to; none of it is a bug of ours.
+    # nibabel's checks raise whatever a broken header leads them to; none of it is a bug of ours.
     except Exception as error:
         raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
     if not bytes(header["magic"]).startswith(b"n+"):
