@@ -154,6 +154,7 @@ def write_header(path, **fields):
         ("not_nifti", {"sform_code": 0, "qform_code": 1, "qoffset_x": np.inf}),
         # nibabel takes -1 for a sign of Freesurfer, and finds no length then.
         ("not_nifti", {"dim": [3, -1, 1, 1, 1, 1, 1, 1], "glmin": 0}),
+        ("not_nifti", {"vox_offset": -np.inf}),
         ("not_nifti", {"scl_slope": 1, "scl_inter": np.inf}),
         ("non_finite", {"scl_slope": 3e38, "scl_inter": 0}),
         ("constant", {"scl_slope": 1e-30, "scl_inter": 1e30}),
@@ -209,6 +210,13 @@ def test_a_head_of_unknown_orientation_is_refused(tmp_path):
     made.set_qform(None, code=0)
     nib.save(made, tmp_path / "x.nii.gz")
     assert reason_of(tmp_path / "x.nii.gz") == "no_orientation"
+
+
+def test_an_affine_too_small_for_its_squares_is_refused(tmp_path):
+    made = nib.Nifti2Image(head(), image(head()).affine)
+    made.header["srow_y"] *= 1e-260
+    (tmp_path / "x.nii").write_bytes(made.header.binaryblock + b"\0" * 4 + head().tobytes("F"))
+    assert reason_of(tmp_path / "x.nii") == "not_nifti"
 
 
 def test_an_affine_in_metres_is_fine(tmp_path):
