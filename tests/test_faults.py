@@ -10,6 +10,7 @@ import functools
 import itertools
 import json
 import os
+import pathlib
 import resource
 import shutil
 import subprocess
@@ -64,9 +65,10 @@ no_long_files = functools.partial(limit, resource.RLIMIT_FSIZE)
 
 
 def one_more_file():
-    """Allow to open one file at a time besides those that are open."""
-    taken = {int(name) for name in os.listdir("/proc/self/fd")}
-    limit(resource.RLIMIT_NOFILE, next(n for n in itertools.count() if n not in taken) + 1)
+    """Allow to open one file at a time besides those that are open: the lock takes that."""
+    # Among these is the one by which they are listed.
+    taken = {int(path.name) for path in pathlib.Path("/proc/self/fd").iterdir()}
+    limit(resource.RLIMIT_NOFILE, next(n for n in itertools.count() if n not in taken))
 
 
 def start(module, flags, given, out, log, *before):
