@@ -45,8 +45,17 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# An hour on two quiet cores, 4 GB of rivals from PyPI; results go to benchmarks/results.json.
 bench: setup
 	$(BIN)/python benchmarks/preprocess.py
+	$(BIN)/python benchmarks/cohort.py
+	$(BIN)/python benchmarks/cohort.py --volumes=100 --ways=two,tfds
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/reading.py --augmented
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/step.py --rivals=pytorch
+	$(BIN)/python benchmarks/step.py --rivals=bfloat16
+	$(BIN)/python benchmarks/scoring.py
 
 # Needs uv; the lock is what `make setup` installs.
 lock:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 import numpy as np
-import scipy.stats
 
+RIVALS = pathlib.Path(__file__).parents[1] / ".rivals"
 RESULTS = pathlib.Path(__file__).with_name("results.json")
 
 
@@ -43,6 +43,23 @@ class Rival(contextlib.AbstractContextManager):
         self.process.wait()
 
 
+def torch_python():
+    """The Python of PyTorch's environment, made from PyPI where it is not there."""
+    return _environment("torch", "torch", "torchmetrics", "monai", "pillow", "numpy")
+
+
+def _environment(name, *packages):
+    folder = RIVALS / name
+    python, finished = folder / "bin/python", folder / "installed"
+    if not finished.exists():
+        print(f"installing {' '.join(packages)} into {folder}", flush=True)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *packages], check=True)
+        finished.touch()
+    return str(python)
+
+
 def asked():
     """The other end of `Rival`: wait for its turn; False when there will be no other."""
     return bool(sys.stdin.readline())
@@ -71,6 +88,9 @@ def alternate(rivals, rounds, warm_up=2):
 
 def median_with_interval(values):
     """Median of the rounds and its 95% bootstrap interval."""
+    # Not above: the environments of rivals lack it.
+    import scipy.stats
+
     interval = scipy.stats.bootstrap(
         (np.asarray(values),), np.median, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval

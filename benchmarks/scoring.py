@@ -1,103 +1,162 @@
-"""PSNR and SSIM of 600 pairs at 256x256: ours against a scikit-image loop, alternately in one run.
+"""PSNR and SSIM of 600 pairs at 256x256: ours, a scikit-image loop, and torchmetrics.
 
-Both have the 11x11 Gaussian window of sigma 1.5 and take float32 pairs from memory, as arrays
-and as tensors. That their values agree to 1e-4 is checked in every round.
+All have the 11x11 Gaussian window of sigma 1.5 and take float32 pairs from memory, as arrays or
+tensors. That their values agree to 1e-4 is checked before the clock starts. Each has a process of
+its own; rounds alternate.
 
     .venv/bin/python benchmarks/scoring.py [--pairs=600] [--rounds=7]
 """
 
 import argparse
-import json
-import os
+import contextlib
 import pathlib
-import platform
-import statistics
+import sys
+import tempfile
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
-import scipy.ndimage
-import skimage.metrics
-import tensorflow as tf
+import rounds as shared
 
-from evaluator import metrics
-
-RESULTS = pathlib.Path(__file__).with_name("results.json")
 BATCH = 8
 
 
-def make_pairs(count):
-    """Smooth random slices, each with a blurred and noised copy, float32 [count, 256, 256]."""
+def write_pairs(path, count):
+    """Smooth random slices, each with a blurred and noised copy, float32 [2, count, 256, 256]."""
+    import scipy.ndimage
+
     random = np.random.default_rng(0)
     originals = scipy.ndimage.gaussian_filter(random.random((count, 256, 256)), (0, 3, 3))
     originals -= originals.min(axis=(1, 2), keepdims=True)
     originals /= originals.max(axis=(1, 2), keepdims=True)
     noise = random.normal(scale=0.03, size=originals.shape)
     copies = np.clip(scipy.ndimage.gaussian_filter(originals, (0, 1, 1)) + noise, 0, 1)
-    return originals.astype(np.float32), copies.astype(np.float32)
+    np.save(path, np.stack([originals, copies]).astype(np.float32))
 
 
-def theirs(originals, copies):
+def _batches(count):
+    return [slice(start, start + BATCH) for start in range(0, count, BATCH)]
+
+
+def ours(pairs):
+    """The evaluator's metrics."""
+    import tensorflow as tf
+
+    from evaluator import metrics
+
+    originals, copies = (tf.constant(images[..., None]) for images in pairs)
+
+    @tf.function
+    def judge(originals, copies):
+        return tf.stack([metrics.psnr(originals, copies), metrics.ssim(originals, copies)], axis=1)
+
+    def score():
+        batches = _batches(len(pairs[0]))
+        return np.concatenate([judge(originals[batch], copies[batch]) for batch in batches])
+
+    return score
+
+
+def scikit_image(pairs):
+    """A loop over pairs."""
+    from skimage import metrics
+
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return [
-        (
-            skimage.metrics.peak_signal_noise_ratio(a, b, data_range=1),
-            skimage.metrics.structural_similarity(a, b, data_range=1, **settings),
+
+    def score():
+        return [
+            (
+                metrics.peak_signal_noise_ratio(a, b, data_range=1),
+                metrics.structural_similarity(a, b, data_range=1, **settings),
+            )
+            for a, b in zip(*pairs, strict=True)
+        ]
+
+    return score
+
+
+def torchmetrics(pairs):
+    """Its functions, in batches; it averages over the borders too, so its SSIM differs a little."""
+    import torch
+    from torchmetrics.functional import image
+
+    originals, copies = (torch.from_numpy(images[:, None]) for images in pairs)
+    settings = {"data_range": 1.0, "reduction": "none", "dim": (1, 2, 3)}
+
+    def score():
+        return np.concatenate(
+            [
+                np.stack(
+                    [
+                        image.peak_signal_noise_ratio(copies[b], originals[b], **settings),
+                        image.structural_similarity_index_measure(
+                            copies[b], originals[b], data_range=1.0, sigma=1.5, reduction="none"
+                        ),
+                    ],
+                    axis=1,
+                )
+                for b in _batches(len(originals))
+            ]
         )
-        for a, b in zip(originals, copies, strict=True)
-    ]
+
+    return score
 
 
-@tf.function
-def judge(originals, copies):
-    return tf.stack([metrics.psnr(originals, copies), metrics.ssim(originals, copies)], axis=1)
+WAYS = {"ours": ours, "scikit-image": scikit_image, "torchmetrics": torchmetrics}
 
 
-def ours(originals, copies):
-    batches = [slice(start, start + BATCH) for start in range(0, len(originals), BATCH)]
-    return np.concatenate([judge(originals[batch], copies[batch]) for batch in batches])
+def be(way, path):
+    """Score once for the values and to warm up, then round by round."""
+    score = WAYS[way](np.load(path))
+    np.save(f"{path}.{way}.npy", np.asarray(score(), np.float64))
 
+    def seconds():
+        started = time.perf_counter()
+        score()
+        return time.perf_counter() - started
 
-def timed(way, pairs):
-    started = time.perf_counter()
-    values = way(*pairs)
-    return time.perf_counter() - started, values
+    shared.serve(seconds)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=600)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--way", choices=WAYS, help="be this one; for the benchmark itself")
+    parser.add_argument("--path")
     arguments = parser.parse_args()
-    pairs = make_pairs(arguments.pairs)
-    tensors = [tf.constant(images[..., None]) for images in pairs]
-    ours(*tensors)  # once for the graph, which takes half a second to make
-    ratios, rates = [], {"scikit-image": [], "ours": []}
-    for _ in range(arguments.rounds):
-        their_seconds, their_values = timed(theirs, pairs)
-        our_seconds, our_values = timed(ours, tensors)
-        np.testing.assert_allclose(our_values, their_values, atol=1e-4)
-        ratios.append(our_seconds / their_seconds)
-        rates["scikit-image"].append(arguments.pairs / their_seconds)
-        rates["ours"].append(arguments.pairs / our_seconds)
-    rates = {name: statistics.median(values) for name, values in rates.items()}
-    for name, rate in rates.items():
-        print(f"{name:<14}{rate:7.0f} pairs a second")
-    print(
-        f"ours takes {statistics.median(ratios):.2f} of their time "
-        f"({min(ratios):.2f} to {max(ratios):.2f} in {len(ratios)} rounds)"
-    )
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results["scoring"] = {
-        "pairs_a_second": rates,
-        "share_of_their_time": statistics.median(ratios),
-        "share_interval": [min(ratios), max(ratios)],
-        "pairs": arguments.pairs,
-        "rounds": arguments.rounds,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, TensorFlow {tf.__version__}",
+    if arguments.way:
+        be(arguments.way, arguments.path)
+        return
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = pathlib.Path(folder, "pairs.npy")
+        write_pairs(path, arguments.pairs)
+        rivals = []
+        for way in WAYS:
+            python = shared.torch_python() if way == "torchmetrics" else sys.executable
+            command = [python, __file__, f"--way={way}", f"--path={path}"]
+            rivals.append(stack.enter_context(shared.Rival(command)))
+        seconds = shared.alternate(rivals, arguments.rounds)
+        values = {way: np.load(f"{path}.{way}.npy") for way in WAYS}
+    np.testing.assert_allclose(values["ours"], values["scikit-image"], atol=1e-4)
+    rates = dict(zip(WAYS, arguments.pairs / np.median(seconds, axis=0), strict=True))
+    shares = {
+        way: shared.median_with_interval(seconds[:, 0] / seconds[:, place])
+        for place, way in enumerate(WAYS)
+        if place
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for way, rate in rates.items():
+        print(f"{way:<14}{rate:7.0f} pairs a second")
+    for way, share in shares.items():
+        away = np.abs(values["ours"] - values[way]).max(axis=0)
+        print("ours takes {:.2f} ({:.2f} to {:.2f}) of the time".format(*share), end="")
+        print(f" of {way}; PSNR off by {away[0]:.1e} dB at most, SSIM by {away[1]:.1e}")
+    shared.record(
+        "scoring",
+        pairs_a_second=rates,
+        share_of_the_time_of=shares,
+        pairs=arguments.pairs,
+        rounds=arguments.rounds,
+    )
 
 
 if __name__ == "__main__":

@@ -1,20 +1,33 @@
-"""Images a second in training: our step with augmentation against plain Keras `fit` without.
+"""Images a second in training: our step with augmentation against rivals without.
 
-Same layers, loss, optimizer and batches. Ours is what the trainer runs: MirroredStrategy,
-deterministic operations, corruptions drawn and applied in the step, PSNR in the progress bar.
-Keras's is `fit` of a model that it made itself of the same layers, from float32 pairs, with nothing
-of ours. Each has a process of its own; rounds of a few steps alternate, and the ratio is taken
-round by round, for two-thread speed on small machines wanders by half.
+Same layers, loss, optimizer and batches, the Small model unless told otherwise. Ours is what the
+trainer runs: MirroredStrategy, deterministic operations, corruptions drawn and applied in the step,
+PSNR in the progress bar. Keras's is `fit` of a model that it made itself of the same layers, from
+float32 pairs, with nothing of ours. With `--rivals=pytorch`, the same network in PyTorch: eager,
+with channels last, and compiled with channels last, all with glibc kept from giving memory back to
+the kernel, which speeds PyTorch up and TensorFlow not. `--rivals=bfloat16` has ours and PyTorch's
+best in bfloat16.
 
-    .venv/bin/python benchmarks/step.py [--rounds=40] [--side=256] [--batch_size=8] [--steps=2]
+Each has a process of its own; rounds of a few steps alternate, and the ratio is taken round by
+round, for two-thread speed on small machines wanders by half.
+
+    .venv/bin/python benchmarks/step.py [--rivals=keras] [--rounds=40] [--side=256]
+      [--batch_size=8] [--steps=2]
+
+PyTorch gets an environment of its own, made in `.rivals` at the first run.
 """
 
 import argparse
+import contextlib
+import functools
 import sys
 import time
 
 import numpy as np
 import rounds as shared
+
+STAGES = {"small_resnet": (2, 1, 1), "big_resnet": (2, 2, 4)}
+"""Residual blocks of each stage."""
 
 
 def _images(arguments):
@@ -40,7 +53,7 @@ def _fit(model, batches, steps):
     model.fit(batches, steps_per_epoch=10**9, verbose=0, callbacks=[Rounds()])
 
 
-def ours(arguments):
+def ours(arguments, policy="float32"):
     """The trainer's model, as the trainer builds it."""
     import tensorflow as tf
     from tensorflow import keras
@@ -51,6 +64,7 @@ def ours(arguments):
 
     keras.utils.set_random_seed(0)
     tf.config.experimental.enable_op_determinism()
+    keras.mixed_precision.set_global_policy(policy)
     images = _images(arguments)
     with make_strategy(0).scope():
         model = Autoencoder(
@@ -89,41 +103,125 @@ def keras_fit(arguments):
     _fit(model, batches, arguments.steps)
 
 
-RIVALS = {"ours": ours, "keras": keras_fit}
+def _torch_network(stage_blocks):
+    """The same layers in PyTorch, 3x3 convolutions padded as Keras pads them."""
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, before, filters, stride):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(before, filters, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(filters),
+                nn.ReLU(),
+                nn.Conv2d(filters, filters, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(filters),
+            )
+            projects = stride != 1 or before != filters
+            self.shortcut = nn.Identity()
+            if projects:
+                one = nn.Conv2d(before, filters, 1, stride, bias=False)
+                self.shortcut = nn.Sequential(one, nn.BatchNorm2d(filters))
+
+        def forward(self, values):
+            return nn.functional.relu(self.body(values) + self.shortcut(values))
+
+    layers, before = [nn.Conv2d(1, 32, 3, 2, 1, bias=False)], 32
+    for filters, count in zip((64, 128, 256), stage_blocks, strict=True):
+        for number in range(count):
+            layers.append(Block(before, filters, 1 if number else 2))
+            before = filters
+    for filters in (256, 128, 64, 32):
+        up = nn.ConvTranspose2d(before, filters, 3, 2, 1, output_padding=1, bias=False)
+        layers += [up, nn.BatchNorm2d(filters), nn.ReLU()]
+        before = filters
+    return nn.Sequential(*layers, nn.Conv2d(32, 1, 3, 1, 1, bias=False))
+
+
+def pytorch(arguments, *, last=False, compiled=False, bfloat16=False):
+    """A plain training loop of PyTorch."""
+    import torch
+
+    torch.manual_seed(0)
+    network = _torch_network(STAGES[arguments.model]).train()
+    images = torch.from_numpy(_images(arguments)).permute(0, 3, 1, 2).float() / 255
+    if last:
+        network = network.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+    made = sum(weights.numel() for weights in network.parameters())
+    optimizer = torch.optim.RMSprop(network.parameters(), 1e-3, alpha=0.9, eps=1e-7)
+    forward = torch.compile(network) if compiled else network
+    batches = images.split(arguments.batch_size)
+    print(f"{made} parameters that learn", flush=True)
+
+    def seconds():
+        started = time.perf_counter()
+        for batch in batches:
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+                loss = torch.nn.functional.mse_loss(forward(batch), batch)
+            loss.backward()
+            optimizer.step()
+            loss.item()
+        return time.perf_counter() - started
+
+    shared.serve(seconds)
+
+
+WAYS = {
+    "ours": ours,
+    "ours, bfloat16": functools.partial(ours, policy="mixed_bfloat16"),
+    "Keras": keras_fit,
+    "PyTorch, eager": pytorch,
+    "PyTorch, channels last": functools.partial(pytorch, last=True),
+    "PyTorch, compiled": functools.partial(pytorch, last=True, compiled=True),
+    "PyTorch, bfloat16": functools.partial(pytorch, last=True, compiled=True, bfloat16=True),
+}
+RIVALS = {
+    "keras": ("Keras",),
+    "pytorch": ("PyTorch, eager", "PyTorch, channels last", "PyTorch, compiled"),
+    "bfloat16": ("ours, bfloat16", "PyTorch, compiled", "PyTorch, bfloat16"),
+}
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 40)}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rivals", choices=RIVALS, default="keras")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--model", default="small_resnet")
-    parser.add_argument("--rival", choices=RIVALS, help="be this one; for the benchmark itself")
+    parser.add_argument("--model", choices=STAGES, default="small_resnet")
+    parser.add_argument("--way", choices=WAYS, help="be this one; for the benchmark itself")
     arguments = parser.parse_args()
-    if arguments.rival:
-        RIVALS[arguments.rival](arguments)
+    if arguments.way:
+        WAYS[arguments.way](arguments)
         return
-    command = [sys.executable, *sys.argv]
-    with (
-        shared.Rival([*command, "--rival=ours"]) as us,
-        shared.Rival([*command, "--rival=keras"]) as them,
-    ):
-        seconds = shared.alternate([us, them], arguments.rounds)
+    names = ["ours", *RIVALS[arguments.rivals]]
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for name in names:
+            python, settings = sys.executable, None
+            if name.startswith("PyTorch"):
+                python, settings = shared.torch_python(), KEEP_MEMORY
+            rival = shared.Rival([python, *sys.argv, f"--way={name}"], settings)
+            processes.append(stack.enter_context(rival))
+        seconds = shared.alternate(processes, arguments.rounds)
     images = arguments.batch_size * arguments.steps
-    speeds = dict(zip(RIVALS, images / np.median(seconds, axis=0), strict=True))
-    ratio = shared.median_with_interval(seconds[:, 1] / seconds[:, 0])
+    speeds = dict(zip(names, images / np.median(seconds, axis=0), strict=True))
+    ratios = {
+        name: shared.median_with_interval(seconds[:, place] / seconds[:, 0])
+        for place, name in enumerate(names[1:], start=1)
+    }
     for name, speed in speeds.items():
-        print(f"{name:<6}{speed:8.2f} images/s")
-    print(
-        "ours with augmentation against plain Keras without: {:.3f} ({:.3f} to {:.3f})".format(
-            *ratio
-        )
-    )
+        print(f"{name:<24}{speed:8.2f} images/s")
+    for name, ratio in ratios.items():
+        print("ours with augmentation against {}: {:.3f} ({:.3f} to {:.3f})".format(name, *ratio))
     shared.record(
-        "step",
+        f"step, {arguments.rivals}",
         images_a_second=speeds,
-        ratio_to_plain_keras=ratio,
+        ours_against=ratios,
         rounds=arguments.rounds,
         setting=f"{arguments.model}, {arguments.side}x{arguments.side}, "
         f"batch {arguments.batch_size}, {arguments.steps} steps a round",

@@ -4,6 +4,7 @@
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
     .venv/bin/python docs/pictures.py curves --workdir=W
+    .venv/bin/python docs/pictures.py page --page=O/report.html --sections=Robustness --name=x.png
 
 Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.org/ixi-dataset).
 """
@@ -12,12 +13,16 @@ import argparse
 import itertools
 import os
 import pathlib
+import re
+import subprocess
+import tempfile
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from matplotlib.figure import Figure
+from PIL import Image, ImageChops
 
 from evaluator.figures import reconstruction_gallery, slice_grid, write_png
 from ixi_tfds.catalog import Scan
@@ -127,6 +132,33 @@ def curves(arguments):
     figure.savefig(DOCS / "study_curves.png", dpi=110)
 
 
+def page(arguments):
+    """Sections of one of the evaluator's pages, as Chromium shows them."""
+    html = pathlib.Path(arguments.page).read_text()
+    wanted = arguments.sections.split("|")
+    for section in re.findall(r"<section.*?</section>", html, re.DOTALL):
+        if not any(f"<h2>{title}</h2>" in section for title in wanted):
+            html = html.replace(section, "")
+    html = re.sub(r"<h1>.*?</nav>", "", html, flags=re.DOTALL)
+    with tempfile.TemporaryDirectory() as folder:
+        shown, shot = pathlib.Path(folder, "page.html"), pathlib.Path(folder, "shot.png")
+        shown.write_text(html)
+        subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+                *(f"--user-data-dir={folder}/profile", f"--screenshot={shot}"),
+                *(f"--window-size={arguments.width},9000", shown.as_uri()),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        picture = Image.open(shot).convert("RGB")
+    blank = Image.new("RGB", picture.size, "white")
+    _, _, _, bottom = ImageChops.difference(picture, blank).getbbox()
+    cut = picture.crop((0, 0, arguments.width, bottom + 16)).quantize(256)
+    cut.save(DOCS / arguments.name, optimize=True)
+
+
 STYLES = (
     ("#0072B2", "-"),
     ("#D55E00", "--"),
@@ -136,7 +168,7 @@ STYLES = (
 )
 """Told apart with every common colour blindness, and in print by their lines."""
 
-PICTURES = {each.__name__: each for each in (slices, augmentations, reconstructions, curves)}
+PICTURES = {each.__name__: each for each in (slices, augmentations, reconstructions, curves, page)}
 
 
 def main():
@@ -146,6 +178,10 @@ def main():
     parser.add_argument("--data_dir")
     parser.add_argument("--dataset")
     parser.add_argument("--workdir")
+    parser.add_argument("--page")
+    parser.add_argument("--sections", help="their titles, with | between")
+    parser.add_argument("--name", help="of the picture")
+    parser.add_argument("--width", type=int, default=1100)
     arguments = parser.parse_args()
     PICTURES[arguments.which](arguments)
 

@@ -239,7 +239,11 @@ def score_lesions(
         found = tallies.tally_split(scorer, test, seed=seed)
     else:
         chosen, alone = pairs.find_pairs(str(source_dir))
-        facts["lesions"] = f"{len(chosen)} volumes with masks, scored on their own grids"
+        facts["lesions"] = (
+            "1 volume with its mask, scored on its own grid"
+            if len(chosen) == 1
+            else f"{len(chosen)} volumes with masks, scored on their own grids"
+        )
         facts["volumes_without_mask"] = len(alone)
         geometry = _geometry(data_dir, dataset)
         if geometry.zooms is None:

@@ -97,7 +97,7 @@ def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sec
         "All pixels of all people are pooled. Areas come from histograms and differ from exact "
         f"ones by less than {curves.TOLERANCE:g}. {where}."
     ]
-    return Section("All pixels", tables={"": pd.DataFrame(lines)}, notes=notes)
+    return Section("Lesions: all pixels", tables={"": pd.DataFrame(lines)}, notes=notes)
 
 
 def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> Section:
@@ -120,7 +120,9 @@ def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
         "median of the head. Better and worse where the interval of the paired difference leaves "
         "out 0."
     )
-    return Section("Models against baselines", tables={"": pd.DataFrame(lines)}, notes=[note])
+    return Section(
+        "Lesions: models against baselines", tables={"": pd.DataFrame(lines)}, notes=[note]
+    )
 
 
 def _curves(found: Found) -> Section:
@@ -131,9 +133,10 @@ def _curves(found: Found) -> Section:
             if looks_for == direction:
                 precision, recall = curves.precision_recall(tally.overall)
                 area = float(curves.statistics(tally.overall, 0)["auprc"])
-                lines[f"{name}, {area:.3f}"] = recall, precision
+                lines[f"{name}, {area:.4f}"] = recall, precision
                 chance = float(curves.prevalence(tally.overall))
-        panels[f"Looking for {direction}"] = figures.precision_recall(lines, chance)
+        title = f"looking for {direction}"
+        panels[title] = figures.precision_recall(title, lines, chance)
     note = "Beside each name its AUPRC. The thin line is what scores that mean nothing reach."
     return Section("Precision and recall", figures=[Figure("", panels)], notes=[note])
 

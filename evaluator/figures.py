@@ -203,10 +203,13 @@ def learning_curves(
     return _png(_with_legend(figure, axes))
 
 
-def precision_recall(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float) -> bytes:
+def precision_recall(
+    title: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float
+) -> bytes:
     """Precision against recall, a line a method.
 
     Args:
+      title: above the plot.
       lines: recall and precision of each, by name.
       chance: the precision of scores that mean nothing.
     """
@@ -214,6 +217,7 @@ def precision_recall(lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance:
     for name, style in _styles(lines).items():
         axes.step(*lines[name], where="post", label=name, **style)
     axes.axhline(chance, color="#777777", linewidth=0.8)
+    axes.set_title(title)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     return _png(_with_legend(figure, axes))

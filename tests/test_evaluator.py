@@ -2,10 +2,12 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import pathlib
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -252,6 +254,44 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
     assert entry["ssim"]["max"] <= 1
     assert entry["slices_at_psnr_cap"] == summary["slices"]
     assert entry["model"] == "identity"
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_split(data_dir):
+    split = scoring.open_split(data_dir, "ixi_t1/tiny", "test")
+    model = scoring.Model("same", pathlib.Path(), "", {}, lambda slices: slices, (None, None))
+    side, slices = 128, 2000
+
+    class Endless:
+        """A builder of as many slices as are asked for, made when they are read."""
+
+        info = split.builder.info
+
+        def as_dataset(self, *, batch_size, read_config, **_):
+            # With it, TFDS would keep a split as small as this one in memory.
+            assert not read_config.try_autocache
+            one = next(iter(split.builder.as_dataset(split="test").take(1)))
+            return (
+                tf.data.Dataset.range(slices)
+                .map(
+                    lambda number: {
+                        **one,
+                        "image": tf.cast(tf.fill((side, side, 1), number), "uint8"),
+                    }
+                )
+                .batch(batch_size)
+            )
+
+    def resident():
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    endless = dataclasses.replace(split, size=(side, side), builder=Endless())
+    scoring.score_split(model, endless, batch_size=50)
+    before = resident()
+    assert len(scoring.score_split(model, endless, batch_size=50)) == slices
+    # The slices themselves are 33 MB as bytes, 131 MB as the floats that are judged.
+    assert resident() - before < 20e6
 
 
 def test_highest_version_is_taken(data_dir, tmp_path):

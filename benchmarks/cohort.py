@@ -1,0 +1,152 @@
+"""A cohort at scale: seconds and memory of the whole command, with one and two workers.
+
+Volumes of 256x256x150 int16 come from the cohort generator; those beyond `--distinct` are links to
+them under other people's names. Each way is a process of its own, start-up included, whose memory
+is the peak, sampled twice a second, of what all of its processes hold together (shared pages
+counted once). The files are in the page cache when the clock starts: they were just read.
+
+    .venv/bin/python benchmarks/cohort.py [--volumes=581] [--ways=two,one] [--scans=FOLDER]
+    .venv/bin/python benchmarks/cohort.py --volumes=100 --ways=two,tfds
+
+`two` and `one` are the Beam job by two and by one worker. `tfds` is TFDS's own Beam writer with two
+workers: the same slices, by the same functions, handed to it one by one.
+"""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import psutil
+import rounds as shared
+import tqdm
+
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
+def make_scans(folder, volumes, distinct):
+    """A folder of so many people's heads, made anew unless it is there."""
+    made = sorted(folder.glob("**/*.nii.gz"))
+    if len(made) == volumes:
+        return
+    command = [sys.executable, "-m", "ixi_tfds", "cohort", f"--output_dir={folder}"]
+    subprocess.run([*command, f"--subjects={min(volumes, distinct)}"], check=True)
+    made = sorted(folder.glob("**/*.nii.gz"))
+    for number in range(len(made), volumes):
+        original = made[number % len(made)]
+        os.link(original, original.with_name(f"head{number:04d}-T1.nii.gz"))
+
+
+def tfds_beam(source, data):
+    """TFDS's own way: a builder whose examples go through Beam to its writer."""
+    import apache_beam as beam
+    import tensorflow_datasets as tfds
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    from ixi_tfds.catalog import find_scans
+    from ixi_tfds.configs import THESIS
+    from ixi_tfds.features import slice_features
+    from ixi_tfds.slices import slices_of
+    from ixi_tfds.splits import assign_splits
+
+    class Slices(tfds.core.BeamBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        pkg_dir_path = tfds.core.Path(__file__).parent
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=slice_features(THESIS.size))
+
+        def _split_generators(self, dl_manager):
+            scans = find_scans(source).scans
+            splits = assign_splits(scans)
+            return {
+                split: beam.Create([scan for scan in scans if splits[scan.subject] == split])
+                | f"slices {split}" >> beam.FlatMap(lambda scan: list(slices_of(scan, THESIS)))
+                for split in sorted(set(splits.values()))
+            }
+
+    options = PipelineOptions(list(TWO_WORKERS))
+    config = tfds.download.DownloadConfig(beam_options=options, beam_runner="DirectRunner")
+    Slices(data_dir=data).download_and_prepare(download_config=config)
+
+
+def measure(command):
+    """Seconds until the command ends, and the peak of its processes' memory in bytes."""
+    started, peak = time.perf_counter(), 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        root = psutil.Process(process.pid)
+        while process.poll() is None:
+            held = 0
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for each in [root, *root.children(recursive=True)]:
+                    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                        held += each.memory_full_info().pss
+            peak = max(peak, held)
+            time.sleep(0.5)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
+    return time.perf_counter() - started, peak
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--volumes", type=int, default=581)
+    parser.add_argument("--distinct", type=int, default=100)
+    parser.add_argument("--ways", default="two,one")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--scans", help="folder to keep the volumes in")
+    parser.add_argument("--be_tfds", help="folder for its dataset; for the benchmark itself")
+    arguments = parser.parse_args()
+    if arguments.be_tfds:
+        tfds_beam(arguments.scans, arguments.be_tfds)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        scans = pathlib.Path(arguments.scans or f"{folder}/scans")
+        make_scans(scans, arguments.volumes, arguments.distinct)
+        for path in tqdm.tqdm(sorted(scans.glob("**/*.nii.gz")), desc="warm the page cache"):
+            path.read_bytes()
+        data = pathlib.Path(folder, "data")
+        job = [sys.executable, "-m", "beam_preprocess", f"--source_dir={scans}"]
+        job += [f"--data_dir={data}"]
+        commands = {
+            "two": [*job, *TWO_WORKERS],
+            "one": job,
+            "tfds": [sys.executable, __file__, f"--scans={scans}", f"--be_tfds={data}"],
+        }
+        results = {way: [] for way in arguments.ways.split(",")}
+        for _ in range(arguments.rounds):
+            for way, measured in results.items():
+                shutil.rmtree(data, ignore_errors=True)
+                data.mkdir()
+                measured.append(measure(commands[way]))
+                seconds, peak = measured[-1]
+                print(
+                    f"{way:<6}{seconds:8.1f} s, {seconds / arguments.volumes:.4f} s a volume, "
+                    f"peak {peak / 1e9:.2f} GB",
+                    flush=True,
+                )
+    best = {way: min(seconds for seconds, _ in measured) for way, measured in results.items()}
+    held = {way: max(peak for _, peak in measured) for way, measured in results.items()}
+    first, *others = best
+    for way in others:
+        print(f"{first} against {way}: {best[way] / best[first]:.2f} times as fast, ", end="")
+        print(f"{held[first] / held[way]:.2f} of its memory")
+    shared.record(
+        f"cohort of {arguments.volumes}, {arguments.ways}",
+        seconds=best,
+        peak_bytes=held,
+        times_as_fast={way: best[way] / best[first] for way in others},
+        volumes=arguments.volumes,
+        distinct=min(arguments.volumes, arguments.distinct),
+        rounds=arguments.rounds,
+        page_cache="warm",
+    )
+
+
+if __name__ == "__main__":
+    main()

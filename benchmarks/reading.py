@@ -1,0 +1,216 @@
+"""Slices a second at batch 32, delivered without augmentation: our input pipeline and its rivals.
+
+All read the same slices of made-up heads at 256x256, shuffled, from warm files: ours the shards of
+the preprocessing job; the thesis's way (Keras's `ImageDataGenerator.flow_from_directory`) and a
+PyTorch DataLoader with two workers the PNGs. The limit is the same records batched and not parsed.
+With `--augmented` each also corrupts what it reads: ours on the device, as in the training step;
+the others by MONAI's transforms in the loader's workers, blur on half of the images, then cutout
+and coarse dropout.
+
+    .venv/bin/python benchmarks/reading.py [--rounds=30] [--augmented]
+
+Rivals that are not in the environment get one of their own, made in `.rivals` at the first run.
+"""
+
+import argparse
+import contextlib
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+import rounds as shared
+
+BATCH = 32
+SIDE = 256
+
+
+def _deliver(batches, count):
+    """Rounds of `count` batches of an endless iterator, each looked at as an array."""
+
+    def seconds():
+        started = time.perf_counter()
+        for _ in range(count):
+            np.asarray(next(batches))
+        return time.perf_counter() - started
+
+    shared.serve(seconds)
+
+
+def _train_split(arguments):
+    from trainer import input_pipeline
+
+    return input_pipeline.find_split(pathlib.Path(arguments.dataset), "train")
+
+
+def ours(arguments):
+    """What the trainer reads."""
+    import tensorflow as tf
+
+    from trainer import augmentation, autoencoder, input_pipeline
+
+    batches = input_pipeline.train_batches(
+        _train_split(arguments), batch_size=BATCH, seed=0, epochs=range(1000)
+    )
+
+    @tf.function
+    def corrupted(batch):
+        return augmentation.augment(
+            autoencoder.to_unit(batch["image"]),
+            batch["index"],
+            config=augmentation.AugmentationConfig(),
+            seed=0,
+            batch_size=BATCH,
+        )
+
+    of = corrupted if arguments.augmented else lambda batch: batch["image"]
+    _deliver((of(batch) for batch in batches), arguments.batches)
+
+
+def limit(arguments):
+    """Records, batched."""
+    import tensorflow as tf
+
+    records = tf.data.TFRecordDataset(list(_train_split(arguments).paths))
+    _deliver(iter(records.repeat().batch(BATCH).prefetch(2)), arguments.batches)
+
+
+def thesis(arguments):
+    """Keras's generator over a folder of PNGs."""
+    from tensorflow import keras
+
+    generator = keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255)
+    batches = generator.flow_from_directory(
+        arguments.pictures,
+        target_size=(SIDE, SIDE),
+        color_mode="grayscale",
+        class_mode=None,
+        batch_size=BATCH,
+    )
+    whole = (batch for batch in batches if len(batch) == BATCH)
+    _deliver(whole, arguments.batches)
+
+
+def torch(arguments):
+    """PyTorch's loader over the same PNGs, at its fair best: two workers, kept between epochs."""
+    import torch.utils.data
+    from PIL import Image
+
+    torch.set_num_threads(1)
+    change = _monai_transforms() if arguments.augmented else lambda image: image
+
+    class Pictures(torch.utils.data.Dataset):
+        paths = sorted(pathlib.Path(arguments.pictures).rglob("*.png"))
+
+        def __len__(self):
+            return len(self.paths)
+
+        def __getitem__(self, place):
+            image = torch.from_numpy(np.array(Image.open(self.paths[place])))
+            return change(image[None])
+
+    loader = torch.utils.data.DataLoader(
+        Pictures(),
+        batch_size=BATCH,
+        shuffle=True,
+        drop_last=True,
+        num_workers=2,
+        persistent_workers=True,
+        prefetch_factor=8,
+    )
+
+    def endless():
+        while True:
+            yield from loader
+
+    _deliver(endless(), arguments.batches)
+
+
+def _monai_transforms():
+    from monai import transforms
+
+    size = round(0.2 * SIDE)
+    return transforms.Compose(
+        [
+            transforms.ScaleIntensity(),
+            transforms.RandGaussianSmooth((0.5, 1.5), (0.5, 1.5), prob=0.5),
+            transforms.RandCoarseDropout(2, (size, size), fill_value=0, prob=0.5),
+            transforms.RandCoarseDropout(400, (2, 2), fill_value=0, prob=0.5),
+        ]
+    )
+
+
+RIVALS = {"ours": ours, "limit": limit, "thesis": thesis, "torch": torch}
+
+
+def prepare(folder, subjects):
+    """Made-up heads as a dataset, and its train slices as PNGs; gives (dataset, pictures)."""
+    import imageio.v3 as iio
+    import tensorflow as tf
+
+    from ixi_tfds import features
+    from trainer import input_pipeline
+
+    scans, data = folder / "scans", folder / "data"
+    run = [sys.executable, "-m"]
+    make = [*run, "ixi_tfds", "cohort", f"--output_dir={scans}", f"--subjects={subjects}"]
+    subprocess.run(make, check=True, capture_output=True)
+    preprocess = [*run, "beam_preprocess", f"--source_dir={scans}", f"--data_dir={data}"]
+    subprocess.run(preprocess, check=True, capture_output=True)
+    (dataset,) = data.glob("ixi_t1/thesis/*/")
+    pictures = folder / "pictures" / "all"
+    pictures.mkdir(parents=True)
+    split = input_pipeline.find_split(dataset, "train")
+    for record in tf.data.TFRecordDataset(list(split.paths)).batch(1):
+        slice_ = features.decode_slices(record, split.size, ("image", "key"))
+        name = slice_["key"][0].numpy().decode().replace("/", "_")
+        iio.imwrite(pictures / f"{name}.png", slice_["image"][0, ..., 0].numpy())
+    return dataset, pictures.parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--batches", type=int, default=60, help="of a round")
+    parser.add_argument("--subjects", type=int, default=40)
+    parser.add_argument("--augmented", action="store_true")
+    parser.add_argument("--rival", choices=RIVALS, help="be this one; for the benchmark itself")
+    parser.add_argument("--dataset")
+    parser.add_argument("--pictures")
+    arguments = parser.parse_args()
+    if arguments.rival:
+        RIVALS[arguments.rival](arguments)
+        return
+    pythons = dict.fromkeys(RIVALS, sys.executable)
+    pythons["torch"] = shared.torch_python()
+    names = ["ours", "torch"] if arguments.augmented else list(RIVALS)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        dataset, pictures = prepare(pathlib.Path(folder), arguments.subjects)
+        own = [*sys.argv, f"--dataset={dataset}", f"--pictures={pictures}"]
+        rivals = [
+            stack.enter_context(shared.Rival([pythons[name], *own, f"--rival={name}"]))
+            for name in names
+        ]
+        seconds = shared.alternate(rivals, arguments.rounds)
+    speeds = dict(zip(names, arguments.batches * BATCH / np.median(seconds, axis=0), strict=True))
+    ratios = {
+        name: shared.median_with_interval(seconds[:, place] / seconds[:, 0])
+        for place, name in enumerate(names[1:], start=1)
+    }
+    for name, speed in speeds.items():
+        print(f"{name:<8}{speed:10.0f} slices/s")
+    for name, ratio in ratios.items():
+        print("ours against {}: {:.2f} ({:.2f} to {:.2f})".format(name, *ratio))
+    shared.record(
+        "reading, augmented" if arguments.augmented else "reading",
+        slices_a_second=speeds,
+        ours_against=ratios,
+        rounds=arguments.rounds,
+        setting=f"{SIDE}x{SIDE}, batch {BATCH}, {arguments.batches} batches a round",
+    )
+
+
+if __name__ == "__main__":
+    main()
