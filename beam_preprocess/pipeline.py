@@ -1,5 +1,6 @@
 """The Beam graph, and which runner runs it."""
 
+import logging
 from argparse import ArgumentError
 from collections.abc import Sequence
 
@@ -13,7 +14,8 @@ from apache_beam.runners.runner import PipelineRunner, create_runner
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.errors import UserError
 
-_QUIET_WORKERS = ("--default_sdk_harness_log_level=ERROR",)
+# Beam logs the stack of each exception, and then raises it anyway.
+_QUIET_WORKERS = ("--default_sdk_harness_log_level=CRITICAL",)
 _IN_PROCESS = (None, "DirectRunner", "FnApiRunner")
 
 
@@ -52,6 +54,7 @@ def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:
     Slices never travel through Beam: a task names its scans, and one worker reads them and writes
     the shard, so memory does not grow with the cohort.
     """
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     pipeline = beam.Pipeline(runner=_runner(options), options=options)
     _ = (
         pipeline

@@ -139,8 +139,8 @@ def telling_damage(dataset: str) -> Iterator[None]:
         # Of all that it says, stack and graph included.
         found = re.search(r"\w+ record at \d+", str(error))
         raise DatasetError(
-            f"--dataset={dataset}: a shard is damaged{f' ({found[0]})' if found else ''}; python -m "
-            "beam_preprocess verify names it, and mends it with --repair"
+            f"--dataset={dataset}: a shard is damaged{f' ({found[0]})' if found else ''}; "
+            "python -m beam_preprocess verify names it, and mends it with --repair"
         ) from error
 
 

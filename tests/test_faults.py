@@ -7,8 +7,10 @@ systems where this user may mount them.
 import contextlib
 import errno
 import functools
+import itertools
 import json
 import os
+import pathlib
 import resource
 import shutil
 import subprocess
@@ -60,7 +62,13 @@ def limit(which, value):
 
 
 no_long_files = functools.partial(limit, resource.RLIMIT_FSIZE)
-no_more_files = functools.partial(limit, resource.RLIMIT_NOFILE)
+
+
+def one_more_file():
+    """Allow to open one file at a time besides those that are open: the lock takes that."""
+    # Among these is the one by which they are listed.
+    taken = {int(path.name) for path in pathlib.Path("/proc/self/fd").iterdir()}
+    limit(resource.RLIMIT_NOFILE, next(n for n in itertools.count() if n not in taken))
 
 
 def start(module, flags, given, out, log, *before):
@@ -99,16 +107,13 @@ def results(command, out):
     """What a reader would take for a result."""
     found = {
         "beam_preprocess": "ixi_t1/small/1.0.0",
-        "trainer": "export/*",
+        "trainer": "export/*/1",
         "evaluator": "*.*",
-        "ixi_tfds": "*.nii.gz",
     }[command[0]]
     return [path for path in out.glob(found) if path.name[0] != "."]
 
 
-@pytest.mark.parametrize(
-    ("command", "size"), [(PREPROCESS, 8), (TRAIN, 8), (EVALUATE, 2), (COHORT, 100)]
-)
+@pytest.mark.parametrize(("command", "size"), [(PREPROCESS, 8), (TRAIN, 8), (EVALUATE, 2)])
 def test_a_file_that_cannot_grow(command, size, given, tmp_path):
     """As on a full disk: the kernel refuses to make any file longer than this."""
     out, log = tmp_path / "out", tmp_path / "log.txt"
@@ -121,9 +126,7 @@ def test_a_file_that_cannot_grow(command, size, given, tmp_path):
     assert not [p for p in out.rglob("*") if p.suffix in (".tmp", ".partial") or p.name == ".lock"]
 
 
-@pytest.mark.parametrize(
-    ("command", "size"), [(PREPROCESS, 60), (TRAIN, 200), (EVALUATE, 100), (COHORT, 300)]
-)
+@pytest.mark.parametrize(("command", "size"), [(PREPROCESS, 60), (TRAIN, 200), (EVALUATE, 100)])
 def test_a_full_disk(command, size, given, tmp_path, small_disk):
     disk, log = small_disk(size), tmp_path / "log.txt"
     assert start(*command, given, disk, log) == [2]
@@ -146,7 +149,7 @@ def test_a_read_only_folder(command, given, tmp_path, small_disk):
 def test_too_few_open_files(given, tmp_path):
     """No scan is refused for it: with a good limit the dataset has everyone."""
     out, log = tmp_path / "out", tmp_path / "log.txt"
-    assert start(*PREPROCESS, given, out, log, functools.partial(no_more_files, 14)) == [2]
+    assert start(*PREPROCESS, given, out, log, one_more_file) == [2]
     assert "ulimit -n" in last_line(log)
     assert not results(PREPROCESS, out)
     assert start(*PREPROCESS, given, out, tmp_path / "again.txt") == [0]

@@ -298,6 +298,14 @@ def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, caps
     assert not folder.exists()
 
 
+def test_a_damaged_search_gets_one_line(searched, data_dir, tmp_path, capsys):
+    folder = shutil.copytree(searched, tmp_path / "search")
+    (folder / "trials/oracle.json").write_text('{"ongoing_trials": ')
+    assert tune.run([f"--data_dir={data_dir}", f"--tuning_dir={folder}", *FLAGS]) == 2
+    error = capsys.readouterr().err
+    assert "the state of the search in trials/ is damaged" in error and error.count("\n") == 1
+
+
 def test_a_tuning_folder_belongs_to_one_search(data_dir, tmp_path, pretended, capsys):
     flags = [f"--data_dir={data_dir}", f"--tuning_dir={tmp_path}", *FLAGS]
     assert tune.run(flags) == 0
