@@ -1,8 +1,8 @@
 """SIGKILL at any moment: no reader sees half a result, and the same command again makes it whole.
 
 Processes die at a touch of the file system by its number, drawn by a seed, which is the same moment
-on any machine; and after a time, which also strikes inside of libraries. SOAK_KILLS gives the number
-of kills of each kind, for `make soak`.
+on any machine; and after a time, which also strikes inside of libraries. SOAK_KILLS gives the
+number of kills of each kind, for `make soak`.
 """
 
 import functools
