@@ -153,9 +153,8 @@ def test_no_template_turns_escaping_off():
 def test_names_of_models_are_text_in_plots(name):
     frame = pd.DataFrame({"model": [name] * 20, "key": range(20), "psnr": np.linspace(20, 40, 20)})
     assert figures.histogram(frame, "psnr").startswith(b"\x89PNG")
-    assert figures.precision_recall({name: (np.arange(2), np.arange(2))}, 0.1).startswith(
-        b"\x89PNG"
-    )
+    lines = {name: (np.arange(2), np.arange(2))}
+    assert figures.precision_recall("dark", lines, 0.1).startswith(b"\x89PNG")
     shown = figures.learning_curves(
         {name: pd.DataFrame({"epoch": [1, 2], "loss": [1, 0.1]})}, "loss", "loss", models=[name]
     )
