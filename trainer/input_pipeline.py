@@ -97,18 +97,22 @@ def train_batches(
         order = shuffled(tf.range(split.slices), epoch, 0)
         return tf.data.Dataset.from_tensor_slices(order).take(steps * batch_size)
 
-    def records(epoch: tf.Tensor) -> tf.data.Dataset:
+    def blocks(epoch: tf.Tensor) -> tf.data.Dataset:
         paths = shuffled(tf.constant(split.paths), epoch, 0)
-        blocks = tf.data.TFRecordDataset(paths).batch(_BLOCK).enumerate(start=1)
-        # While one block is used up, the next is made ready.
-        ready = blocks.map(lambda block, values: shuffled(values, epoch, block)).prefetch(1)
-        return ready.unbatch().take(steps * batch_size)
+        numbered = tf.data.TFRecordDataset(paths).batch(_BLOCK).enumerate(start=1)
+        return numbered.map(lambda block, values: (epoch, block, values))
+
+    def mixed(epoch: tf.Tensor, block: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        order = shuffled(tf.range(tf.size(values, out_type=tf.int64)), epoch, block)
+        return tf.gather(values, order[: steps * batch_size - (block - 1) * _BLOCK])
 
     numbers = tf.data.Dataset.range(epochs[0], epochs[-1] + 1)
     first = epochs[0] * steps
     if not cache:
         decode = _decoder(split, field)
-        return _batches(numbers.flat_map(records), decode, field, batch_size, first)
+        # While one block is used up, the next is made ready, be it of the next epoch.
+        records = numbers.flat_map(blocks).map(mixed).prefetch(1).unbatch()
+        return _batches(records, decode, field, batch_size, first)
     whole = evaluation_batches(split, batch_size=batch_size, field=field).as_numpy_iterator()
     values = tf.constant(np.concatenate([batch[field] for batch in whole]))
     gather = functools.partial(tf.gather, values)
