@@ -164,13 +164,23 @@ def die_in(name: str, text: str = "", *, done: float) -> None:
 _TOUCHES = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate", "os.listdir"}
 
 
+def _is_touch(event, args, folder):
+    if event not in _TOUCHES:
+        return False
+    where = str(args[:2])
+    # Trees are removed by names relative to an open folder.
+    if event in ("os.remove", "os.rmdir") and args[1] >= 0:
+        where += str(pathlib.Path(f"/proc/self/fd/{args[1]}").readlink())
+    return str(folder) in where
+
+
 def count_touches(folder: pathlib.Path, path: pathlib.Path) -> None:
     """Leave in the file `path` how often this process has touched something under a folder."""
     touches = itertools.count(1)
     file = path.open("w")
 
     def hook(event, args):
-        if event in _TOUCHES and str(folder) in str(args[:2]):
+        if _is_touch(event, args, folder):
             file.seek(0)
             file.write(f"{next(touches)}")
             file.flush()
@@ -187,7 +197,7 @@ def die_at_touch(folder: pathlib.Path, number: int) -> None:
     touches = itertools.count(1)
 
     def hook(event, args):
-        if event in _TOUCHES and str(folder) in str(args[:2]) and next(touches) == number:
+        if _is_touch(event, args, folder) and next(touches) == number:
             die()
 
     sys.addaudithook(hook)

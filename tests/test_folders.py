@@ -119,13 +119,14 @@ def test_a_killed_process_leaves_no_lock(tmp_path):
 
 
 def test_a_lock_that_is_removed_while_one_waits_for_it_counts_no_more(tmp_path, monkeypatch):
-    """Between opening the file and locking it, another process may have finished and removed it."""
+    """Between opening the file and locking it, others may have finished, removed it and come."""
     lock, real = fcntl.flock, []
 
     def flock(file, how):
         if not real:
             real.append(file)
             (tmp_path / ".lock").unlink()
+            (tmp_path / ".lock").touch()
         lock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", flock)

@@ -15,10 +15,12 @@ import forked
 import pytest
 import tiny_dataset
 import untrained
+from tensorflow import keras
 from test_beam_preprocess import tree
 from volumes import SMALL, write_cohort, write_head
 
 from ixi_tfds import bundle, datasets, integrity
+from trainer import models
 
 KILLS = int(os.environ.get("SOAK_KILLS", "6"))
 
@@ -159,10 +161,19 @@ def test_scoring_killed_at_any_touch(given, tmp_path):
     kill_and_go_on(functools.partial(evaluate, given), tmp_path, prepare, check, wanted)
 
 
+def export(folder, filters=8):
+    """A model whose export takes little time."""
+    keras.utils.set_random_seed(0)
+    keras.backend.reset_uids()
+    shape = {"stem_filters": filters, "stage_filters": (8,), "stage_blocks": (1,)}
+    network = models.build("resnet_like", (32, 32), **shape)
+    untrained.export_network(network, folder, "resnet_like")
+
+
 def export_and_die(folder, deadly):
     """In a process of its own."""
     deadly()
-    untrained.export_untrained(folder)
+    export(folder)
 
 
 @pytest.mark.slow
@@ -172,9 +183,12 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
     import multiprocessing
 
     spawn = multiprocessing.get_context("forkserver")
-    untrained.export_untrained(tmp_path / "alone/1")
+    export(tmp_path / "alone/1")
+    export(tmp_path / "old/1", filters=4)
     wanted = tree(tmp_path / "alone")
     counter = tmp_path / "count"
+    if replaces:
+        shutil.copytree(tmp_path / "old", tmp_path / "counted")
     count = functools.partial(forked.count_touches, tmp_path / "counted", counter)
     run = spawn.Process(target=export_and_die, args=(tmp_path / "counted/1", count))
     run.start()
@@ -184,7 +198,7 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
     for number in [*numbers, *times]:
         root = tmp_path / str(number)
         if replaces:
-            untrained.export_untrained(root / "1", name="big_resnet")
+            shutil.copytree(tmp_path / "old", root)
         by_touch = functools.partial(forked.die_at_touch, root, number)
         deadly = by_touch if number in numbers else functools.partial(forked.die_after, number)
         run = spawn.Process(target=export_and_die, args=(root / "1", deadly))
@@ -193,5 +207,5 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
         if (root / "1").exists():
             card = json.loads((root / "1" / bundle.CARD).read_text())
             assert card["digest"] == bundle.digest(root / "1")
-        untrained.export_untrained(root / "1")
+        export(root / "1")
         assert tree(root) == wanted, number
