@@ -31,8 +31,10 @@ thesis: setup
 	@test -n "$(DATA_DIR)" || { echo "error: say where the datasets are: make thesis DATA_DIR=..." >&2; exit 2; }
 	$(BIN)/python -m trainer.thesis --data_dir=$(DATA_DIR) --workdir=$(RUNS) $(FLAGS)
 
+# Files of tests side by side; more than 2 at once want 3 GB of memory each.
+WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
 
 # What takes too long for `make test`, bounded in count and in time: a coverage-guided fuzzer on the
 # reading of scans, more inputs for every property, more moments to be killed at.
@@ -88,5 +90,4 @@ lock:
 	  --custom-compile-command "make lock" --output-file tests/soak.lock
 
 clean:
-	rm -rf .venv .venv-soak .venv-audit $(DEMO) *.egg-info
-	rm -rf .venv .flink $(DEMO) *.egg-info
+	rm -rf .venv .venv-soak .venv-audit .flink $(DEMO) *.egg-info

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.pipeline import write_shards
 from beam_preprocess.shards import STRICT_FAILURE, ShardTask
-from ixi_tfds import folders
+from ixi_tfds import folders, storage
 from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import VERSION, SliceConfig
@@ -59,9 +59,9 @@ class JobConfig:
         if self.volumes_per_shard < 1:
             raise UserError(f"--volumes_per_shard={self.volumes_per_shard}: must be at least 1")
         for flag in ("source_dir", "data_dir"):
-            path = getattr(self, flag)
-            if not path or "://" in path:
-                raise UserError(f"--{flag}={path}: give a folder on a local or mounted disk")
+            if not getattr(self, flag):
+                raise UserError(f"--{flag}=: give a folder")
+            storage.at(getattr(self, flag))
         if not 0 <= self.max_rejected_fraction <= 1:
             raise UserError(
                 f"--max_rejected_fraction={self.max_rejected_fraction}: must be between 0 and 1"
@@ -70,7 +70,7 @@ class JobConfig:
     @property
     def dataset_dir(self) -> pathlib.Path:
         """Where the finished dataset stands."""
-        return pathlib.Path(self.data_dir, "ixi_t1", self.slices.name, VERSION)
+        return storage.at(self.data_dir, "ixi_t1", self.slices.name, VERSION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +95,7 @@ def plan_job(config: JobConfig) -> Plan:
     Raises:
       UserError: no scans, a subject twice, or demographics that cannot be read or used.
     """
-    if not pathlib.Path(config.source_dir).is_dir():
+    if not storage.at(config.source_dir).is_dir():
         raise UserError(f"--source_dir={config.source_dir}: no such folder")
     catalog, warnings = _find_people(config)
     splits = assign_splits(catalog.scans)
@@ -168,11 +168,11 @@ def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[
         },
     }
     folders.recover(config.dataset_dir)
-    if config.dataset_dir.exists() and not config.overwrite:
+    if folders.is_whole(config.dataset_dir, publish.MARKER) and not config.overwrite:
         return _check_unchanged(config, plan, settings)
     started = time.time()
     _open_work_dir(plan.work_dir, settings)
-    with _progress(plan.tasks):
+    with _progress(plan.tasks, plan.work_dir):
         _run_pipeline(plan, options)
     records = [json.loads(task.record_path.read_text()) for task in plan.tasks]
     rejected = [entry for record in records for entry in record["rejected"]]
@@ -215,10 +215,10 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
     """Make the folder of the unfinished dataset, or go on in it where its settings are the same."""
     plan_file = work_dir / "plan.json"
     text = json.dumps(settings, sort_keys=True)
-    work_dir.mkdir(exist_ok=True)
+    work_dir.mkdir(parents=True, exist_ok=True)
     if not plan_file.exists() or plan_file.read_text() != text:
         folders.remove_tree(work_dir)
-        work_dir.mkdir()
+        work_dir.mkdir(parents=True, exist_ok=True)
         plan_file.write_text(text)
     for leftover in [*work_dir.glob("*.tmp"), *work_dir.glob(STRICT_FAILURE)]:
         leftover.unlink()
@@ -235,17 +235,24 @@ def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:
 
 
 @contextlib.contextmanager
-def _progress(tasks: Sequence[ShardTask]) -> Iterator[None]:
-    """Show a bar of volumes while the shards appear, whoever writes them."""
+def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[None]:
+    """Show a bar of volumes while the shards' records appear in a folder, whoever writes them."""
     done = threading.Event()
+    # Each look is a request where the folder is remote.
+    interval = 3.0 if storage.is_remote(records) else 0.3
     total = sum(len(task.scans) for task in tasks)
     with tqdm(total=total, unit="volume", desc="preprocess", disable=None) as bar:
 
         def watch() -> None:
             waiting = list(tasks)
             while waiting:
-                finished = done.wait(0.3)
-                for task in [t for t in waiting if t.record_path.exists()]:
+                finished = done.wait(interval)
+                try:
+                    there = {path.name for path in records.glob("*.json")}
+                # Whoever writes there meets it as well, and says so.
+                except (OSError, UserError):
+                    return
+                for task in [t for t in waiting if t.record_path.name in there]:
                     bar.update(len(task.scans))
                     waiting.remove(task)
                 if finished:

@@ -16,6 +16,9 @@ from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.datasets import median_geometry, save_manifest
 from ixi_tfds.splits import SPLITS
 
+MARKER = "dataset_info.json"
+"""The file that neither TFDS nor our own commands take a folder for a dataset without."""
+
 
 def publish(
     config: SliceConfig,
@@ -80,7 +83,7 @@ def publish(
         if path.name not in manifest["shards"]:
             path.unlink()
     (work_dir / "plan.json").unlink()
-    folders.put_in_place(work_dir, dataset_dir)
+    folders.put_in_place(work_dir, dataset_dir, MARKER)
     return manifest
 
 

@@ -69,7 +69,7 @@ def repair(
 def _scratch(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     scratch = folder.with_name(f".repair-{folder.name}")
     folders.remove_tree(scratch)
-    scratch.mkdir()
+    scratch.mkdir(parents=True, exist_ok=True)
     try:
         yield scratch
     finally:

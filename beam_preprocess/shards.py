@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ixi_tfds import storage
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
@@ -66,7 +67,7 @@ class ShardTask:
     @property
     def path(self) -> pathlib.Path:
         """Where the shard is written."""
-        return pathlib.Path(self.work_dir, self.file_name)
+        return storage.at(self.work_dir, self.file_name)
 
     @property
     def record_path(self) -> pathlib.Path:
@@ -101,7 +102,7 @@ def write_shard(task: ShardTask) -> None:
         except ScanError as error:
             _check_source(scan.path, error)
             if task.strict:
-                _write_whole(pathlib.Path(task.work_dir, STRICT_FAILURE), [str(error).encode()])
+                _write_whole(storage.at(task.work_dir, STRICT_FAILURE), [str(error).encode()])
                 raise
             rejected.append(
                 {
@@ -138,7 +139,8 @@ def _check_source(path: str, error: ScanError) -> None:
     """Raise what is no fault of the scan, and would leave a person out of the dataset for it."""
     cause = error.__cause__
     if isinstance(cause, OSError):
-        vanished = cause.errno == errno.ENOENT and not os.path.lexists(path)
+        here = not storage.is_remote(path) and os.path.lexists(path)
+        vanished = cause.errno == errno.ENOENT and not here
         if vanished or cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
             raise cause
 
@@ -165,8 +167,7 @@ def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
             digest.update(part)
             size += len(part)
             file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
+        storage.synchronise(file)
     temporary.replace(path)
     return digest.hexdigest(), size
 

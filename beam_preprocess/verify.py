@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ixi_tfds import cli, datasets, integrity, leakage
+from ixi_tfds import cli, datasets, integrity, leakage, storage
 from ixi_tfds.errors import DatasetError, UserError
 
 USAGE = """
@@ -86,7 +86,7 @@ def _print_nearest(slices: leakage.Slices) -> None:
 
 
 def _folders() -> list[pathlib.Path]:
-    root = pathlib.Path(FLAGS.data_dir)
+    root = storage.at(FLAGS.data_dir)
     if FLAGS.config and FLAGS.dataset:
         raise UserError("--config and --dataset: give one of them")
     name = FLAGS.dataset or (f"ixi_t1/{FLAGS.config}" if FLAGS.config else "*/*")

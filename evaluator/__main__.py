@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli, folders
+from ixi_tfds import cli, folders, storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 
@@ -119,15 +119,15 @@ def _config(positional: Sequence[str]) -> Config:
         if not FLAGS[flag].value:
             raise UserError(f"--{flag} is missing")
     return Config(
-        saved_model=tuple(map(pathlib.Path, FLAGS.saved_model)),
-        data_dir=pathlib.Path(FLAGS.data_dir),
+        saved_model=tuple(map(storage.at, FLAGS.saved_model)),
+        data_dir=storage.at(FLAGS.data_dir),
         dataset=FLAGS.dataset,
         split=FLAGS.split,
-        output_dir=pathlib.Path(FLAGS.output_dir),
+        output_dir=storage.at(FLAGS.output_dir),
         batch_size=FLAGS.batch_size,
         robustness=FLAGS.robustness,
         lesions=FLAGS.lesions,
-        workdir=tuple(map(pathlib.Path, FLAGS.workdir)),
+        workdir=tuple(map(storage.at, FLAGS.workdir)),
         verify=FLAGS.verify,
         allow_changed_model=FLAGS.allow_changed_model,
         allow_other_preprocessing=FLAGS.allow_other_preprocessing,

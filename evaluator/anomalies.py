@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from evaluator import bundle
-from ixi_tfds import cli, folders
+from ixi_tfds import cli, folders, storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 
@@ -129,11 +129,11 @@ def _config(positional: Sequence[str]) -> Config:
         if not FLAGS[flag].value:
             raise UserError(f"--{flag} is missing")
     return Config(
-        saved_model=tuple(map(pathlib.Path, FLAGS.saved_model)),
-        data_dir=pathlib.Path(FLAGS.data_dir),
+        saved_model=tuple(map(storage.at, FLAGS.saved_model)),
+        data_dir=storage.at(FLAGS.data_dir),
         dataset=FLAGS.dataset,
-        output_dir=pathlib.Path(FLAGS.output_dir),
-        source_dir=pathlib.Path(FLAGS.source_dir) if FLAGS.source_dir else None,
+        output_dir=storage.at(FLAGS.output_dir),
+        source_dir=storage.at(FLAGS.source_dir) if FLAGS.source_dir else None,
         batch_size=FLAGS.batch_size,
         percentile=FLAGS.percentile,
         blur_sigma=FLAGS.blur_sigma,

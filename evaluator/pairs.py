@@ -1,12 +1,12 @@
 """Volumes and their lesion masks in one folder, by their names."""
 
 import dataclasses
-import pathlib
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from ixi_tfds import storage
 from ixi_tfds.catalog import Scan, find_scans, stem_of
 from ixi_tfds.errors import UserError
 from ixi_tfds.nifti import Volume, read_volume
@@ -41,7 +41,12 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     """
     catalog = find_scans(source_dir)
     masks: dict[tuple[str, ...], list[str]] = {}
-    for path in sorted(pathlib.Path(source_dir).rglob("*")):
+    files = [
+        storage.at(folder, name)
+        for folder, _, names in storage.walk(storage.at(source_dir))
+        for name in names
+    ]
+    for path in sorted(files):
         words = _words(str(path))
         if path.name.lower().endswith((".nii", ".nii.gz")) and MASK_WORDS & set(words):
             masks.setdefault(_identity(words), []).append(str(path))

@@ -12,7 +12,7 @@ import tqdm
 from absl import flags
 
 from evaluator import bundle, volumes
-from ixi_tfds import cli, folders
+from ixi_tfds import cli, folders, storage
 from ixi_tfds.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
@@ -83,7 +83,7 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
         return [Job(str(source), output_dir, stem_of(str(source)))]
     paths, refused = find_volumes(str(source))
     jobs = [
-        Job(path, output_dir / pathlib.Path(path).parent.relative_to(source), stem_of(path))
+        Job(path, output_dir / storage.at(path).parent.relative_to(source), stem_of(path))
         for path in paths
         if not stem_of(path).endswith(_SUFFIXES)
     ]
@@ -288,10 +288,12 @@ def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> "tuple[Model,
 def _main(rest: list[str]) -> None:
     if rest:
         raise UserError(f"unexpected argument {rest[0]!r}: everything is given by flags")
+    # nibabel writes to this machine only.
+    storage.check_local(FLAGS.output_dir, "output_dir")
     with folders.writing(FLAGS.output_dir, "output_dir"):
         reconstruct(
-            pathlib.Path(FLAGS.saved_model),
-            pathlib.Path(FLAGS.input),
+            storage.at(FLAGS.saved_model),
+            storage.at(FLAGS.input),
             pathlib.Path(FLAGS.output_dir),
             batch_size=FLAGS.batch_size,
             allow_changed_model=FLAGS.allow_changed_model,

@@ -1,5 +1,6 @@
 """The sections of the report on a split: scores, groups, pictures, learning, what was scored."""
 
+import io
 import math
 import pathlib
 import platform
@@ -244,7 +245,7 @@ def find_histories(
     for model, workdir in zip(models, workdirs, strict=True):
         path = workdir / "history.csv"
         if path.is_file():
-            history = pd.read_csv(path)
+            history = pd.read_csv(io.BytesIO(path.read_bytes()))
             if {"epoch", "loss", "val_loss", "val_psnr"} <= set(history.columns):
                 found[model.name] = history
     return found

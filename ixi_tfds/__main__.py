@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ixi_tfds import cli, download, folders, unpack
+from ixi_tfds import cli, download, folders, storage, unpack
 from ixi_tfds.errors import UserError
 
 USAGE = """
@@ -42,6 +42,7 @@ def _main(args: list[str]) -> None:
         raise UserError(f"give one command, {' or '.join(commands)} ({given}); see --help")
     if not FLAGS.output_dir:
         raise UserError(f"{args[0]} needs --output_dir, the folder to write to")
+    storage.check_local(FLAGS.output_dir, "output_dir")
     with folders.writing(FLAGS.output_dir, "output_dir"):
         summary = commands[args[0]](FLAGS.output_dir)
     print(summary)

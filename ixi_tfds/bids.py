@@ -9,9 +9,9 @@ import math
 import re
 import reprlib
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from ixi_tfds import storage
 from ixi_tfds.errors import UserError, WorkbookError
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$", re.IGNORECASE)
@@ -23,7 +23,7 @@ _OLDEST = 120.0
 
 def is_bids(folder: str) -> bool:
     """Whether a folder is laid out as BIDS: it says so itself, or has an `anat` of a subject."""
-    root = Path(folder)
+    root = storage.at(folder)
     described = (root / "dataset_description.json").is_file()
     return described or any(True for pattern in _FOLDERS for _ in root.glob(pattern))
 
@@ -37,7 +37,7 @@ def t1_volumes(folder: str) -> list[str]:
     paths = sorted(
         str(path)
         for pattern in _FOLDERS
-        for path in Path(folder).glob(f"{pattern}/sub-*")
+        for path in storage.at(folder).glob(f"{pattern}/sub-*")
         if _T1W.search(path.name)
     )
     if not paths:
@@ -49,7 +49,7 @@ def t1_volumes(folder: str) -> list[str]:
 
 def subject_of(path: str, folder: str) -> str:
     """The person in a volume of a BIDS folder, such as `sub-01`, whatever the session."""
-    return Path(path).relative_to(folder).parts[0]
+    return storage.at(path).relative_to(storage.at(folder)).parts[0]
 
 
 def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
@@ -62,7 +62,7 @@ def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str
     Raises:
       WorkbookError: the file cannot be read as a table, or has no column `participant_id`.
     """
-    path = Path(folder, "participants.tsv")
+    path = storage.at(folder, "participants.tsv")
     if not path.is_file():
         return {}, (f"{path}: is not there; sex and age of everyone will be missing",)
     try:

@@ -11,10 +11,10 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ixi_tfds import bids
+from ixi_tfds import bids, storage
 from ixi_tfds.errors import ScanError, UserError
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
     Raises:
       UserError: there is no such folder, or no T1 volume in it.
     """
-    if not Path(source_dir).is_dir():
+    if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
     is_bids = bids.is_bids(source_dir)
     found = bids.t1_volumes(source_dir) if is_bids else sorted(_volumes_under(source_dir))
@@ -159,11 +159,11 @@ def _volumes_under(source_dir: str) -> Iterator[str]:
     def complain(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
 
-    for folder, subfolders, names in os.walk(source_dir, onerror=complain):
+    for folder, subfolders, names in storage.walk(storage.at(source_dir), onerror=complain):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             if not name.startswith(".") and _EXTENSION.search(name):
-                yield str(Path(folder, name))
+                yield str(storage.at(folder, name))
 
 
 def _refusal(path: str) -> ScanError | None:

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ixi_tfds import storage
 from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.errors import DatasetError, UserError
 
@@ -28,7 +29,7 @@ def find_dataset(data_dir: str | pathlib.Path, dataset: str) -> pathlib.Path:
     Raises:
       DatasetError: there is none; says which there are.
     """
-    root = pathlib.Path(data_dir)
+    root = storage.at(data_dir)
     if not root.is_dir():
         raise DatasetError(f"--data_dir={data_dir}: no such folder")
     versions = [

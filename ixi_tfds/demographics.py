@@ -6,6 +6,7 @@ values are missing. Its optional sheet `Study Date` says when each person was sc
 
 import collections
 import dataclasses
+import io
 import math
 import reprlib
 import zipfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import pandas as pd
 
+from ixi_tfds import storage
 from ixi_tfds.errors import WorkbookError
 
 SEX_COLUMN = "SEX_ID (1=m, 2=f)"
@@ -66,7 +68,7 @@ def find_workbook(source_dir: str) -> str | None:
     Raises:
       WorkbookError: there are several.
     """
-    folder = Path(source_dir)
+    folder = storage.at(source_dir)
     names = {"ixi.xls", "ixi.xlsx", "ixi.csv"}
     found = sorted(
         str(path)
@@ -128,13 +130,11 @@ def read_demographics(workbook: str | None) -> Demographics:
 def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]]:
     """The rows of `Table` as they stand, and the dates that `Study Date` gives for each id."""
     try:
-        size = _inflated_size(workbook)
-        if size > _MOST_BYTES:
-            raise ValueError(f"it holds {size} bytes, more than {_MOST_BYTES}")
+        content = _content(storage.at(workbook))
         if workbook.lower().endswith(".csv"):
-            sheets = {"Table": pd.read_csv(workbook, dtype=object, nrows=MOST_ROWS + 1)}
+            sheets = {"Table": pd.read_csv(content, dtype=object, nrows=MOST_ROWS + 1)}
         else:
-            with pd.ExcelFile(workbook) as book:
+            with pd.ExcelFile(content) as book:
                 names = {"Table", "Study Date"} & {str(name) for name in book.sheet_names}
                 sheets = {
                     name: book.parse(name, dtype=object, nrows=MOST_ROWS + 1) for name in names
@@ -159,13 +159,18 @@ def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]
     ], dates
 
 
-def _inflated_size(workbook: str) -> int:
-    """Bytes of the file, and of what is packed in it where it is an `.xlsx`."""
-    size = Path(workbook).stat().st_size
-    if zipfile.is_zipfile(workbook):
-        with zipfile.ZipFile(workbook) as packed:
-            size += sum(member.file_size for member in packed.infolist())
-    return size
+def _content(workbook: Path) -> io.BytesIO:
+    """The bytes of a file, unless they or what is packed in them (`.xlsx`) are too many."""
+    size = workbook.stat().st_size
+    if size <= _MOST_BYTES:
+        content = io.BytesIO(workbook.read_bytes())
+        if zipfile.is_zipfile(content):
+            with zipfile.ZipFile(content) as packed:
+                size += sum(member.file_size for member in packed.infolist())
+    if size > _MOST_BYTES:
+        raise ValueError(f"it holds {size} bytes, more than {_MOST_BYTES}")
+    content.seek(0)
+    return content
 
 
 def _checked(workbook: str, name: str, sheet: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Iterator, Mapping
 
+from ixi_tfds import storage
 from ixi_tfds.errors import UserError
 
 LOCK = ".lock"
@@ -47,7 +48,8 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     """Make a folder, and keep all other commands of ours from writing to it meanwhile.
 
     The lock is one of the kernel on the file `.lock` in the folder, which is gone afterwards. A
-    process that is killed leaves the file, but no lock.
+    process that is killed leaves the file, but no lock. Remote folders cannot be locked; a line on
+    standard error says so.
 
     Args:
       folder: that is written to.
@@ -56,11 +58,15 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     Raises:
       UserError: another process writes there, or the operating system refuses something.
     """
-    path = pathlib.Path(folder)
+    path = storage.at(folder)
     with telling_faults(path, flag):
         path.mkdir(parents=True, exist_ok=True)
-        with _locked(path / LOCK, flag):
+        if storage.is_remote(path):
+            _warn_of_no_lock(path)
             yield
+        else:
+            with _locked(path / LOCK, flag):
+                yield
 
 
 @contextlib.contextmanager
@@ -79,6 +85,8 @@ def telling_faults(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if storage.is_remote(folder) and storage.is_storage_fault(error):
+            raise storage.storage_fault(folder, error) from error
         found = _fault(error)
         if found is None:
             raise
@@ -138,13 +146,17 @@ def _open_locked(path: pathlib.Path, flag: str) -> int:
             if error.errno not in _UNLOCKABLE:
                 os.close(file)
                 raise
-            print(
-                f"warning: {path.parent}: its file system has no locks, so see to it that nothing "
-                "else writes there",
-                file=sys.stderr,
-            )
+            _warn_of_no_lock(path.parent)
             return file
         os.close(file)
+
+
+def _warn_of_no_lock(folder: pathlib.Path) -> None:
+    print(
+        f"warning: {folder}: its file system has no locks, so see to it that nothing else writes "
+        "there",
+        file=sys.stderr,
+    )
 
 
 def write_files(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
@@ -183,12 +195,22 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def put_in_place(made: pathlib.Path, folder: pathlib.Path) -> None:
-    """Rename a finished folder to where it belongs; what stands there goes.
+def put_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
+    """Move a finished folder to where it belongs; what stands there goes.
 
-    A reader sees the old one, for a moment none, or the new one. `recover` makes up for a process
-    that was killed in between.
+    A reader sees the old one, for a moment none, or the new one. On this machine that is by
+    renaming, and `recover` makes up for a process that was killed in between. Where folders cannot
+    be renamed, files are moved one by one: without the marker, which goes first and comes last,
+    nothing counts as being there.
+
+    Args:
+      made: the finished folder.
+      folder: its place.
+      marker: the file in it without which readers do not take it for one.
     """
+    if storage.is_remote(folder):
+        _move_in_place(made, folder, marker)
+        return
     old = _replaced(folder)
     if folder.exists():
         folder.rename(old)
@@ -196,8 +218,30 @@ def put_in_place(made: pathlib.Path, folder: pathlib.Path) -> None:
     remove_tree(old)
 
 
+def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
+    (folder / marker).unlink(missing_ok=True)
+    remove_tree(folder)
+    files = [pathlib.PurePath(top, name) for top, _, names in storage.walk(made) for name in names]
+    inside = [file.relative_to(pathlib.PurePath(made)) for file in files]
+    for name in sorted(inside, key=lambda name: (str(name) == marker, name)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # Object stores rename files without sending them anywhere.
+        if storage.is_remote(made):
+            (made / name).replace(folder / name)
+        else:
+            storage.copy(made / name, folder / name)
+    remove_tree(made)
+
+
+def is_whole(folder: pathlib.Path, marker: str) -> bool:
+    """Whether something stands in a place that `put_in_place` fills."""
+    return (folder / marker if storage.is_remote(folder) else folder).exists()
+
+
 def recover(folder: pathlib.Path) -> None:
     """Put back the folder that a process was about to replace when it was killed."""
+    if storage.is_remote(folder):
+        return
     old = _replaced(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -206,7 +250,11 @@ def recover(folder: pathlib.Path) -> None:
 
 def remove_tree(path: pathlib.Path) -> None:
     """Remove a folder and all in it, if it is there."""
-    if path.exists():
+    if not path.exists():
+        return
+    if storage.is_remote(path):
+        storage.remove_tree(path)
+    else:
         shutil.rmtree(path)
 
 

@@ -11,7 +11,6 @@ import dataclasses
 import errno
 import logging
 import math
-import pathlib
 import stat
 
 import nibabel as nib
@@ -20,6 +19,7 @@ from isal import igzip_lib, isal_zlib
 from nibabel import orientations
 from nibabel.spatialimages import HeaderDataError
 
+from ixi_tfds import storage
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.roster import git_blob_sha1
@@ -133,12 +133,13 @@ def read_file(path: str) -> bytes:
     Raises:
       OSError: it cannot be read, is no regular file, or has more than `MOST_BYTES`.
     """
-    facts = pathlib.Path(path).stat()
+    file = storage.at(path)
+    facts = file.stat()
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     if facts.st_size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{facts.st_size} bytes, more than {MOST_BYTES}")
-    return pathlib.Path(path).read_bytes()
+    return file.read_bytes()
 
 
 def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:

@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Set
 from typing import Any
 
+from ixi_tfds import storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 
@@ -189,14 +190,14 @@ def claim_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) 
     flags = {**dataclasses.asdict(config), "dataset_fingerprint": fingerprint}
     # As read back from a file, where tuples are lists.
     asked: dict[str, Any] = json.loads(json.dumps(flags))
-    there = read_claim(pathlib.Path(config.workdir), "workdir", asked, free)
+    there = read_claim(storage.at(config.workdir), "workdir", asked, free)
     if there.get("epochs", 0) > config.epochs:
         raise UserError(
             f"--workdir={config.workdir}: its run has --epochs={there['epochs']}; give as many or "
             "more"
         )
     if write:
-        write_claim(pathlib.Path(config.workdir), asked)
+        write_claim(storage.at(config.workdir), asked)
 
 
 def read_claim(

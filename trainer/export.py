@@ -6,12 +6,13 @@ Serving included.
 
 import json
 import pathlib
+import tempfile
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import bundle, folders
+from ixi_tfds import bundle, folders, storage
 from trainer import canonical, model_card, models, warmup
 
 
@@ -129,16 +130,21 @@ def export(
       scaling: of the dataset, "slice" or "volume".
       card: what `model_card.make_card` gives.
     """
-    partial = folder.with_name(f".{folder.name}.partial")
-    folders.recover(folder)
-    folders.remove_tree(partial)
-    functions = signatures(network, size, scaling)
-    tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
-    canonical.make_canonical(partial)
-    card = card | {"digest": bundle.digest(partial)}
-    card_path = partial / bundle.CARD
-    card_path.parent.mkdir(exist_ok=True)
-    card_path.write_text(json.dumps(card, indent=2) + "\n")
-    card_path.with_suffix(".md").write_text(model_card.markdown(card), encoding="utf-8")
-    warmup.write_warmup(partial / warmup.FILE, functions)
-    folders.put_in_place(partial, folder)
+    # Where folders cannot be renamed, what is copied is better nearby.
+    with tempfile.TemporaryDirectory(prefix="export-") as scratch:
+        remote = storage.is_remote(folder)
+        partial = (
+            pathlib.Path(scratch, "1") if remote else folder.with_name(f".{folder.name}.partial")
+        )
+        folders.recover(folder)
+        folders.remove_tree(partial)
+        functions = signatures(network, size, scaling)
+        tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
+        canonical.make_canonical(partial)
+        card = card | {"digest": bundle.digest(partial)}
+        card_path = partial / bundle.CARD
+        card_path.parent.mkdir(exist_ok=True)
+        card_path.write_text(json.dumps(card, indent=2) + "\n")
+        card_path.with_suffix(".md").write_text(model_card.markdown(card), encoding="utf-8")
+        warmup.write_warmup(partial / warmup.FILE, functions)
+        folders.put_in_place(partial, folder, "saved_model.pb")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ixi_tfds import datasets, features
+from ixi_tfds import datasets, features, storage
 from ixi_tfds.errors import DatasetError
 
 _BLOCK = 2048
@@ -45,7 +45,7 @@ def find_split(folder: pathlib.Path, split: str) -> Split:
         raise DatasetError(f"{folder}: the dataset has no {split} split")
     paths = tuple(str(path) for path in info.splits[split].filepaths)
     for path in paths:
-        if not pathlib.Path(path).is_file():
+        if not storage.at(path).is_file():
             raise DatasetError(f"{path}: this shard is missing; make the dataset again")
     shape = tuple(info.features["image"].shape) if "image" in info.features else ()
     if len(shape) != 3 or shape[2] != 1:

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ixi_tfds import storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 from trainer.config import JIT_COMPILE, TrainConfig
@@ -69,6 +70,8 @@ class SearchConfig:
     verify: str
 
     def __post_init__(self) -> None:
+        # keras-tuner leaves its state in place, and trials are told apart by renaming folders.
+        storage.check_local(self.tuning_dir, "tuning_dir")
         for name, choices in (
             *(("tuner", TUNERS), ("jit_compile", JIT_COMPILE), ("verify", CHECKS)),
         ):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 from absl import flags
 
-from ixi_tfds import cli, folders
+from ixi_tfds import cli, folders, storage
 from ixi_tfds.errors import UserError
 from trainer.cluster import read_cluster
 
@@ -91,6 +91,7 @@ def _main(rest: list[str]) -> None:
             raise UserError(
                 f"--recipes={name}: choose out of {', '.join(published().index)}, with commas"
             )
+    storage.check_local(FLAGS.workdir, "workdir")
     workdir = pathlib.Path(FLAGS.workdir)
     data = [f"--data_dir={FLAGS.data_dir}", f"--dataset={FLAGS.dataset}"]
     cluster = read_cluster()

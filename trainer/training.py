@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import folders, integrity
+from ixi_tfds import folders, integrity, storage
 from ixi_tfds.errors import UserError
 from trainer import (
     augmentation,
@@ -229,7 +229,7 @@ def _agree_on_state(
     config: TrainConfig, fingerprint: str, strategy: tf.distribute.Strategy, cluster: Cluster
 ) -> state.RunState:
     """The state from which all workers go on."""
-    run_state = state.read_state(pathlib.Path(config.workdir), config.learning_rate)
+    run_state = state.read_state(storage.at(config.workdir), config.learning_rate)
     flags = {**dataclasses.asdict(config), "data_dir": None, "workdir": None, "verify": None}
     distribution.check_agreement(
         strategy,
@@ -252,7 +252,7 @@ def _fit(
     *,
     is_chief: bool,
 ) -> None:
-    workdir = pathlib.Path(config.workdir)
+    workdir = storage.at(config.workdir)
     done = run_state.epochs_done
     checkpoint = tf.train.Checkpoint(network=model.network, optimizer=model.optimizer)
     if done:
@@ -336,7 +336,7 @@ def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.St
 
 
 def _export_best(config: TrainConfig, run_state: state.RunState, data: sources.Sources) -> Outcome:
-    workdir = pathlib.Path(config.workdir)
+    workdir = storage.at(config.workdir)
     best = run_state.history[run_state.best_epoch - 1]
     # A network of its own: float32 and without mirrored variables, whatever training used. Its
     # layers' names count from the beginning, so that a resumed run exports the same bytes.
