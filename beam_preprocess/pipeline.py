@@ -11,6 +11,7 @@ from apache_beam.runners.portability.fn_api_runner import fn_runner
 from apache_beam.runners.portability.portable_runner import JobServiceHandle
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
+from beam_preprocess import workers
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.errors import UserError
 
@@ -75,6 +76,7 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
     given = options.get_all_options()
     if given["runner"] not in _IN_PROCESS:
         return None
+    workers.use_for_direct_runner()
     # Without the options, worker processes log at a level of their own.
     provision = provision_api.ProvisionInfo(
         pipeline_options=JobServiceHandle.encode_pipeline_options(given)

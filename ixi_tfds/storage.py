@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fnmatch
 import functools
+import importlib
 import io
 import os
 import pathlib
@@ -284,14 +285,18 @@ def _gfile() -> Any:
 
 @functools.cache
 def _check_scheme(path: str) -> None:
-    match = _SCHEME.match(path)
-    known = sorted({scheme for scheme in _gfile().get_registered_schemes() if scheme} - {"file"})
-    if match and match[1] not in known:
+    scheme = path.partition("://")[0]
+    if scheme not in _gfile().get_registered_schemes():
+        # Brings more of them where somebody has installed it, and registers them by itself.
+        with contextlib.suppress(ImportError):
+            importlib.import_module("tensorflow_io")
+    known = sorted(set(_gfile().get_registered_schemes()) - {"", "file"})
+    if scheme not in known:
         raise UserError(
-            f"{path}: TensorFlow has no file system for {match[1]}://, only for "
+            f"{path}: TensorFlow has no file system for {scheme}://, only for "
             f"{', '.join(f'{name}://' for name in known)}; docs/scaling.md says how to add one"
         )
-    _register_with_tfds(match[1] if match else "")
+    _register_with_tfds(scheme)
 
 
 def _register_with_tfds(scheme: str) -> None:

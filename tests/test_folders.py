@@ -156,9 +156,12 @@ def test_files_that_belong_together_never_stand_beside_old_ones(tmp_path):
         folders.write_files(folder, old)
         process = os.fork()
         if not process:
-            forked.die_at_touch(folder, number)
-            folders.write_files(folder, new)
-            os._exit(0)
+            try:
+                forked.die_at_touch(folder, number)
+                folders.write_files(folder, new)
+                os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(process, 0)
         there = {path.name: path.read_text() for path in folder.iterdir() if path.name[0] != "."}
         assert there.items() <= old.items() or there.items() <= new.items()
@@ -179,9 +182,12 @@ def test_a_replaced_folder_is_old_or_new_at_any_moment(tmp_path):
                 (root / name / part).write_text(text)
         process = os.fork()
         if not process:
-            forked.die_at_touch(root, number)
-            folders.put_in_place(root / "made", root / "folder")
-            os._exit(0)
+            try:
+                forked.die_at_touch(root, number)
+                folders.put_in_place(root / "made", root / "folder", "a")
+                os._exit(0)
+            finally:
+                os._exit(1)
         _, status = os.waitpid(process, 0)
         if (root / "folder").exists():
             assert len({path.read_text() for path in (root / "folder").iterdir()}) == 1

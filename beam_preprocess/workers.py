@@ -1,0 +1,59 @@
+"""Worker processes on this machine, forked from one that has imported what they need.
+
+Beam's own way is a new interpreter for each, and importing Beam takes seconds.
+"""
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+from typing import Any
+
+_MODULES = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.shards")
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def get_ready() -> None:
+    """Have the process that workers are forked from begin to import; it ends when this one does."""
+    _CONTEXT.set_forkserver_preload(list(_MODULES))
+    forkserver.ensure_running()
+
+
+def use_for_direct_runner() -> None:
+    """Have Beam's in-process runner take such workers in its mode `multi_processing`."""
+    from apache_beam.portability import python_urns
+    from apache_beam.runners.portability.fn_api_runner import worker_handlers
+
+    class ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):
+        """Starts and stops one worker, as Beam's SubprocessSdkWorkerHandler does."""
+
+        def __init__(self, _command: bytes, *others: Any) -> None:
+            super().__init__(*others)
+
+        def start_worker(self) -> None:
+            from apache_beam.portability.api import endpoints_pb2
+            from google.protobuf import json_format, text_format
+
+            control = endpoints_pb2.ApiServiceDescriptor(url=self.control_address)
+            environment = {
+                "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(control),
+                "PIPELINE_OPTIONS": json_format.MessageToJson(
+                    self.provision_info.provision_info.pipeline_options
+                ),
+                "WORKER_ID": self.worker_id,
+            }
+            self.process = _CONTEXT.Process(target=_work, args=(environment,), daemon=True)
+            self.process.start()
+
+        def stop_worker(self) -> None:
+            self.process.join()
+
+    worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(
+        ForkedWorkerHandler
+    )
+
+
+def _work(environment: dict[str, str]) -> None:
+    from apache_beam.runners.worker import sdk_worker_main
+
+    os.environ.update(environment)
+    sdk_worker_main.main([])
