@@ -204,7 +204,7 @@ def monkeypatch_sheets(tmp_path_factory):
     book = type("Book", (), {"sheet_names": ["Table"], "__enter__": lambda self: self})
     book.__exit__ = lambda self, *error: None
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ixi_tfds.demographics._inflated_size", lambda path: 0)
+        patch.setattr("ixi_tfds.demographics._content", lambda path: None)
         patch.setattr("pandas.ExcelFile", lambda path: book())
         yield lambda sheet: setattr(book, "parse", lambda self, name, **kwargs: sheet)
 
