@@ -7,6 +7,11 @@ from typing import Any
 from absl import flags
 
 from beam_preprocess import workers
+
+# Before the imports below, which take as long as it does.
+if __name__ == "__main__" and any("multi_processing" in argument for argument in sys.argv):
+    workers.get_ready()
+
 from ixi_tfds import cli
 from ixi_tfds.configs import CONFIGS, SCALINGS, SliceConfig
 from ixi_tfds.errors import UserError
@@ -95,8 +100,6 @@ def main(arguments: list[str]) -> None:
     """Run the job; `arguments` are the options of Beam."""
     # Beam takes seconds to import: flags that are wrong should say so at once.
     slices = slice_config()
-    if any("multi_processing" in argument for argument in arguments):
-        workers.get_ready()
     from beam_preprocess import job
     from beam_preprocess.pipeline import beam_options
 

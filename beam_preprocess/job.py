@@ -23,7 +23,7 @@ from ixi_tfds import folders, storage
 from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import read_manifest
+from ixi_tfds.datasets import MARKER, read_manifest
 from ixi_tfds.demographics import find_workbook, read_demographics
 from ixi_tfds.errors import DatasetError, ScanError, UserError
 from ixi_tfds.nifti import read_file
@@ -168,7 +168,7 @@ def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[
         },
     }
     folders.recover(config.dataset_dir)
-    if folders.is_whole(config.dataset_dir, publish.MARKER) and not config.overwrite:
+    if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
         return _check_unchanged(config, plan, settings)
     started = time.time()
     _open_work_dir(plan.work_dir, settings)

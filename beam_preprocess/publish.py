@@ -13,11 +13,8 @@ from beam_preprocess.shards import shard_name
 from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import median_geometry, save_manifest
+from ixi_tfds.datasets import MARKER, median_geometry, save_manifest
 from ixi_tfds.splits import SPLITS
-
-MARKER = "dataset_info.json"
-"""The file that neither TFDS nor our own commands take a folder for a dataset without."""
 
 
 def publish(

@@ -5,8 +5,11 @@ Beam's own way is a new interpreter for each, and importing Beam takes seconds.
 
 import multiprocessing
 import os
+import sys
+import types
 from multiprocessing import forkserver
 from typing import Any
+from unittest import mock
 
 _MODULES = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.shards")
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -15,7 +18,9 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 def get_ready() -> None:
     """Have the process that workers are forked from begin to import; it ends when this one does."""
     _CONTEXT.set_forkserver_preload(list(_MODULES))
-    forkserver.ensure_running()
+    # Workers have no use for the builder, and TFDS takes half a second to import.
+    with mock.patch.dict(os.environ, {"IXI_TFDS_WITHOUT_BUILDER": "1"}):
+        forkserver.ensure_running()
 
 
 def use_for_direct_runner() -> None:
@@ -42,7 +47,9 @@ def use_for_direct_runner() -> None:
                 "WORKER_ID": self.worker_id,
             }
             self.process = _CONTEXT.Process(target=_work, args=(environment,), daemon=True)
-            self.process.start()
+            # Or it would run the script of whoever calls us, unless that minds its `__name__`.
+            with mock.patch.dict(sys.modules, __main__=types.ModuleType("__main__")):
+                self.process.start()
 
         def stop_worker(self) -> None:
             self.process.join()

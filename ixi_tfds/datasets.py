@@ -16,6 +16,9 @@ from ixi_tfds.errors import DatasetError, UserError
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
+MARKER = "dataset_info.json"
+"""The file that neither TFDS nor our own commands take a folder for a dataset without."""
+
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -34,11 +37,11 @@ def find_dataset(data_dir: str | pathlib.Path, dataset: str) -> pathlib.Path:
         raise DatasetError(f"--data_dir={data_dir}: no such folder")
     versions = [
         path.parent
-        for path in (root / dataset).glob("*/dataset_info.json")
+        for path in (root / dataset).glob(f"*/{MARKER}")
         if _VERSION.fullmatch(path.parent.name)
     ]
     if not versions:
-        there = sorted({"/".join(p.parts[-4:-2]) for p in root.glob("*/*/*/dataset_info.json")})
+        there = sorted({"/".join(p.parts[-4:-2]) for p in root.glob(f"*/*/*/{MARKER}")})
         raise DatasetError(
             f"--dataset={dataset}: no such dataset in --data_dir={data_dir}, which has "
             f"{', '.join(there) or 'none; make one with python -m beam_preprocess'}"
