@@ -38,8 +38,10 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
             f"unknown argument {unknown[0]!r}: neither a flag of beam_preprocess (see --help) nor "
             "an option of Apache Beam"
         )
-    options = PipelineOptions([*_QUIET_WORKERS, *arguments])
-    named = options.get_all_options()["runner"]
+    named = PipelineOptions(list(arguments)).get_all_options()["runner"]
+    # Other runners may know other levels: Flink's refuses a job that names this one.
+    quiet = _QUIET_WORKERS if named in _IN_PROCESS else ()
+    options = PipelineOptions([*quiet, *arguments])
     try:
         create_runner(named or "FnApiRunner")
     except (ValueError, ImportError) as error:

@@ -379,3 +379,14 @@ def test_real_full_size_scans_to_the_byte_and_read_without_our_code(real_data, t
     assert len(found) == 5 * 60
     report = (folder / "quality.html").read_text()
     assert "1 original, " in report or " 1 original" in report
+
+
+def test_other_runners_get_only_the_options_that_were_given():
+    """Flink's job server refuses a job with a level that Java does not have."""
+    from beam_preprocess.pipeline import beam_options
+
+    level = "default_sdk_harness_log_level"
+    assert beam_options([]).get_all_options()[level] == "CRITICAL"
+    assert beam_options(["--runner=FlinkRunner"]).get_all_options()[level] is None
+    given = [f"--{level}=WARN", "--runner=FlinkRunner"]
+    assert beam_options(given).get_all_options()[level] == "WARN"
