@@ -19,6 +19,7 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.pipeline import write_shards
 from beam_preprocess.shards import STRICT_FAILURE, ShardTask
+from beam_preprocess.workers import LOST
 from ixi_tfds import folders, storage
 from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
@@ -231,6 +232,8 @@ def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:
         failure = plan.work_dir / STRICT_FAILURE
         if failure.exists():
             raise UserError(f"--strict: {failure.read_text()}") from error
+        if LOST in str(error):
+            raise UserError(LOST) from error
         raise
 
 

@@ -6,12 +6,20 @@ Beam's own way is a new interpreter for each, and importing Beam takes seconds.
 import multiprocessing
 import os
 import sys
+import threading
+import time
 import types
 from multiprocessing import forkserver
 from typing import Any
 from unittest import mock
 
 _MODULES = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.shards")
+LOST = (
+    "a worker has been killed, as systems do that run out of memory; run the same command again "
+    "to go on, with fewer workers (--direct_num_workers) or a smaller --volumes_per_shard"
+)
+"""What the error says that ends a job of which a worker died."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 
 
@@ -26,7 +34,11 @@ def get_ready() -> None:
 def use_for_direct_runner() -> None:
     """Have Beam's in-process runner take such workers in its mode `multi_processing`."""
     from apache_beam.portability import python_urns
+    from apache_beam.portability.api import beam_fn_api_pb2
     from apache_beam.runners.portability.fn_api_runner import worker_handlers
+
+    threading.excepthook = _tell
+    started = []
 
     class ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):
         """Starts and stops one worker, as Beam's SubprocessSdkWorkerHandler does."""
@@ -50,6 +62,18 @@ def use_for_direct_runner() -> None:
             # Or it would run the script of whoever calls us, unless that minds its `__name__`.
             with mock.patch.dict(sys.modules, __main__=types.ModuleType("__main__")):
                 self.process.start()
+            started.append(self.process)
+            threading.Thread(target=self.watch, daemon=True).start()
+
+        def watch(self) -> None:
+            """Fail the job when a worker dies; Beam would wait for its answers for ever."""
+            self.process.join()
+            while self.process.exitcode:
+                for process in started:
+                    process.terminate()
+                for name, answer in list(self.control_conn._futures_by_id.items()):
+                    answer.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=LOST))
+                time.sleep(0.5)
 
         def stop_worker(self) -> None:
             self.process.join()
@@ -57,6 +81,14 @@ def use_for_direct_runner() -> None:
     worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(
         ForkedWorkerHandler
     )
+
+
+def _tell(arguments: threading.ExceptHookArgs) -> None:
+    """Python's own hook, but for connections that broke, of which `watch` tells."""
+    import grpc
+
+    if not isinstance(arguments.exc_value, grpc.RpcError):
+        threading.__excepthook__(arguments)
 
 
 def _work(environment: dict[str, str]) -> None:

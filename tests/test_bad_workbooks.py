@@ -3,6 +3,7 @@
 import io
 import math
 import zipfile
+from unittest import mock
 
 import openpyxl
 import pandas as pd
@@ -186,27 +187,23 @@ cells = st.one_of(
 
 @settings(max_examples=EXAMPLES or 60, derandomize=not EXAMPLES, database=None, deadline=None)
 @given(rows=st.lists(st.lists(cells, min_size=12, max_size=12), min_size=1, max_size=6))
-def test_any_cells_give_a_table_or_one_error(monkeypatch_sheets, rows):
+def test_any_cells_give_a_table_or_one_error(rows):
     """Below the file formats, whose readers are pandas's: any values that they may hand over."""
-    monkeypatch_sheets(pd.DataFrame(rows, columns=list(SOMEONE), dtype=object))
-    try:
-        found = read_demographics("IXI.xlsx")
-    except WorkbookError:
-        return
+    sheet = pd.DataFrame(rows, columns=list(SOMEONE), dtype=object)
+    book = mock.MagicMock(sheet_names=["Table"], parse=lambda name, **kwargs: sheet)
+    book.__enter__.return_value = book
+    with (
+        mock.patch("ixi_tfds.demographics._content"),
+        mock.patch("pandas.ExcelFile", return_value=book),
+    ):
+        try:
+            found = read_demographics("IXI.xlsx")
+        except WorkbookError:
+            return
     assert found.table.index.is_unique and found.table.index.dtype == "int64"
     assert all("\n" not in warning and len(warning) < 300 for warning in found.warnings)
     ages = found.table["age"].dropna()
     assert ((ages >= 0) & (ages <= 120)).all()
-
-
-@pytest.fixture(scope="module")
-def monkeypatch_sheets(tmp_path_factory):
-    book = type("Book", (), {"sheet_names": ["Table"], "__enter__": lambda self: self})
-    book.__exit__ = lambda self, *error: None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ixi_tfds.demographics._content", lambda path: None)
-        patch.setattr("pandas.ExcelFile", lambda path: book())
-        yield lambda sheet: setattr(book, "parse", lambda self, name, **kwargs: sheet)
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):

@@ -19,9 +19,11 @@ from tensorflow import keras
 from test_beam_preprocess import tree
 from volumes import SMALL, write_cohort, write_head
 
+from beam_preprocess import shards, workers
 from ixi_tfds import bundle, datasets, integrity
 from trainer import models
 
+real_work = workers._work
 KILLS = int(os.environ.get("SOAK_KILLS", "6"))
 
 
@@ -138,6 +140,36 @@ def test_two_workers_killed_at_any_time(given, tmp_path):
         assert go(preprocess(given, out, *workers), log) == 0, log.read_text()
         assert tree(out) == tree(tmp_path / "alone")
     assert killed
+
+
+def die_at_once(environment):
+    forked.die()
+
+
+def die_at_work(environment):
+    shards._framed = lambda records: forked.die()
+    real_work(environment)
+
+
+def give_workers(work):
+    """Called in the process of the job: what its workers do."""
+    workers._work = work
+
+
+@pytest.mark.parametrize("work", [die_at_once, die_at_work])
+def test_a_killed_worker_ends_the_job_in_one_line(given, tmp_path, work):
+    out, log = tmp_path / "out", tmp_path / "log"
+    two = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    job = preprocess(given, out, *two)
+    assert go(job, log, functools.partial(give_workers, work)) == 2
+    (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: a worker has been killed") and "run the same command" in line
+    assert "Traceback" not in log.read_text()
+    assert not list(out.glob("ixi_t1/small/[0-9]*"))
+    assert go(job, log) == 0, log.read_text()
+    undisturbed = tmp_path / "undisturbed"
+    assert go(preprocess(given, undisturbed), log) == 0
+    assert tree(out) == tree(undisturbed)
 
 
 @pytest.mark.slow
