@@ -78,7 +78,8 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
     given = options.get_all_options()
     if given["runner"] not in _IN_PROCESS:
         return None
-    workers.use_for_direct_runner()
+    if given["direct_running_mode"] == "multi_processing":
+        workers.use_for_direct_runner()
     # Without the options, worker processes log at a level of their own.
     provision = provision_api.ProvisionInfo(
         pipeline_options=JobServiceHandle.encode_pipeline_options(given)

@@ -11,7 +11,6 @@ import time
 import types
 from multiprocessing import forkserver
 from typing import Any
-from unittest import mock
 
 _MODULES = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.shards")
 LOST = (
@@ -27,8 +26,9 @@ def get_ready() -> None:
     """Have the process that workers are forked from begin to import; it ends when this one does."""
     _CONTEXT.set_forkserver_preload(list(_MODULES))
     # Workers have no use for the builder, and TFDS takes half a second to import.
-    with mock.patch.dict(os.environ, {"IXI_TFDS_WITHOUT_BUILDER": "1"}):
-        forkserver.ensure_running()
+    os.environ["IXI_TFDS_WITHOUT_BUILDER"] = "1"
+    forkserver.ensure_running()
+    del os.environ["IXI_TFDS_WITHOUT_BUILDER"]
 
 
 def use_for_direct_runner() -> None:
@@ -60,8 +60,12 @@ def use_for_direct_runner() -> None:
             }
             self.process = _CONTEXT.Process(target=_work, args=(environment,), daemon=True)
             # Or it would run the script of whoever calls us, unless that minds its `__name__`.
-            with mock.patch.dict(sys.modules, __main__=types.ModuleType("__main__")):
+            main = sys.modules["__main__"]
+            sys.modules["__main__"] = types.ModuleType("__main__")
+            try:
                 self.process.start()
+            finally:
+                sys.modules["__main__"] = main
             started.append(self.process)
             threading.Thread(target=self.watch, daemon=True).start()
 

@@ -39,7 +39,7 @@ def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
     """
     if not is_remote(path):
         return pathlib.Path(path, *parts)
-    _check_scheme(str(path))
+    _check_scheme(str(path).partition("://")[0])
     return cast(pathlib.Path, _RemotePath(path, *parts))
 
 
@@ -284,8 +284,7 @@ def _gfile() -> Any:
 
 
 @functools.cache
-def _check_scheme(path: str) -> None:
-    scheme = path.partition("://")[0]
+def _check_scheme(scheme: str) -> None:
     if scheme not in _gfile().get_registered_schemes():
         # Brings more of them where somebody has installed it, and registers them by itself.
         with contextlib.suppress(ImportError):
@@ -293,7 +292,7 @@ def _check_scheme(path: str) -> None:
     known = sorted(set(_gfile().get_registered_schemes()) - {"", "file"})
     if scheme not in known:
         raise UserError(
-            f"{path}: TensorFlow has no file system for {scheme}://, only for "
+            f"{scheme}://: TensorFlow has no file system for it, only for "
             f"{', '.join(f'{name}://' for name in known)}; docs/scaling.md says how to add one"
         )
     _register_with_tfds(scheme)
