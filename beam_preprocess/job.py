@@ -62,7 +62,7 @@ class JobConfig:
         for flag in ("source_dir", "data_dir"):
             if not getattr(self, flag):
                 raise UserError(f"--{flag}=: give a folder")
-            storage.at(getattr(self, flag))
+            storage.at(getattr(self, flag))  # refuses unknown schemes
         if not 0 <= self.max_rejected_fraction <= 1:
             raise UserError(
                 f"--max_rejected_fraction={self.max_rejected_fraction}: must be between 0 and 1"
@@ -218,7 +218,7 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
     text = json.dumps(settings, sort_keys=True)
     work_dir.mkdir(parents=True, exist_ok=True)
     if not plan_file.exists() or plan_file.read_text() != text:
-        folders.remove_tree(work_dir)
+        storage.remove_tree(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         plan_file.write_text(text)
     for leftover in [*work_dir.glob("*.tmp"), *work_dir.glob(STRICT_FAILURE)]:

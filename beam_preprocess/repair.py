@@ -9,7 +9,7 @@ from typing import Any
 from beam_preprocess import publish
 from beam_preprocess.job import JobConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds import folders
+from ixi_tfds import folders, storage
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.datasets import file_sha256
 from ixi_tfds.errors import DatasetError, UserError
@@ -68,12 +68,12 @@ def repair(
 @contextlib.contextmanager
 def _scratch(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     scratch = folder.with_name(f".repair-{folder.name}")
-    folders.remove_tree(scratch)
+    storage.remove_tree(scratch)
     scratch.mkdir(parents=True, exist_ok=True)
     try:
         yield scratch
     finally:
-        folders.remove_tree(scratch)
+        storage.remove_tree(scratch)
 
 
 def _put(made: pathlib.Path, path: pathlib.Path, digest: str) -> None:

@@ -3,8 +3,10 @@
 Beam's own way is a new interpreter for each, and importing Beam takes seconds.
 """
 
+import contextlib
 import multiprocessing
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -99,4 +101,6 @@ def _work(environment: dict[str, str]) -> None:
     from apache_beam.runners.worker import sdk_worker_main
 
     os.environ.update(environment)
-    sdk_worker_main.main([])
+    # Beam prints the stack of each exception there, and hands it to the runner anyway.
+    with pathlib.Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        sdk_worker_main.main([])

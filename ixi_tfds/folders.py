@@ -11,7 +11,6 @@ import fcntl
 import os
 import pathlib
 import re
-import shutil
 import socket
 import sys
 from collections.abc import Iterator, Mapping
@@ -87,6 +86,9 @@ def telling_faults(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     except Exception as error:
         if storage.is_remote(folder) and storage.is_storage_fault(error):
             raise storage.storage_fault(folder, error) from error
+        told = storage.TOLD.search(str(error))
+        if told:
+            raise UserError(told[0]) from error
         found = _fault(error)
         if found is None:
             raise
@@ -215,12 +217,12 @@ def put_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
     if folder.exists():
         folder.rename(old)
     made.rename(folder)
-    remove_tree(old)
+    storage.remove_tree(old)
 
 
 def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
     (folder / marker).unlink(missing_ok=True)
-    remove_tree(folder)
+    storage.remove_tree(folder)
     files = [pathlib.PurePath(top, name) for top, _, names in storage.walk(made) for name in names]
     inside = [file.relative_to(pathlib.PurePath(made)) for file in files]
     for name in sorted(inside, key=lambda name: (str(name) == marker, name)):
@@ -230,7 +232,7 @@ def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> Non
             (made / name).replace(folder / name)
         else:
             storage.copy(made / name, folder / name)
-    remove_tree(made)
+    storage.remove_tree(made)
 
 
 def is_whole(folder: pathlib.Path, marker: str) -> bool:
@@ -245,17 +247,7 @@ def recover(folder: pathlib.Path) -> None:
     old = _replaced(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
-    remove_tree(old)
-
-
-def remove_tree(path: pathlib.Path) -> None:
-    """Remove a folder and all in it, if it is there."""
-    if not path.exists():
-        return
-    if storage.is_remote(path):
-        storage.remove_tree(path)
-    else:
-        shutil.rmtree(path)
+    storage.remove_tree(old)
 
 
 def _replaced(folder: pathlib.Path) -> pathlib.Path:

@@ -15,16 +15,19 @@ import io
 import os
 import pathlib
 import re
+import shutil
 import stat
 from collections.abc import Callable, Iterator
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple, cast
 
 from ixi_tfds.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+
+TOLD = re.compile(
+    r"\S+: the storage refuses or cannot be reached .*, then run the same command again"
+)
+"""The sentence of `storage_fault`, to be found in the words that Beam makes of exceptions."""
 
 
 def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
@@ -234,7 +237,12 @@ class _RawFile(io.RawIOBase):
 
 
 def remove_tree(path: pathlib.Path) -> None:
-    """Remove a remote folder and all in it."""
+    """Remove a folder and all in it, if it is there."""
+    if not path.exists():
+        return
+    if not is_remote(path):
+        shutil.rmtree(path)
+        return
     with _telling(path):
         _gfile().rmtree(str(path))
 

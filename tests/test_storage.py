@@ -194,9 +194,11 @@ def _target(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    "status, mode", [(401, "in_memory"), (403, "in_memory"), (403, "multi_processing")]
+)
 def test_a_store_that_refuses_is_one_line_and_a_second_run_goes_on(
-    store, scans, expected, tmp_path, status
+    store, scans, expected, tmp_path, status, mode
 ):
     upload(store, scans, "scans")
     log = tmp_path / "log"
@@ -207,7 +209,7 @@ def test_a_store_that_refuses_is_one_line_and_a_second_run_goes_on(
         return status if len(writes) > 12 else None
 
     store.before = refuse
-    assert go(store, log, job()) == 2
+    assert go(store, log, job(f"--direct_running_mode={mode}")) == 2
     (last,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert re.match(rf"error: gs://{BUCKET}/data/\S+: the storage refuses", last)
     assert "Traceback" not in log.read_text()

@@ -137,7 +137,7 @@ def export(
             pathlib.Path(scratch, "1") if remote else folder.with_name(f".{folder.name}.partial")
         )
         folders.recover(folder)
-        folders.remove_tree(partial)
+        storage.remove_tree(partial)
         functions = signatures(network, size, scaling)
         tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
         canonical.make_canonical(partial)

@@ -13,7 +13,7 @@ import math
 import pathlib
 from collections.abc import Iterator
 
-from ixi_tfds import folders
+from ixi_tfds import storage
 from ixi_tfds.errors import UserError
 from trainer.config import write_atomically
 
@@ -136,7 +136,7 @@ def write_state(workdir: pathlib.Path, state: RunState) -> None:
     for path in (workdir / "checkpoints").iterdir():
         if path.is_dir():
             # Left by a write that was killed.
-            folders.remove_tree(path)
+            storage.remove_tree(path)
         elif path.name.split(".")[0] not in kept:
             path.unlink()
 
