@@ -2,7 +2,7 @@
 
 Volumes of 256x256x150 int16 come from the cohort generator; those beyond `--distinct` are links to
 them under other people's names. Each way is a process of its own, start-up included, whose memory
-is the peak, sampled twice a second, of what all of its processes hold together (shared pages
+is the peak, sampled every two seconds, of what all of its processes hold together (shared pages
 counted once). The files are in the page cache when the clock starts: they were just read.
 
     .venv/bin/python benchmarks/cohort.py [--volumes=581] [--ways=two,one] [--scans=FOLDER]
@@ -87,7 +87,8 @@ def measure(command):
                     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                         held += each.memory_full_info().pss
             peak = max(peak, held)
-            time.sleep(0.5)
+            # Seldom, for it takes 40 ms of a core each time.
+            time.sleep(2)
     if process.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
     return time.perf_counter() - started, peak

@@ -4,24 +4,29 @@ The thesis's way reads with nibabel's `get_fdata`, stretches each slice to 8 bit
 PNG with imageio. Ours is `write_shard`, all that a worker of the Beam job does for a volume,
 checksums included; starting Python and Beam counts on neither side (`cohort.py` has it in). The
 limit is inflating the same files whole with igzip, checksum checked, and writing the same bytes of
-output. Volumes are made up, or with `--real` copies of the one of IXI in `IXI_REAL_DATA`, whose
-bytes compress better.
+output; also with glibc kept from giving memory back, which nearly halves its time and not ours.
+With `--rivals=nobrainer`, version 1.2.1, its last one for TensorFlow, converts the same volumes to
+its TFRecords of float32 by `nobrainer.tfrecord.write`: packed, as it always does, and without. A
+round is 16 volumes, as many as a shard has. They are made up, or with `--real` copies of the one of
+IXI in `IXI_REAL_DATA`, whose bytes compress better.
 
-    .venv/bin/python benchmarks/preprocess.py [--volumes=6] [--rounds=11] [--real]
+    .venv/bin/python benchmarks/preprocess.py [--rivals=thesis] [--rounds=11] [--real]
 """
 
 import argparse
+import contextlib
+import functools
 import os
 import pathlib
 import shutil
 import tempfile
 import time
+import types
 
 import imageio.v3 as iio
 import nibabel as nib
 import numpy as np
 import rounds as shared
-from isal import isal_zlib
 
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.catalog import find_scans
@@ -44,15 +49,46 @@ def ours(source, output):
     write_shard(ShardTask("train", 0, 1, scans, THESIS, str(source), str(output)))
 
 
-def limit(source, output):
-    for path in source.glob("*.nii.gz"):
-        isal_zlib.decompress(path.read_bytes(), 31)
-        with (output / path.name).open("wb") as file:
-            file.write(bytes(THESIS.slices_per_volume * 256 * 256))
+NOBRAINER = """
+import os, pathlib, shutil, sys, tempfile, time
+import nobrainer.tfrecord, rounds, tensorflow as tf
+
+if sys.argv[2] == "plain":
+    # Its writer takes `compressed` and packs in any case.
+    tf.io.TFRecordOptions = lambda **options: None
+
+def one_round():
+    pairs = [(str(path), 0) for path in sorted(pathlib.Path(sys.argv[1]).glob("*.nii.gz"))]
+    folder = tempfile.mkdtemp()
+    started = time.perf_counter()
+    nobrainer.tfrecord.write(pairs, folder + "/{shard}.tfrec", len(pairs), processes=1)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(folder)
+    return seconds
+
+rounds.serve(one_round)
+"""
+
+LIMIT = """
+import pathlib, shutil, sys, tempfile, time
+import rounds
+from isal import isal_zlib
+
+def one_round():
+    folder = pathlib.Path(tempfile.mkdtemp())
+    started = time.perf_counter()
+    for path in pathlib.Path(sys.argv[1]).glob("*.nii.gz"):
+        # Twice as fast as its `decompress`.
+        isal_zlib.decompressobj(31).decompress(path.read_bytes())
+        with (folder / path.name).open("wb") as file:
+            file.write(bytes(int(sys.argv[2])))
             file.flush()
+    seconds = time.perf_counter() - started
+    shutil.rmtree(folder)
+    return seconds
 
-
-WAYS = (ours, thesis, limit)
+rounds.serve(one_round)
+"""
 
 
 def timed(way, source):
@@ -66,13 +102,14 @@ def timed(way, source):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--volumes", type=int, default=6)
+    parser.add_argument("--rivals", choices=("thesis", "nobrainer"), default="thesis")
+    parser.add_argument("--volumes", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
     # One core, whatever a library would take.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         source = pathlib.Path(folder)
         if arguments.real:
             (scan,) = pathlib.Path(os.environ["IXI_REAL_DATA"], "ixi/full").glob("*.nii.gz")
@@ -80,21 +117,44 @@ def main():
                 shutil.copy(scan, source / f"head{number}-T1.nii.gz")
         else:
             write_cohort(str(source), subjects=arguments.volumes)
-        table = [[timed(way, source) for way in WAYS] for _ in range(arguments.rounds + 1)][1:]
+
+        def here(way):
+            return types.SimpleNamespace(round=functools.partial(timed, way, source))
+
+        def elsewhere(python, script, argument, **settings):
+            command = [python, "-c", script, str(source), argument]
+            path = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+            rival = shared.Rival(command, settings | path)
+            return stack.enter_context(rival)
+
+        if arguments.rivals == "thesis":
+            bytes_out = str(THESIS.slices_per_volume * 256 * 256)
+            limit = functools.partial(elsewhere, shared.isal_python(), LIMIT, bytes_out)
+            ways = {
+                "ours": here(ours),
+                "thesis": here(thesis),
+                "limit": limit(),
+                "limit, memory kept": limit(**shared.KEEP_MEMORY),
+            }
+        else:
+            python = shared.nobrainer_python()
+            packed, plain = (elsewhere(python, NOBRAINER, how) for how in ("packed", "plain"))
+            ways = {"ours": here(ours), "nobrainer": packed, "nobrainer, not packed": plain}
+        table = shared.alternate(list(ways.values()), arguments.rounds)
         size = sum(path.stat().st_size for path in source.glob("*.nii.gz"))
-    seconds = np.array(table) / arguments.volumes
-    medians = dict(zip(("ours", "thesis", "limit"), np.median(seconds, axis=0), strict=True))
-    for name, value in medians.items():
-        print(f"{name:<8}{value:8.4f} s a volume")
-    faster = shared.median_with_interval(seconds[:, 1] / seconds[:, 0])
-    share = shared.median_with_interval(seconds[:, 2] / seconds[:, 0])
-    print("{:.1f} ({:.1f} to {:.1f}) times as fast as the thesis's way".format(*faster))
-    print("{:.0%} ({:.0%} to {:.0%}) of the limit's speed".format(*share))
+    seconds = dict(zip(ways, table.T / arguments.volumes, strict=True))
+    for name, values in seconds.items():
+        print(f"{name:<24}{np.median(values):8.4f} s a volume")
+    times = {
+        name: shared.median_with_interval(values / seconds["ours"])
+        for name, values in seconds.items()
+    }
+    for name, ratio in list(times.items())[1:]:
+        print("ours against {}: {:.2f} ({:.2f} to {:.2f})".format(name, *ratio))
     shared.record(
-        "preprocess, a real volume" if arguments.real else "preprocess",
-        seconds_a_volume=medians,
-        times_as_fast_as_the_thesis=faster,
-        share_of_the_limit=share,
+        f"preprocess, {arguments.rivals}" + (", a real volume" if arguments.real else ""),
+        seconds_a_volume={name: np.median(values) for name, values in seconds.items()},
+        ours_against=times,
         volumes=arguments.volumes,
         bytes_a_volume=size / arguments.volumes,
         rounds=arguments.rounds,

@@ -3,9 +3,9 @@
 All read the same slices of made-up heads at 256x256, shuffled, from warm files: ours the shards of
 the preprocessing job; the thesis's way (Keras's `ImageDataGenerator.flow_from_directory`) and a
 PyTorch DataLoader with two workers the PNGs. The limit is the same records batched and not parsed.
-With `--augmented` each also corrupts what it reads: ours on the device, as in the training step;
-the others by MONAI's transforms in the loader's workers, blur on half of the images, then cutout
-and coarse dropout.
+With `--augmented` each also corrupts what it reads, blur on half of the images, then cutout and
+coarse dropout: ours on the device, as in the training step; Keras's generator by imgaug, as the
+thesis did; PyTorch's by MONAI's transforms in the loader's workers.
 
     .venv/bin/python benchmarks/reading.py [--rounds=12] [--augmented]
 
@@ -86,7 +86,10 @@ def thesis(arguments):
     """Keras's generator over a folder of PNGs."""
     from tensorflow import keras
 
-    generator = keras.preprocessing.image.ImageDataGenerator(rescale=1 / 255)
+    change = _imgaug_transforms() if arguments.augmented else None
+    generator = keras.preprocessing.image.ImageDataGenerator(
+        rescale=1 / 255, preprocessing_function=change
+    )
     batches = generator.flow_from_directory(
         arguments.pictures,
         target_size=(SIDE, SIDE),
@@ -96,6 +99,24 @@ def thesis(arguments):
     )
     whole = (batch for batch in batches if len(batch) == BATCH)
     _deliver(whole, arguments.batches)
+
+
+def _imgaug_transforms():
+    from imgaug import augmenters
+
+    corrupt = augmenters.Sequential(
+        [
+            augmenters.Sometimes(0.5, augmenters.GaussianBlur((0.5, 1.5))),
+            augmenters.SomeOf(
+                (0, 2),
+                [
+                    augmenters.Cutout(nb_iterations=2, size=0.2, fill_mode="constant", cval=0),
+                    augmenters.CoarseDropout((0.0, 0.05), size_percent=0.5),
+                ],
+            ),
+        ]
+    )
+    return lambda image: corrupt(image=image.astype(np.uint8)).astype(np.float32)
 
 
 def torch(arguments):
@@ -148,6 +169,7 @@ def _monai_transforms():
 
 
 RIVALS = {"ours": ours, "limit": limit, "thesis": thesis, "torch": torch}
+"""By name; PyTorch and imgaug have environments of their own."""
 
 
 def prepare(folder, subjects):
@@ -190,7 +212,10 @@ def main():
         return
     pythons = dict.fromkeys(RIVALS, sys.executable)
     pythons["torch"] = shared.torch_python()
-    names = ["ours", "torch"] if arguments.augmented else list(RIVALS)
+    names = list(RIVALS)
+    if arguments.augmented:
+        pythons["thesis"] = shared.imgaug_python()
+        names.remove("limit")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         dataset, pictures = prepare(pathlib.Path(folder), arguments.subjects)
         own = [*sys.argv, f"--dataset={dataset}", f"--pictures={pictures}"]

@@ -11,6 +11,8 @@ import sys
 import numpy as np
 
 RIVALS = pathlib.Path(__file__).parents[1] / ".rivals"
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 40)}
+"""Keeps glibc from giving memory back to the kernel, for rivals that this makes faster."""
 RESULTS = pathlib.Path(__file__).with_name("results.json")
 
 
@@ -48,6 +50,23 @@ def torch_python():
     return _environment("torch", "torch", "torchmetrics", "monai", "pillow", "numpy")
 
 
+def nobrainer_python():
+    """The Python of the environment of nobrainer 1.2.1, its last version for TensorFlow."""
+    return _environment("nobrainer", "nobrainer==1.2.1")
+
+
+def isal_python():
+    """The Python of the environment of igzip."""
+    return _environment("isal", "isal==1.9.1", "numpy")
+
+
+def imgaug_python():
+    """The Python of the environment of imgaug, which works with no NumPy of later than 2022."""
+    return _environment(
+        "imgaug", "tensorflow-cpu==2.12.1", "imgaug==0.4.0", "numpy==1.23.5", "pillow", "scipy"
+    )
+
+
 def _environment(name, *packages):
     folder = RIVALS / name
     python, finished = folder / "bin/python", folder / "installed"
@@ -78,8 +97,10 @@ def serve(seconds_of_round):
 
 def alternate(rivals, rounds, warm_up=2):
     """Seconds, an array [rounds, rivals]; who begins changes from round to round."""
+    import tqdm
+
     table = np.zeros((rounds + warm_up, len(rivals)))
-    for number, row in enumerate(table):
+    for number, row in enumerate(tqdm.tqdm(table, unit="round")):
         order = range(len(rivals)) if number % 2 else reversed(range(len(rivals)))
         for place in order:
             row[place] = rivals[place].round()

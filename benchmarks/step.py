@@ -182,7 +182,6 @@ RIVALS = {
     "pytorch": ("PyTorch, eager", "PyTorch, channels last", "PyTorch, compiled"),
     "bfloat16": ("ours, bfloat16", "PyTorch, compiled", "PyTorch, bfloat16"),
 }
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 40)}
 
 
 def main():
@@ -204,7 +203,7 @@ def main():
         for name in names:
             python, settings = sys.executable, None
             if name.startswith("PyTorch"):
-                python, settings = shared.torch_python(), KEEP_MEMORY
+                python, settings = shared.torch_python(), shared.KEEP_MEMORY
             rival = shared.Rival([python, *sys.argv, f"--way={name}"], settings)
             processes.append(stack.enter_context(rival))
         seconds = shared.alternate(processes, arguments.rounds)
