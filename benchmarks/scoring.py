@@ -132,9 +132,11 @@ def main():
         write_pairs(path, arguments.pairs)
         rivals = []
         for way in WAYS:
-            python = shared.torch_python() if way == "torchmetrics" else sys.executable
+            python, settings = sys.executable, None
+            if way == "torchmetrics":
+                python, settings = shared.torch_python(), shared.KEEP_MEMORY
             command = [python, __file__, f"--way={way}", f"--path={path}"]
-            rivals.append(stack.enter_context(shared.Rival(command)))
+            rivals.append(stack.enter_context(shared.Rival(command, settings)))
         seconds = shared.alternate(rivals, arguments.rounds)
         values = {way: np.load(f"{path}.{way}.npy") for way in WAYS}
     np.testing.assert_allclose(values["ours"], values["scikit-image"], atol=1e-4)
