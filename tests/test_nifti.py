@@ -129,6 +129,13 @@ def test_a_gzip_that_holds_more_than_declared_is_corrupt(tmp_path):
     assert reason_of(tmp_path / "bomb.nii.gz") == "corrupt_data"
 
 
+def test_two_scans_in_one_file_are_not_taken_for_the_first(tmp_path):
+    first = write_head(tmp_path, "x").read_bytes()
+    other = gzip.compress(gzip.decompress(first)[:-1] + b"\x7f")
+    (tmp_path / "two.nii.gz").write_bytes(first + other)
+    assert reason_of(tmp_path / "two.nii.gz") == "corrupt_data"
+
+
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_header_that_claims_too_much_costs_nothing(tmp_path, packed):
     content = bytearray(gzip.decompress(write_head(tmp_path, "x").read_bytes()))
