@@ -3,7 +3,8 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test soak lint bench audit lock clean flink-up flink-test flink-down
+.PHONY: setup demo thesis test planted mutants soak lint bench audit lock clean flink-up flink-test \
+  flink-down
 
 setup: .venv/installed
 
@@ -35,6 +36,16 @@ thesis: setup
 WORKERS ?= 2
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
+
+# Known bugs, planted one at a time: each has to fail its test (FLAGS="-k TEXT" plants some of them).
+planted: setup
+	$(BIN)/python tests/plant.py $(FLAGS)
+
+# How many small changes to the modules that decide numbers are noticed by their tests.
+mutants: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes \
+	  --upgrade --target .venv-mutants/packages -r tests/mutants.lock
+	$(BIN)/python tests/mutants.py --jobs=$(WORKERS) $(FLAGS)
 
 # What takes too long for `make test`, bounded in count and in time: a coverage-guided fuzzer on the
 # reading of scans, more inputs for every property, more moments to be killed at.
@@ -89,6 +100,8 @@ lock:
 	  --custom-compile-command "make lock" --output-file requirements.lock
 	echo atheris==3.0.0 | uv pip compile --quiet --python-version 3.11 --generate-hashes - \
 	  --custom-compile-command "make lock" --output-file tests/soak.lock
+	echo cosmic-ray==8.7.0 | uv pip compile --quiet --python-version 3.11 --generate-hashes - \
+	  --custom-compile-command "make lock" --output-file tests/mutants.lock
 
 clean:
-	rm -rf .venv .venv-soak .venv-audit .flink $(DEMO) *.egg-info
+	rm -rf .venv .venv-soak .venv-mutants .venv-audit .flink $(DEMO) *.egg-info

@@ -1,7 +1,9 @@
 """What the tests share."""
 
+import collections
 import os
 import pathlib
+import sys
 
 import pytest
 
@@ -11,5 +13,29 @@ def real_data() -> pathlib.Path:
     """The folder of real scans that IXI_REAL_DATA names; the test is skipped where it is unset."""
     path = os.environ.get("IXI_REAL_DATA")
     if not path:
-        pytest.skip("IXI_REAL_DATA is unset, so no real scans can be read")
+        pytest.skip("real scans (IXI_REAL_DATA is unset)")
     return pathlib.Path(path).resolve()
+
+
+@pytest.fixture(autouse=True)
+def _leaves_nothing_behind():
+    """A test that changes the process for those after it fails, whatever the order they run in."""
+    before = _surroundings()
+    yield
+    assert _surroundings() == before
+
+
+def _surroundings():
+    environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+    keras = sys.modules.get("keras")
+    policy = keras.mixed_precision.global_policy().name if keras else "float32"
+    return {"folder": os.getcwd(), "environment": environment, "precision": policy}
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say in one line what was not tested."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = collections.Counter(str(s.longrepr[2]).removeprefix("Skipped: ") for s in skipped)
+    if reasons:
+        told = "; ".join(f"{reason}: {number}" for reason, number in sorted(reasons.items()))
+        terminalreporter.write_line(f"not tested: {told}")
