@@ -29,7 +29,7 @@ def _surroundings():
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     keras = sys.modules.get("keras")
     policy = keras.mixed_precision.global_policy().name if keras else "float32"
-    return {"folder": os.getcwd(), "environment": environment, "precision": policy}
+    return {"folder": pathlib.Path.cwd(), "environment": environment, "precision": policy}
 
 
 def pytest_terminal_summary(terminalreporter):
