@@ -215,6 +215,17 @@ def test_what_is_missing_or_cannot_be_read_is_named(full, folder, manifest):
     )
 
 
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_folder_in_the_place_of_a_shard_is_named(sizes, folder, manifest):
+    (folder / NAMES["test"]).unlink()
+    (folder / NAMES["test"]).mkdir()
+    if not sizes:
+        del manifest["shard_bytes"]
+    assert integrity.find_damage(folder, manifest) == [
+        Damage(NAMES["test"], "cannot be read (Is a directory)")
+    ]
+
+
 def test_a_shard_that_the_manifest_does_not_name_is_found(folder, manifest):
     stray = "ixi_t1-validation.tfrecord-00000-of-00002"
     shutil.copy(folder / NAMES["validation"], folder / stray)
