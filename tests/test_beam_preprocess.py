@@ -1,18 +1,33 @@
 """The preprocessing job through its real main: what it publishes, and what it refuses."""
 
+import base64
+import collections
+import contextlib
+import dataclasses
 import hashlib
 import html
+import html.parser
+import io
+import itertools
 import json
+import math
+import os
+import pathlib
+import re
 import shutil
+import statistics
 import subprocess
 import sys
+import threading
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from volumes import SMALL, head, write_cohort, write_head
+from PIL import Image
+from volumes import SMALL, ZOOMS, head, image, write_cohort, write_head
 
 from beam_preprocess.__main__ import run
 from ixi_tfds.slices import slices_of
@@ -46,6 +61,127 @@ def made(source, tmp_path_factory):
     return data
 
 
+PEOPLE = {
+    # id: site, SEX_ID, ETHNIC_ID and age of the workbook, which lacks the last one; sites stand in
+    # blocks, so that shards dealt by name would be of one site each.
+    701: ("Guys", 1, 1, 25.25),
+    702: ("Guys", 2, 1, 61.5),
+    703: ("Guys", 1, 4, 33.0),
+    704: ("Guys", 2, 1, None),
+    705: ("Guys", 1, 1, 44.75),
+    706: ("HH", 2, 3, 29.5),
+    707: ("HH", 1, 1, 70.0),
+    708: ("HH", 2, 1, 52.125),
+    709: ("HH", 1, 1, 38.5),
+    710: ("HH", 2, 1, 21.0),
+    711: ("IOP", 1, 1, 47.5),
+    712: ("IOP", 2, 1, 66.0),
+    713: ("IOP", 1, 1, 31.0),
+    714: ("IOP", 2, 1, 58.5),
+    715: ("IOP", None, None, None),
+}
+VARIED = (
+    *("--config=varied", "--in_plane=any", "--size=30x34", "--slices=8:14"),
+    *("--volumes_per_shard=4", "--max_rejected_fraction=0.2"),
+)
+
+
+def write_workbook(path, people=PEOPLE):
+    """The sheet `Table` as IXI lays it out, with all of the people who have a sex."""
+    columns = ("SEX_ID (1=m, 2=f)", "ETHNIC_ID", "AGE")
+    rows = [
+        {"IXI_ID": number, "HEIGHT": 170, "WEIGHT": 60} | dict(zip(columns, facts, strict=True))
+        for number, (_, *facts) in people.items()
+        if facts[0]
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+
+
+def write_with_zooms(folder, name, voxels, zooms):
+    """A volume with voxels of its own size."""
+    made = image(voxels)
+    affine = made.affine @ np.diag([*np.array(zooms) / ZOOMS, 1])
+    nib.save(nib.Nifti1Image(voxels, affine), folder / f"{name}.nii.gz")
+
+
+@dataclasses.dataclass
+class Varied:
+    """A cohort of which no two people are alike, and what the job made and said of it."""
+
+    source: pathlib.Path
+    folder: pathlib.Path
+    manifest: dict
+    out: str
+    err: str
+    voxels: dict  # By subject, of those who are not refused.
+    zooms: dict
+    splits: dict
+
+    def counted(self, field):
+        """Volumes by value of a field and split."""
+        return collections.Counter(
+            (field(number), self.splits[f"IXI{number}"])
+            for number in PEOPLE
+            if f"IXI{number}" in self.splits
+        )
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    source = tmp_path_factory.mktemp("varied")
+    voxels, zooms = {}, {}
+    for number, (site, *_) in PEOPLE.items():
+        subject = f"IXI{number}"
+        shape = ((32, 32, 24), (28, 36, 26), (36, 30, 20))[number % 3]
+        scale = {"Guys": 1, "HH": 2, "IOP": 3}[site]
+        voxels[subject] = scale * head(shape, seed=number)
+        # Bright where it is anterior and superior, where air is else.
+        voxels[subject][:9, -7:] = scale * 1100
+        zooms[subject] = tuple(
+            first + step * (number * factor % 15)
+            for first, step, factor in ((1.0, 0.1, 1), (1.5, 0.07, 4), (2.0, 0.3, 7))
+        )
+        write_with_zooms(source, f"{subject}-{site}-0001-T1", voxels[subject], zooms[subject])
+    (source / "IXI703-Guys-0001-T1.nii.gz").write_bytes(b"no image")
+    del voxels["IXI703"], zooms["IXI703"]
+    write_head(source, "IXI721-HH-0021-T2")
+    write_workbook(source / "IXI.csv")
+    data = tmp_path_factory.mktemp("data")
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            assert job(source, data, *VARIED) == 0
+    folder = data / "ixi_t1/varied/1.0.0"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    splits = {
+        fields["subject"].bytes_list.value[0].decode(): path.name.split(".")[0].split("-")[1]
+        for path in folder.glob("*.tfrecord-*")
+        for fields in records_in(path)
+    }
+    assert len(splits) == 14
+    return Varied(source, folder, manifest, out.getvalue(), err.getvalue(), voxels, zooms, splits)
+
+
+def records_in(path):
+    """The fields of each example of a shard, in the order of the file, as TensorFlow reads it."""
+    return [
+        tf.train.Example.FromString(record.numpy()).features.feature
+        for record in tf.data.TFRecordDataset(str(path))
+    ]
+
+
+def fitted(plane, size):
+    """A plane cut or padded with zeros to a size, the odd row or column at the end."""
+    for axis, wanted in enumerate(size):
+        over = plane.shape[axis] - wanted
+        if over > 0:
+            plane = np.take(plane, range(over // 2, over // 2 + wanted), axis)
+        else:
+            widths = [(0, 0), (0, 0)]
+            widths[axis] = (-over // 2, -over - -over // 2)
+            plane = np.pad(plane, widths)
+    return plane
+
+
 def stretch(plane):
     low, high = plane.min(), plane.max()
     return ((plane - low) / (high - low) * 255 + 0.499999999).astype(np.uint8)
@@ -64,13 +200,86 @@ def test_every_slice_is_there_once_and_right(source, made):
     assert len(seen) == 12 * 6
 
 
-def test_nobody_is_in_two_splits(made):
+def test_slices_of_any_size_with_what_the_workbook_tells(varied):
+    """Planes of three sizes, cut and padded to one that is not square."""
+    seen = set()
+    for path in varied.folder.glob("*.tfrecord-*"):
+        for fields in records_in(path):
+            subject = fields["subject"].bytes_list.value[0].decode()
+            index = fields["slice_index"].int64_list.value[0]
+            plane = fitted(varied.voxels[subject][:, :, index], (30, 34))
+            assert fields["image"].bytes_list.value[0] == stretch(plane.astype(float)).tobytes()
+            assert fields["low"].float_list.value[0] == plane.min()
+            assert fields["high"].float_list.value[0] == plane.max()
+            site, sex, ethnic, age = PEOPLE[int(subject[3:])]
+            assert fields["site"].bytes_list.value[0].decode() == site
+            assert fields["sex"].int64_list.value[0] == {2: 0, 1: 1, None: 2}[sex]
+            ethnicity = {1: 0, 4: 1, 3: 2, None: 5}[ethnic]
+            assert fields["ethnicity"].int64_list.value[0] == ethnicity
+            told = fields["age"].float_list.value[0]
+            assert told == age or (age is None and math.isnan(told))
+            seen.add((subject, index))
+    assert len(seen) == 14 * 6
+
+
+def test_nobody_is_in_two_splits(made, varied):
     people = [
         {example["subject"] for example in examples(made, "small", split)}
         for split in ("train", "validation", "test")
     ]
     assert [len(p) for p in people] == [9, 2, 1]
     assert len(set.union(*people)) == 12
+    for data, config, everyone in ((made, "small", 12), (varied.folder.parents[2], "varied", 14)):
+        found = collections.defaultdict(set)
+        for path in data.glob(f"ixi_t1/{config}/1.0.0/*.tfrecord-*"):
+            for fields in records_in(path):
+                found[fields["subject"].bytes_list.value[0]].add(path.name.split(".")[0])
+        assert [len(splits) for splits in found.values()] == [1] * everyone
+
+
+def test_people_are_dealt_to_shards_in_the_order_of_a_hash(varied):
+    """Named by site, as IXI's files are in blocks, each shard of a run of names is of one site."""
+    shards = collections.defaultdict(set)
+    for subject, volume in varied.manifest["volumes"].items():
+        shards[volume["shard"]].add(subject)
+    for split, count in (("train", 3), ("validation", 1), ("test", 1)):
+        planned = [s for s, its in splits_of(varied.source, PEOPLE).items() if its == split]
+        planned.sort(key=lambda subject: hashlib.sha256(f"shards:{subject}".encode()).hexdigest())
+        for index in range(count):
+            name = f"ixi_t1-{split}.tfrecord-{index:05d}-of-{count:05d}"
+            assert shards[name] == set(planned[index::count]) - {"IXI703"}
+            found = {f["subject"].bytes_list.value[0] for f in records_in(varied.folder / name)}
+            assert found == {subject.encode() for subject in shards[name]}
+            if split == "train":
+                assert len({PEOPLE[int(subject[3:])][0] for subject in shards[name]}) > 1
+
+
+def test_slices_are_mixed_within_a_shard(varied):
+    for path in varied.folder.glob("*.tfrecord-*"):
+        keys = [
+            f"{f['subject'].bytes_list.value[0].decode()}/{f['slice_index'].int64_list.value[0]:03}"
+            for f in records_in(path)
+        ]
+        hashes = [hashlib.sha256(f"{path.name}:{key}".encode()).hexdigest() for key in keys]
+        assert hashes == sorted(hashes) and keys != sorted(keys)
+
+
+def test_tfds_is_told_of_the_slices_and_bytes_in_each_shard(varied):
+    """By these numbers it finds slices by their index: those of two shards are not alike."""
+    splits = tfds.builder_from_directory(varied.folder).info.splits
+    assert set(splits) == {"train", "validation", "test"}
+    for name, info in splits.items():
+        paths = sorted(varied.folder.glob(f"ixi_t1-{name}.tfrecord-*"))
+        assert info.shard_lengths == [len(records_in(path)) for path in paths]
+        assert info.num_bytes == sum(path.stat().st_size for path in paths)
+        assert [path.name for path in paths] == info.filenames
+        (one,) = tfds.as_numpy(
+            tfds.load("ixi_t1/varied", data_dir=varied.folder.parents[2], split=f"{name}[-1:]")
+        )
+        last = records_in(paths[-1])[-1]
+        assert one["subject"] == last["subject"].bytes_list.value[0]
+        assert one["slice_index"] == last["slice_index"].int64_list.value[0]
+    assert len(set(splits["train"].shard_lengths)) > 1
 
 
 def test_serialized_examples_are_those_of_tfds(source, made):
@@ -103,6 +312,214 @@ def test_the_manifest_names_the_shards_by_digest(made):
     assert manifest["geometry"] == {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
     assert manifest["shards"] == {k: v for k, v in tree(folder).items() if "tfrecord" in k}
     assert not [path for path in made.rglob("*") if path.name.startswith(".")]
+
+
+def test_the_manifest_tells_all_of_the_dataset(varied):
+    manifest, folder = dict(varied.manifest), varied.folder
+    shards = sorted(folder.glob("*.tfrecord-*"))
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    text = json.dumps(rest, sort_keys=True)
+    assert manifest.pop("digest") == hashlib.sha256(text.encode()).hexdigest()
+    assert re.fullmatch("[0-9a-f]{64}", manifest.pop("fingerprint"))
+    strata = collections.Counter()
+    for number, (_, sex, ethnic, _) in PEOPLE.items():
+        if number != 703:
+            sex = {1: "male", 2: "female", None: "unknown"}[sex]
+            ethnicity = {1: "white", 3: "asian", 4: "black", None: "unknown"}[ethnic]
+            strata[varied.splits[f"IXI{number}"], f"{sex}/{ethnicity}"] += 1
+    volumes = {}
+    for path in shards:
+        for fields in records_in(path):
+            subject = fields["subject"].bytes_list.value[0].decode()
+            file = next(varied.source.glob(f"{subject}-*"))
+            content = file.read_bytes()
+            volumes[subject] = {
+                "split": varied.splits[subject],
+                "shard": path.name,
+                "path": file.name,
+                "git_blob_sha1": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest(),
+            }
+    splits = ("train", "validation", "test")
+    people = {split: sum(its == split for its in varied.splits.values()) for split in splits}
+    # The seventh of fourteen, axis by axis.
+    shape = np.sort([voxels.shape for voxels in varied.voxels.values()], axis=0)[6].tolist()
+    zooms = np.sort([*varied.zooms.values()], axis=0)[6].tolist()
+    geometry = manifest.pop("geometry")
+    assert geometry == {"shape": shape, "zooms": pytest.approx(zooms, abs=1e-5)}
+    assert manifest == {
+        "version": "1.0.0",
+        "config": {
+            "name": "varied",
+            "in_plane": None,
+            "size": [30, 34],
+            "window": [8, 14],
+            "scaling": "slice",
+        },
+        "volumes_per_shard": 4,
+        "splits": {split: {"volumes": n, "slices": 6 * n} for split, n in people.items()},
+        "strata": {
+            split: {stratum: n for (its, stratum), n in sorted(strata.items()) if its == split}
+            for split in splits
+        },
+        "rejected": {"not_nifti": 1},
+        "skipped": {"other_modality": 1},
+        "bytes": sum(path.stat().st_size for path in shards),
+        "shards": {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in shards},
+        "volumes": volumes,
+        "shard_bytes": {path.name: path.stat().st_size for path in shards},
+        "metadata": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for pattern in ("dataset_info.json", "features.json", "*.labels.txt")
+            for path in folder.glob(pattern)
+        },
+    }
+    assert len(manifest["metadata"]) == 4
+
+
+def test_the_command_tells_the_plan_and_what_became_of_it(varied):
+    train, validation, test = (
+        varied.manifest["splits"][split] for split in ("train", "validation", "test")
+    )
+    planned = list(splits_of(varied.source, PEOPLE).values())
+    counts = [planned.count(split) for split in ("train", "validation", "test")]
+    lines = varied.out.splitlines()
+    assert lines[0].startswith("varied: slices [8, 14) of any in-plane size, stored as 30x34")
+    assert lines[1] == (
+        f"planned subjects {'/'.join(map(str, counts))}, "
+        f"slices {'/'.join(str(6 * n) for n in counts)} (train/validation/test)"
+    )
+    words = [line.split() for line in lines]
+    assert ["split", "volumes", "slices"] in words
+    for name, made in (("train", train), ("validation", validation), ("test", test)):
+        assert [name, str(made["volumes"]), str(made["slices"])] in words
+        place = words.index([name, str(made["volumes"]), str(made["slices"])]) + 1
+        strata = varied.manifest["strata"][name]
+        told = dict(words[place : place + len(strata)])
+        assert {stratum: int(count) for stratum, count in told.items()} == strata
+    assert ["rejected:", "not_nifti", "1"] in words and ["skipped:", "other_modality", "1"] in words
+    assert any(re.match(rf"{varied.manifest['bytes']:,} bytes in \d+\.\d s$", x) for x in lines)
+    assert lines[-2:] == [
+        f"dataset: {varied.folder}",
+        f"quality: {varied.folder / 'quality.html'}",
+    ]
+    assert varied.err == ""
+
+
+class _Page(html.parser.HTMLParser):
+    """The rows of all tables of a page, as lists of texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open = [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "tr":
+            self.rows.append([])
+        self.open = tag in ("td", "th")
+        if self.open:
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.open = self.open and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.open:
+            self.rows[-1][-1] += data
+
+
+def test_the_numbers_on_the_quality_page_are_those_of_the_cohort(varied):
+    page = (varied.folder / "quality.html").read_text()
+    rows = {row[0]: row[1:] for row in _Page(page).rows}
+    splits = ("train", "validation", "test")
+    people = {s: [n for n in PEOPLE if varied.splits.get(f"IXI{n}") == s] for s in splits}
+    assert rows["volumes"] == [str(len(people[split])) for split in splits]
+    assert rows["slices"] == [str(6 * len(people[split])) for split in splits]
+    ages = []
+    for split in splits:
+        known = [PEOPLE[number][3] for number in people[split] if PEOPLE[number][3] is not None]
+        middle, low, high = statistics.median(known), min(known), max(known)
+        ages.append(f"{middle:.0f} ({low:.0f} to {high:.0f}), {len(known)} known")
+    assert rows["age, years: median (range)"] == ages
+    balances = {
+        "male": lambda number: PEOPLE[number][1] == 1,
+        "female": lambda number: PEOPLE[number][1] == 2,
+        "white": lambda number: PEOPLE[number][2] == 1,
+        "asian": lambda number: PEOPLE[number][2] == 3,
+    }
+    for value, holds in balances.items():
+        # The share of the split, not of everyone.
+        assert rows[value] == [
+            f"{sum(map(holds, people[split]))} "
+            f"({sum(map(holds, people[split])) / len(people[split]):.0%})"
+            for split in splits
+        ]
+    assert "black" not in rows  # That one was refused.
+    sites = {row[0]: row[1:] for row in _Page(page).rows if row[0] in ("Guys", "HH", "IOP")}
+    assert set(sites) == {"Guys", "HH", "IOP"}
+    for site, cells in sites.items():
+        mine = [f"IXI{n}" for n in PEOPLE if PEOPLE[n][0] == site and n != 703]
+        windows = [varied.voxels[subject][:, :, 8:14] for subject in mine]
+        numbers = [
+            statistics.median(float(f(window)) for window in windows)
+            for f in (np.min, np.mean, np.max)
+        ]
+        assert cells[0] == str(len(mine))
+        assert [float(cell) for cell in cells[1:4]] == pytest.approx(numbers, abs=0.051)
+        shapes = collections.Counter("x".join(map(str, varied.voxels[s].shape)) for s in mine)
+        assert sorted(cells[4].split(", ")) == sorted(f"{s} ({n})" for s, n in shapes.items())
+    balance = [row for row in _Page(page).rows if row[0] in sites and len(row) == 4]
+    assert {row[0]: row[1:] for row in balance} == {
+        site: [
+            f"{sum(PEOPLE[n][0] == site for n in people[s])} "
+            f"({sum(PEOPLE[n][0] == site for n in people[s]) / len(people[s]):.0%})"
+            for s in splits
+        ]
+        for site in sites
+    }
+    assert "Of 14 volumes: 14 no checksum known." in page
+    assert [row for row in _Page(page).rows if len(row) == 3 and row[0].endswith(".gz")] == [
+        ["IXI703-Guys-0001-T1.nii.gz", "not_nifti", "is not a NIfTI file (no valid header)"],
+        [
+            "IXI721-HH-0021-T2.nii.gz",
+            "other_modality",
+            "'t2' in its name says another modality than T1",
+        ],
+    ]
+    assert varied.manifest["fingerprint"] in page
+
+
+def test_every_volume_has_its_middle_slice_upright_on_the_quality_page(varied):
+    page = (varied.folder / "quality.html").read_text()
+    found = re.findall(
+        r"<h3>(\w+)</h3>|slice of (\w+)\" src=\"data:image/jpeg;base64,([^\"]+)\">"
+        r"\s*<figcaption><b>(\w+)</b> (\w+)<br>([^<]*)<br>([^<]*)</figcaption>",
+        page,
+    )
+    split, seen = None, []
+    for heading, subject, jpeg, told, site, shape, values in found:
+        if heading:
+            split = heading
+            continue
+        seen.append(subject)
+        voxels = varied.voxels[subject]
+        window = voxels[:, :, 8:14]
+        assert (told, site) == (subject, PEOPLE[int(subject[3:])][0])
+        assert split == varied.splits[subject]
+        assert shape == f"{'x'.join(map(str, voxels.shape))}, no checksum known"
+        assert values == f"{window.min():.0f} | {window.mean():.0f} | {window.max():.0f}"
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg))), float)
+        # Stored rows run to posterior and columns to superior; superior is above here.
+        plane = stretch(fitted(voxels[:, :, 11], (30, 34)).astype(float))
+        upright = plane.T[::-1].astype(float)
+        assert picture.shape == upright.shape == (34, 30)
+        assert np.abs(picture - upright).mean() < 12
+        others = (upright[::-1], upright[:, ::-1], upright[::-1, ::-1])
+        assert min(np.abs(picture - other).mean() for other in others) > 25
+    assert seen == sorted(varied.voxels, key=lambda s: (_ORDER[varied.splits[s]], s))
+
+
+_ORDER = {"train": 0, "validation": 1, "test": 2}
 
 
 def test_a_second_run_changes_nothing_and_other_inputs_are_refused(source, tmp_path, capsys):
@@ -229,11 +646,13 @@ def test_a_split_that_loses_everyone_is_an_error(tmp_path, capsys):
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
 
 
-def splits_of(source):
+def splits_of(source, people=None):
     from ixi_tfds.catalog import find_scans
+    from ixi_tfds.demographics import read_demographics
     from ixi_tfds.splits import assign_splits
 
-    return assign_splits(find_scans(str(source)).scans)
+    demographics = read_demographics(str(source / "IXI.csv")) if people else None
+    return assign_splits(find_scans(str(source), demographics).scans)
 
 
 def test_strict_is_kept_when_the_dataset_is_there_already(tmp_path, capsys):
