@@ -29,6 +29,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from volumes import SMALL, ZOOMS, head, image, write_cohort, write_head
 
+from beam_preprocess import workers
 from beam_preprocess.__main__ import run
 from ixi_tfds.slices import slices_of
 
@@ -147,9 +148,9 @@ def varied(tmp_path_factory):
     write_head(source, "IXI721-HH-0021-T2")
     write_workbook(source / "IXI.csv")
     data = tmp_path_factory.mktemp("data")
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        with contextlib.redirect_stderr(io.StringIO()) as err:
-            assert job(source, data, *VARIED) == 0
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert job(source, data, *VARIED) == 0
     folder = data / "ixi_t1/varied/1.0.0"
     manifest = json.loads((folder / "manifest.json").read_text())
     splits = {
@@ -299,9 +300,17 @@ def test_serialized_examples_are_those_of_tfds(source, made):
     assert tf.train.Example.FromString(encode_slice(example)) == theirs
 
 
-def test_one_or_two_workers_write_the_same_bytes(source, made, tmp_path):
-    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    assert job(source, tmp_path, *SMALL, "--volumes_per_shard=3", *workers) == 0
+def test_one_or_two_workers_write_the_same_bytes(source, made, tmp_path, monkeypatch):
+    started = []
+    real = workers._CONTEXT.Process
+    monkeypatch.setattr(
+        workers._CONTEXT, "Process", lambda **given: (started.append(given), real(**given))[1]
+    )
+    # The mode sets a hook of its own, which is not for the tests after this one.
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    two = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    assert job(source, tmp_path, *SMALL, "--volumes_per_shard=3", *two) == 0
+    assert len(started) == 2
     assert tree(tmp_path) == tree(made)
 
 
@@ -522,33 +531,142 @@ def test_every_volume_has_its_middle_slice_upright_on_the_quality_page(varied):
 _ORDER = {"train": 0, "validation": 1, "test": 2}
 
 
-def test_a_second_run_changes_nothing_and_other_inputs_are_refused(source, tmp_path, capsys):
-    copy = shutil.copytree(source, tmp_path / "source")
-    data = tmp_path / "data"
-    assert job(copy, data, *SMALL) == 0
+@pytest.fixture(scope="module")
+def settled(tmp_path_factory):
+    """Uncompressed heads with a workbook, one broken file among them, and their dataset."""
+    root = tmp_path_factory.mktemp("settled")
+    (root / "source").mkdir()
+    for number, (site, *_) in itertools.islice(PEOPLE.items(), 8):
+        path = root / f"source/IXI{number}-{site}-0001-T1.nii"
+        nib.save(image(head(seed=number)), path)
+    (root / "source/IXI799-HH-0099-T1.nii.gz").write_bytes(b"broken")
+    write_workbook(root / "source/IXI.csv")
+    assert job(root / "source", root / "data", *SMALL, *_LOOSE) == 0
+    return root
+
+
+_LOOSE = ("--max_rejected_fraction=0.2",)
+
+
+def change_a_byte(path, place):
+    """As a careless editor does it that keeps the size and the time of the file."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def change_facts(source, number, **facts):
+    site, sex, ethnic, age = PEOPLE[number]
+    told = (site, facts.get("sex", sex), facts.get("ethnic", ethnic), facts.get("age", age))
+    write_workbook(source / "IXI.csv", PEOPLE | {number: told})
+
+
+INPUTS = {
+    "a head more": lambda source: write_head(source, "IXI798-HH-0098-T1", seed=98),
+    "a head less": lambda source: (source / "IXI704-Guys-0001-T1.nii").unlink(),
+    "the first head": lambda source: change_a_byte(source / "IXI701-Guys-0001-T1.nii", 20_000),
+    "another head": lambda source: change_a_byte(source / "IXI705-Guys-0001-T1.nii", 9_000),
+    "the last head": lambda source: change_a_byte(source / "IXI708-HH-0001-T1.nii", -1),
+    "a refused file": lambda source: change_a_byte(source / "IXI799-HH-0099-T1.nii.gz", 0),
+    "two heads' names": lambda source: swap(
+        source / "IXI701-Guys-0001-T1.nii", source / "IXI705-Guys-0001-T1.nii"
+    ),
+    "an age": lambda source: change_facts(source, 702, age=61.75),
+    "an age that was unknown": lambda source: change_facts(source, 704, age=40.0),
+    "a sex": lambda source: change_facts(source, 707, sex=2),
+    "an ethnicity": lambda source: change_facts(source, 708, ethnic=3),
+    "the workbook": lambda source: (source / "IXI.csv").unlink(),
+}
+
+
+def swap(one, other):
+    content = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(content)
+
+
+def check_refused(source, data, capsys, flags):
     before = tree(data)
-    assert job(copy, data, *SMALL) == 0
-    assert "nothing to do" in capsys.readouterr().out
-    write_head(copy, "IXI799-HH-0099-T1", seed=99)
-    assert job(copy, data, *SMALL) == 2
-    assert "--overwrite" in capsys.readouterr().err
+    assert job(source, data, *flags, *_LOOSE) == 2
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning: ")]
+    assert "a dataset from other inputs or settings stands there; pass --overwrite" in line
+    assert f"{data / 'ixi_t1/small/1.0.0'}: " in line
     assert tree(data) == before
-    assert job(copy, data, *SMALL, "--overwrite") == 0
-    assert len(json.loads((data / "ixi_t1/small/1.0.0/manifest.json").read_text())["volumes"]) == 13
+
+
+@pytest.mark.parametrize("what", INPUTS)
+def test_a_dataset_from_other_inputs_is_refused_and_stays(what, settled, tmp_path, capsys):
+    source = shutil.copytree(settled / "source", tmp_path / "source")
+    data = shutil.copytree(settled / "data", tmp_path / "data")
+    INPUTS[what](source)
+    check_refused(source, data, capsys, SMALL)
+
+
+SETTINGS = {
+    "--slices": ("--config=small", "--in_plane=32x32", "--size=32x32", "--slices=9:15"),
+    "--size": ("--config=small", "--in_plane=32x32", "--size=32x30", "--slices=8:14"),
+    "--in_plane": ("--config=small", "--in_plane=any", "--size=32x32", "--slices=8:14"),
+    "--scaling": (*SMALL, "--scaling=volume"),
+    "--volumes_per_shard": (*SMALL, "--volumes_per_shard=4"),
+}
+
+
+@pytest.mark.parametrize("what", SETTINGS)
+def test_a_dataset_of_other_settings_is_refused_and_stays(what, settled, tmp_path, capsys):
+    data = shutil.copytree(settled / "data", tmp_path / "data")
+    check_refused(settled / "source", data, capsys, SETTINGS[what])
+
+
+def test_the_same_inputs_change_nothing(settled, tmp_path, capsys):
+    """Wherever they are, and however old; nor does --overwrite, which makes the same again."""
+    source = shutil.copytree(settled / "source", tmp_path / "elsewhere")
+    data = shutil.copytree(settled / "data", tmp_path / "data")
+    for path in source.iterdir():
+        os.utime(path, (1e9, 1e9))
+    folder = data / "ixi_t1/small/1.0.0"
+    before = {path: path.stat() for path in folder.iterdir()}
+    assert job(source, data, *SMALL, *_LOOSE) == 0
+    assert "already made from these inputs and settings; nothing to do" in capsys.readouterr().out
+    after = {path: path.stat() for path in folder.iterdir()}
+    assert {p: (f.st_ino, f.st_mtime_ns) for p, f in after.items()} == {
+        p: (f.st_ino, f.st_mtime_ns) for p, f in before.items()
+    }
+    assert tree(data) == tree(settled / "data")
+    assert job(source, data, *SMALL, *_LOOSE, "--overwrite") == 0
+    assert "nothing to do" not in capsys.readouterr().out
+    assert tree(data) == tree(settled / "data")
+
+
+def test_overwrite_replaces_a_dataset_by_that_of_the_new_inputs(settled, tmp_path):
+    source = shutil.copytree(settled / "source", tmp_path / "source")
+    data = shutil.copytree(settled / "data", tmp_path / "data")
+    change_a_byte(source / "IXI705-Guys-0001-T1.nii", 9_001)
+    assert job(source, data, *SETTINGS["--scaling"], *_LOOSE, "--overwrite") == 0
+    assert job(source, tmp_path / "fresh", *SETTINGS["--scaling"], *_LOOSE) == 0
+    assert tree(data) == tree(tmp_path / "fresh") != tree(settled / "data")
 
 
 def test_an_interrupted_job_goes_on_with_the_whole_shards(source, made, tmp_path, monkeypatch):
     from beam_preprocess import job as job_module
     from beam_preprocess import shards
 
-    def write_two_and_die(tasks, options):
-        for task in tasks[:2]:
+    def write_four_and_die(tasks, options):
+        assert len(tasks) == 5
+        for task in tasks[:4]:
             shards.write_shard(task)
-        tasks[2].path.write_bytes(b"half a sh")
+        # The first one is whole. With its record: damaged, cut. Without: half, and not begun.
+        change_a_byte(tasks[1].path, 5000)
+        tasks[2].path.write_bytes(tasks[2].path.read_bytes()[:5000])
+        tasks[3].path.write_bytes(b"half a sh")
+        tasks[3].record_path.unlink()
+        kept.append(tasks[0].path.name)
         raise SystemError("killed")
 
+    kept = []
+
     with monkeypatch.context() as patch, pytest.raises(SystemError):
-        patch.setattr(job_module, "write_shards", write_two_and_die)
+        patch.setattr(job_module, "write_shards", write_four_and_die)
         job(source, tmp_path, *SMALL, "--volumes_per_shard=3")
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
 
@@ -560,7 +678,10 @@ def test_an_interrupted_job_goes_on_with_the_whole_shards(source, made, tmp_path
         lambda path, parts: (written.append(path.name), real(path, parts))[1],
     )
     assert job(source, tmp_path, *SMALL, "--volumes_per_shard=3") == 0
-    assert len([name for name in written if not name.endswith(".json")]) == 3
+    names = [path.name for path in made.rglob("*.tfrecord-*")]
+    assert sorted(name for name in written if not name.endswith(".json")) == sorted(
+        set(names) - set(kept)
+    )
     assert tree(tmp_path) == tree(made)
 
 
@@ -584,6 +705,66 @@ def test_a_scan_that_changed_during_the_interruption_is_read_again(source, tmp_p
     assert tree(tmp_path / "data") == tree(tmp_path / "fresh")
 
 
+@pytest.mark.parametrize("what", ["--slices", "--scaling", "--volumes_per_shard", "an age"])
+def test_shards_of_other_settings_are_not_gone_on_with(what, settled, tmp_path, monkeypatch):
+    from beam_preprocess import job as job_module
+    from beam_preprocess import shards
+
+    source = shutil.copytree(settled / "source", tmp_path / "source")
+
+    def write_all_and_die(tasks, options):
+        for task in tasks:
+            shards.write_shard(task)
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(job_module, "write_shards", write_all_and_die)
+        job(source, tmp_path / "data", *SMALL, *_LOOSE)
+    if what in INPUTS:
+        INPUTS[what](source)
+    flags = SETTINGS.get(what, SMALL)
+    assert job(source, tmp_path / "data", *flags, *_LOOSE) == 0
+    assert job(source, tmp_path / "fresh", *flags, *_LOOSE) == 0
+    assert tree(tmp_path / "data") == tree(tmp_path / "fresh")
+
+
+def test_a_whole_unfinished_job_writes_no_shard_again(source, made, tmp_path, monkeypatch):
+    from beam_preprocess import job as job_module
+    from beam_preprocess import shards
+
+    def write_all_and_die(tasks, options):
+        for task in tasks:
+            shards.write_shard(task)
+        raise SystemError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(job_module, "write_shards", write_all_and_die)
+        job(source, tmp_path, *SMALL, "--volumes_per_shard=3")
+    monkeypatch.setattr(shards, "_write_whole", None)
+    assert job(source, tmp_path, *SMALL, "--volumes_per_shard=3") == 0
+    assert tree(tmp_path) == tree(made)
+
+
+def test_each_volume_is_read_once_and_counted_once(source, tmp_path, monkeypatch):
+    from beam_preprocess import job as job_module
+    from beam_preprocess import shards
+
+    read, bars = [], []
+    real = shards.read_volume
+    monkeypatch.setattr(shards, "read_volume", lambda path: (read.append(path), real(path))[1])
+
+    class Bar(job_module.tqdm):
+        def update(self, n=1):
+            bars.append((self.total, n))
+            return super().update(n)
+
+    monkeypatch.setattr(job_module, "tqdm", Bar)
+    assert job(source, tmp_path, *SMALL, "--volumes_per_shard=3") == 0
+    assert sorted(read) == sorted(map(str, source.glob("*.nii.gz")))
+    assert {total for total, _ in bars} == {12}
+    assert sorted(n for _, n in bars) == [1, 2, 3, 3, 3]
+
+
 def bad_cohort(folder):
     write_cohort(folder, subjects=12)
     (folder / "IXI720-HH-0020-T1.nii.gz").write_bytes(b"not an image at all")
@@ -604,7 +785,17 @@ def test_rejects_are_listed_and_the_job_goes_on(tmp_path, capsys):
         "IXI701-Guys-0000-T1.labels.nii.gz": "label_map",
         "<script>alert(1)<.nii.gz": "wrong_in_plane_size",
     }
-    assert "rejected: not_nifti" in capsys.readouterr().out
+    assert [entry["path"] for entry in rejected] == sorted(entry["path"] for entry in rejected)
+    out = capsys.readouterr().out
+    for line in ("rejected: not_nifti", "rejected: wrong_in_plane_size", "skipped: label_map"):
+        assert re.search(rf"^{line} +1$", out, re.MULTILINE)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["rejected"] == {"not_nifti": 1, "wrong_in_plane_size": 1}
+    assert manifest["skipped"] == {"label_map": 1, "other_modality": 1}
+    # Nothing of them counts as accepted.
+    assert sorted(manifest["volumes"]) == [f"IXI{701 + index}" for index in range(12)]
+    assert sum(counts["volumes"] for counts in manifest["splits"].values()) == 12
+    assert sum(len(records_in(path)) for path in folder.glob("*.tfrecord-*")) == 12 * 6
     report = (folder / "quality.html").read_text()
     assert "<script>" not in report
     assert html.escape("<script>alert(1)<") in report
@@ -613,16 +804,100 @@ def test_rejects_are_listed_and_the_job_goes_on(tmp_path, capsys):
 def test_too_many_rejects_publish_nothing(tmp_path, capsys):
     source = bad_cohort(tmp_path / "source")
     assert job(source, tmp_path, *SMALL) == 2
-    assert "2 of 14 volumes were refused" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "2 of 14 volumes were refused, more than --max_rejected_fraction=0.05" in error
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
+    report = re.search(r"nothing was published, (\S+) tells why", error)[1]
+    told = [json.loads(line)["path"] for line in pathlib.Path(report).read_text().splitlines()]
+    assert told == ["<script>alert(1)<.nii.gz", "IXI720-HH-0020-T1.nii.gz"]
+
+
+def test_the_share_that_may_be_refused_is_what_was_said(tmp_path, capsys):
+    """By default one of twenty, but not one of nineteen; then, and when the dataset is there."""
+    source = write_cohort(tmp_path / "source", subjects=20)
+    (source / "IXI701-Guys-0000-T1.nii.gz").write_bytes(b"broken")
+    assert job(source, tmp_path / "data", *SMALL) == 0
+    assert job(source, tmp_path / "data", *SMALL) == 0
+    assert job(source, tmp_path / "data", *SMALL, "--max_rejected_fraction=0.049") == 2
+    assert "leaving out 1 refused volumes" in capsys.readouterr().err
+    next(source.glob("IXI720-*")).unlink()
+    assert job(source, tmp_path / "other", *SMALL) == 2
+    assert "1 of 19 volumes were refused" in capsys.readouterr().err
+
+
+def test_a_strict_job_that_failed_leaves_nothing_in_the_dataset(tmp_path):
+    """Neither the words of its failure nor a shard."""
+    source = bad_cohort(tmp_path / "source")
+    flags = (*SMALL, "--max_rejected_fraction=0.5")
+    assert job(source, tmp_path / "data", *flags, "--strict") == 2
+    assert job(source, tmp_path / "data", *flags) == 0
+    assert job(source, tmp_path / "fresh", *flags) == 0
+    assert tree(tmp_path / "data") == tree(tmp_path / "fresh")
+    assert not [name for name in tree(tmp_path / "data") if "strict" in name]
+
+
+def test_a_volume_of_every_split_refused_is_said_with_the_first(tmp_path, capsys):
+    source = write_cohort(tmp_path / "source", subjects=4)
+    for path in source.iterdir():
+        path.write_bytes(b"broken")
+    assert job(source, tmp_path / "data", *SMALL, "--max_rejected_fraction=1") == 2
+    error = capsys.readouterr().err
+    assert "all 4 volumes were refused, the first one: " in error and "no valid header" in error
+    assert not list(tmp_path.rglob("manifest.json"))
+
+
+def test_height_comes_before_width(tmp_path, capsys):
+    """Posterior before superior, in what a volume must have and in what is stored."""
+    source = write_cohort(tmp_path / "source", subjects=3, shape=(30, 34, 24))
+    flags = ("--config=small", "--slices=8:14", "--size=28x36")
+    assert job(source, tmp_path / "data", *flags, "--in_plane=34x30") == 2
+    assert "is 30x34 in the plane of its slices (posterior x superior)" in capsys.readouterr().err
+    # Without --in_plane the stored size is what they must have.
+    assert job(source, tmp_path / "data", *flags) == 2
+    assert "not 28x36" in capsys.readouterr().err
+    assert job(source, tmp_path / "data", *flags, "--in_plane=30x34") == 0
+    info = tfds.builder_from_directory(tmp_path / "data/ixi_t1/small/1.0.0").info
+    assert info.features["image"].shape == (28, 36, 1)
+
+
+def test_the_workbook_that_is_named_counts(settled, tmp_path):
+    """Not the one beside the volumes."""
+    changed = {n: (site, 2, 5, 80.5) for n, (site, *_) in PEOPLE.items()}
+    write_workbook(tmp_path / "other.csv", changed)
+    flags = (*SMALL, *_LOOSE, f"--workbook={tmp_path / 'other.csv'}")
+    assert job(settled / "source", tmp_path / "data", *flags) == 0
+    for split in ("train", "validation", "test"):
+        for example in examples(tmp_path / "data", "small", split):
+            assert (example["sex"], example["ethnicity"], example["age"]) == (0, 3, 80.5)
+
+
+@pytest.mark.parametrize(("rows", "shown"), [(5, 5), (6, 6), (9, 6)])
+def test_five_warnings_are_shown_and_the_others_counted(rows, shown, settled, tmp_path, capsys):
+    source = shutil.copytree(settled / "source", tmp_path / "source")
+    people = {
+        number: (site, sex, ethnic, 30.0) for number, (site, sex, ethnic, _) in PEOPLE.items()
+    }
+    for number in list(people)[:rows]:
+        people[number] = (*people[number][:3], 1000.0)
+    write_workbook(source / "IXI.csv", people)
+    assert job(source, tmp_path / "data", *SMALL, *_LOOSE) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == shown and all(line.startswith("warning: ") for line in lines)
+    if rows > 5:
+        assert lines[5] == f"warning: and {rows - 5} more, all of them in quality.html"
+    page = (tmp_path / "data/ixi_t1/small/1.0.0/quality.html").read_text()
+    warnings = page[page.index("Warnings of the workbook") :]
+    assert warnings.count("<li>") == rows
+    assert all(line.removeprefix("warning: ") in html.unescape(warnings) for line in lines[:5])
 
 
 def test_strict_fails_at_the_first_reject(tmp_path, capsys):
     source = bad_cohort(tmp_path / "source")
     assert job(source, tmp_path, *SMALL, "--strict", "--max_rejected_fraction=1") == 2
     error = capsys.readouterr().err
-    assert "--strict: " in error
-    assert ("IXI720" in error) or ("script" in error)
+    assert error.splitlines()[-1].startswith("error: --strict: ")
+    # The first one ends it: there is no word of the other.
+    assert ("IXI720" in error) != ("script" in error)
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
 
 
@@ -687,13 +962,25 @@ def test_publishing_that_was_killed_leaves_no_stray_shard(tmp_path, monkeypatch)
     assert tree(tmp_path / "data") == tree(tmp_path / "fresh")
 
 
-def test_a_dataset_comes_back_when_its_replacement_is_killed(source, tmp_path):
-    assert job(source, tmp_path, *SMALL) == 0
-    before = tree(tmp_path)
-    folder = tmp_path / "ixi_t1/small"
+def test_a_dataset_comes_back_when_its_replacement_is_killed(settled, tmp_path, capsys):
+    """Put back, not made again: else other inputs would take its place without being told to."""
+    source = shutil.copytree(settled / "source", tmp_path / "source")
+    data = shutil.copytree(settled / "data", tmp_path / "data")
+    before, folder = tree(data), data / "ixi_t1/small"
+    files = {path.name: path.stat().st_ino for path in (folder / "1.0.0").iterdir()}
+
+    def is_the_old_one():
+        assert tree(data) == before
+        now = {path.name: path.stat().st_ino for path in (folder / "1.0.0").iterdir()}
+        return now == files
+
     (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
-    assert job(source, tmp_path, *SMALL) == 0
-    assert tree(tmp_path) == before
+    assert job(source, data, *SMALL, *_LOOSE) == 0
+    assert "nothing to do" in capsys.readouterr().out and is_the_old_one()
+    change_a_byte(source / "IXI705-Guys-0001-T1.nii", 9_000)
+    (folder / "1.0.0").rename(folder / ".replaced-1.0.0")
+    assert job(source, data, *SMALL, *_LOOSE) == 2
+    assert "--overwrite" in capsys.readouterr().err and is_the_old_one()
 
 
 def test_a_folder_that_is_no_dataset_of_ours_is_left_alone(source, tmp_path, capsys):
@@ -701,7 +988,10 @@ def test_a_folder_that_is_no_dataset_of_ours_is_left_alone(source, tmp_path, cap
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text("{}")
     assert job(source, tmp_path, *SMALL) == 2
-    assert "manifest.json" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{folder / 'manifest.json'}: is not the manifest of a dataset" in error
+    assert "move the folder away" in error
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
     assert (folder / "manifest.json").read_text() == "{}"
 
 
@@ -723,8 +1013,10 @@ def test_a_folder_that_is_no_dataset_of_ours_is_left_alone(source, tmp_path, cap
         (["--source_dir=.", "--data_dir=d", "--workbook=gone.xls"], "gone.xls"),
     ],
 )
-def test_bad_flags_get_one_line(flags, words, capsys):
+def test_bad_flags_get_one_line(flags, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     assert run(flags) == 2
+    assert list(tmp_path.iterdir()) == []
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
