@@ -1,19 +1,23 @@
 """Damage done to a dataset on disk: it is found, named, refused by its readers, and mended."""
 
+import bisect
 import json
 import random
 import shutil
 
 import numpy as np
 import pytest
+import tiny_dataset
 from scipy import ndimage
-from test_beam_preprocess import job, tree
+from test_beam_preprocess import job, tree, write_workbook
 from volumes import SMALL, write_cohort, write_head
 
 from beam_preprocess.__main__ import run
+from evaluator import scoring
 from ixi_tfds import datasets, integrity, leakage
 from ixi_tfds.errors import DatasetError
 from ixi_tfds.splits import assign_splits
+from trainer import sources
 
 FLAGS = (*SMALL, "--volumes_per_shard=3")
 TRAIN = "ixi_t1-train.tfrecord-00001-of-00003"
@@ -44,18 +48,37 @@ def verify(data, *flags):
     return run(["verify", f"--data_dir={data}", *flags])
 
 
+def starts_of(path):
+    """Where each record of a shard begins, and where the last one ends."""
+    content, starts = path.read_bytes(), [0]
+    while starts[-1] < len(content):
+        length = int.from_bytes(content[starts[-1] : starts[-1] + 8], "little")
+        starts.append(starts[-1] + 8 + 4 + length + 4)
+    return starts
+
+
+def record_at(path, place):
+    """How a message names the record that holds a byte."""
+    starts = starts_of(path)
+    number = sum(start <= place for start in starts)
+    return f"record {number} (from byte {starts[number - 1]})"
+
+
 def flip_a_bit(folder):
     content = bytearray((folder / TRAIN).read_bytes())
     place = random.Random(0).randrange(8 * len(content))
+    where = record_at(folder / TRAIN, place // 8)
     content[place // 8] ^= 1 << place % 8
     (folder / TRAIN).write_bytes(content)
-    return TRAIN, "is damaged: record"
+    return TRAIN, f"is damaged: {where} "
 
 
 def truncate(folder):
     content = (folder / TRAIN).read_bytes()
-    (folder / TRAIN).write_bytes(content[: len(content) // 2])
-    return TRAIN, "is damaged: record 10 (from byte"
+    half = len(content) // 2
+    where = record_at(folder / TRAIN, half)
+    (folder / TRAIN).write_bytes(content[:half])
+    return TRAIN, f"is damaged: {where} is cut off\n"
 
 
 def lose(folder):
@@ -74,6 +97,12 @@ def add(folder):
     return name, "is of another run: the manifest does not name it"
 
 
+def add_to_validation(folder):
+    name = "ixi_t1-validation.tfrecord-00001-of-00002"
+    shutil.copy(folder / "ixi_t1-validation.tfrecord-00000-of-00001", folder / name)
+    return name
+
+
 def spoil_info(folder):
     (folder / "dataset_info.json").write_text('{"name": ')
     return "dataset_info.json", "is not what was written"
@@ -90,6 +119,17 @@ def spoil_features(folder):
     return "features.json", "is not what was written"
 
 
+def edit_features(folder):
+    path = folder / "features.json"
+    path.write_text(path.read_text().replace("32", "23"))
+    return path.name, "is not what was written"
+
+
+def lose_info(folder):
+    (folder / "dataset_info.json").unlink()
+    return "dataset_info.json", "is missing"
+
+
 def lose_features(folder):
     (folder / "features.json").unlink()
     return "features.json", "is missing"
@@ -97,8 +137,16 @@ def lose_features(folder):
 
 DAMAGES = (
     *(flip_a_bit, truncate, lose, mix_up, add),
-    *(spoil_info, edit_info, spoil_features, lose_features),
+    *(spoil_info, edit_info, lose_info, spoil_features, edit_features, lose_features),
 )
+
+
+def read_to_train(data, *how):
+    sources.open_sources(str(data), ["ixi_t1/small"], *how)
+
+
+def read_to_score(data, *how):
+    scoring.open_split(data, "ixi_t1/small", "train", *how)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -108,18 +156,30 @@ def test_damage_is_named_refused_and_mended(damage, source, whole, data, capsys)
     assert verify(data) == 2
     captured = capsys.readouterr()
     assert f"{folder / name}: {words}" in captured.out
+    assert captured.out.count("\n") == 1
+    assert captured.err.startswith(f"error: {folder}: not as it should be")
     assert captured.err.count("\n") == 1 and "--repair" in captured.err
     with pytest.raises(DatasetError, match=name):
         integrity.check_dataset(folder, datasets.read_manifest(folder), ("train",))
-    kept = {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != name}
+    for read in (read_to_train, read_to_score):
+        with pytest.raises(DatasetError) as caught:
+            read(data)
+        # Without this file nothing counts as a dataset.
+        named = "no such dataset" if damage is lose_info else f"{folder / name}: {words.strip()}"
+        assert named in str(caught.value)
+    kept = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir() if p.name != name}
     assert verify(data, "--repair", f"--source_dir={source}") == 0
+    assert f"{folder}: mended\n" in capsys.readouterr().out
     assert tree(data) == tree(whole)
-    assert {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != name} == kept
+    found = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir() if p.name != name}
+    assert found == kept
 
 
 def test_every_flipped_bit_is_found(data):
     folder = folder_of(data)
     content, generator = (folder / TRAIN).read_bytes(), random.Random(1)
+    starts = starts_of(folder / TRAIN)
+    names = ["", *(f"record {n} (from byte {start})" for n, start in enumerate(starts, start=1))]
     manifest = datasets.read_manifest(folder)
     for _ in range(200):
         changed = bytearray(content)
@@ -128,36 +188,72 @@ def test_every_flipped_bit_is_found(data):
         (folder / TRAIN).write_bytes(changed)
         (damage,) = integrity.find_damage(folder, manifest)
         assert damage.name == TRAIN
-        assert "is damaged" in damage.what or "cut off" in damage.what
+        assert damage.what.startswith(f"is damaged: {names[bisect.bisect(starts, place // 8)]} ")
 
 
 def test_quick_goes_by_names_and_sizes(data):
     folder = folder_of(data)
     manifest = datasets.read_manifest(folder)
-    mix_up(folder)
-    integrity.check_dataset(folder, manifest, ("train",), "quick")
-    truncate(folder)
-    with pytest.raises(DatasetError, match=r"has [\d,]+ bytes, and [\d,]+ were written"):
-        integrity.check_dataset(folder, manifest, ("train",), "quick")
+    size = (folder / TRAIN).stat().st_size
+    flip_a_bit(folder)
+    for quick in (read_to_train, read_to_score):
+        quick(data, "quick")
+        with pytest.raises(DatasetError, match="is damaged"):
+            quick(data, "full")
+    (folder / TRAIN).write_bytes((folder / TRAIN).read_bytes()[:-1])
+    for quick in (read_to_train, read_to_score):
+        with pytest.raises(DatasetError, match=f"has {size - 1:,} bytes, and {size:,} were writ"):
+            quick(data, "quick")
+    lose(folder)
+    stray = add_to_validation(folder)
+    with pytest.raises(DatasetError, match=r"is missing \(and 1 more files\)"):
+        read_to_train(data, "quick")
     # Who reads other splits need not mind.
+    integrity.check_dataset(folder, manifest, ("test",), "quick")
     integrity.check_dataset(folder, manifest, ("test",))
+    with pytest.raises(DatasetError, match=f"{stray}: is of another run"):
+        integrity.check_dataset(folder, manifest, ("validation",), "quick")
 
 
-@pytest.mark.parametrize("field", ["fingerprint", "bytes", "volumes", "config"])
+EDITS = {
+    "fingerprint": "0" * 64,
+    "version": "1.0.1",
+    "config": {"name": "small", "in_plane": [32, 32], "size": [32, 32], "window": [7, 13]},
+    "volumes_per_shard": 4,
+    "splits": {},
+    "strata": {},
+    "rejected": {"not_nifti": 1},
+    "skipped": {"label_map": 1},
+    "geometry": {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.1]},
+    "bytes": 1,
+    "shards": {},
+    "volumes": {},
+    "shard_bytes": {},
+    "metadata": {},
+    "digest": "0" * 64,
+    "another": None,
+}
+
+
+@pytest.mark.parametrize("field", EDITS)
 def test_an_edited_manifest_is_found(field, data, capsys):
     path = folder_of(data) / "manifest.json"
     manifest = json.loads(path.read_text())
-    manifest[field] = {
-        "fingerprint": "0" * 64,
-        "bytes": manifest["bytes"] + 1,
-        "volumes": dict(list(manifest["volumes"].items())[1:]),
-        "config": manifest["config"] | {"window": [7, 13]},
-    }[field]
-    path.write_text(json.dumps(manifest))
-    assert verify(data) == 2
-    assert f"{path}: is not the manifest of a dataset (it was edited" in capsys.readouterr().out
+    assert set(manifest) == set(EDITS) - {"another"} and EDITS[field] != manifest.get(field, "")
+    path.write_text(json.dumps(manifest | {field: EDITS[field]}))
+    before = tree(data)
+    # Who cannot believe the manifest mends nothing by it.
+    for flags in ((), ("--repair", f"--source_dir={data}")):
+        assert verify(data, *flags) == 2
+        captured = capsys.readouterr()
+        assert f"{path}: is not the manifest of a dataset (it was edited" in captured.out
+        assert captured.err.count("\n") == 1
     with pytest.raises(DatasetError, match="it was edited"):
         datasets.read_manifest(folder_of(data))
+    for read in (read_to_train, read_to_score):
+        with pytest.raises(DatasetError, match="it was edited"):
+            read(data)
+    assert tree(data) == before
 
 
 def test_several_damages_are_mended_at_once(source, whole, data, capsys):
@@ -167,12 +263,85 @@ def test_several_damages_are_mended_at_once(source, whole, data, capsys):
     spoil_info(folder)
     (folder / "ixi_t1-test.tfrecord-00000-of-00001").write_bytes(b"")
     assert verify(data) == 2
-    assert capsys.readouterr().out.count(f"{folder}/") == 4
+    out = capsys.readouterr().out
+    assert out.count("\n") == out.count(f"{folder}/") == 4
+    stray = TRAIN.replace("of-00003", "of-00004")
+    for name in (stray, TRAIN, "dataset_info.json", "ixi_t1-test.tfrecord-00000-of-00001"):
+        assert f"{folder / name}: " in out
     assert verify(data, "--repair", f"--source_dir={source}") == 0
     assert tree(data) == tree(whole)
 
 
-def test_shards_that_were_numbered_anew_are_mended(tmp_path):
+def test_what_tfds_reads_beside_the_shards_is_mended_without_the_volumes(whole, data):
+    folder = folder_of(data)
+    lose_info(folder)
+    edit_features(folder)
+    add(folder)
+    (folder / "sex.labels.txt").write_text("male\n")
+    assert verify(data, "--repair") == 0
+    assert tree(data) == tree(whole)
+
+
+def test_a_dataset_of_another_workbook_and_scaling_is_mended(source, tmp_path, capsys):
+    """By the settings in its manifest, and with the workbook that it was made with."""
+    write_workbook(tmp_path / "people.csv")
+    data = tmp_path / "data"
+    workbook = f"--workbook={tmp_path / 'people.csv'}"
+    flags = ("--config=small", "--in_plane=any", "--size=30x28", "--slices=9:13")
+    assert job(source, data, *flags, "--scaling=volume", "--volumes_per_shard=2", workbook) == 0
+    before = tree(data)
+    shards = sorted(folder_of(data).glob("*.tfrecord-*"))
+    (folder_of(data) / "features.json").write_text("{}")
+    for path in shards:
+        path.unlink()
+    assert verify(data, "--repair", f"--source_dir={source}") == 2
+    error = capsys.readouterr().err
+    assert f"{shards[0].name}: cannot be made again byte for byte" in error
+    assert verify(data, "--repair", f"--source_dir={source}", workbook) == 0
+    assert tree(data) == before
+
+
+def test_a_dataset_that_the_job_did_not_make_is_left_alone(tmp_path, capsys):
+    folder = tiny_dataset.write_tiny_dataset(tmp_path)
+    next(folder.glob("*.tfrecord-*")).unlink()
+    before = tree(tmp_path)
+    assert verify(tmp_path, "--repair", f"--source_dir={tmp_path}") == 2
+    error = capsys.readouterr().err
+    assert f"{folder}: was not made by python -m beam_preprocess" in error
+    assert tree(tmp_path) == before
+
+
+def test_every_dataset_under_the_root_is_looked_at(data, capsys):
+    """A damaged one does not hide the others, wherever it stands among them."""
+    for name in ("aaa", "zzz"):
+        shutil.copytree(data / "ixi_t1/small", data / "ixi_t1" / name)
+    tiny_dataset.write_tiny_dataset(data)
+    folders = [data / "ixi_t1" / name / "1.0.0" for name in ("aaa", "small", "tiny", "zzz")]
+    assert verify(data) == 0
+    out = capsys.readouterr().out
+    places = [out.index(f"{folder}: ") for folder in folders]
+    assert places == sorted(places) and out.count("shards as they were written") == 4
+    for damaged in folders:
+        shard = next(damaged.glob("*.tfrecord-*"))
+        moved = shard.rename(data / "moved")
+        assert verify(data) == 2
+        captured = capsys.readouterr()
+        assert captured.out.count("shards as they were written") == 3
+        assert captured.err.startswith(f"error: {damaged}: not as it should be")
+        for other in {*folders} - {damaged}:
+            assert verify(data, f"--config={other.parent.name}") == 0
+            assert verify(data, f"--dataset=ixi_t1/{other.parent.name}") == 0
+        assert verify(data, f"--config={damaged.parent.name}") == 2
+        assert verify(data, f"--dataset=ixi_t1/{damaged.parent.name}") == 2
+        capsys.readouterr()
+        moved.rename(shard)
+    assert verify(data, "--config=small", "--dataset=ixi_t1/small") == 2
+    assert "--config and --dataset: give one of them" in capsys.readouterr().err
+    assert verify(data, "small") == 2
+    assert "unexpected argument 'small'" in capsys.readouterr().err
+
+
+def test_shards_that_were_numbered_anew_are_mended(tmp_path, capsys):
     """A shard of refused volumes only is not there, so those after it have other numbers."""
     source = write_cohort(tmp_path / "source")
     for path in sorted(source.glob("*.nii.gz"))[:4]:
@@ -182,8 +351,17 @@ def test_shards_that_were_numbered_anew_are_mended(tmp_path):
     before = tree(data)
     for path in folder_of(data).glob("*.tfrecord-*"):
         path.unlink()
+    assert verify(data) == 2
+    out = capsys.readouterr().out
+    names = [name for name in before if "tfrecord" in name]
+    assert out.count(": is missing\n") == len(names) == 8
     assert verify(data, "--repair", f"--source_dir={source}") == 0
     assert tree(data) == before
+    # Each by itself as well: a shard is not taken for its neighbour.
+    for name in names:
+        (data / name).write_bytes(b"")
+        assert verify(data, "--repair", f"--source_dir={source}") == 0
+        assert tree(data) == before
 
 
 def test_other_volumes_mend_nothing(source, data, tmp_path, capsys):
@@ -194,17 +372,27 @@ def test_other_volumes_mend_nothing(source, data, tmp_path, capsys):
     name = next(volume["path"] for volume in people.values() if volume["shard"] == TRAIN)
     write_head(other, name.removesuffix(".nii.gz"), seed=99)
     assert verify(data, "--repair", f"--source_dir={other}") == 2
-    assert f"{TRAIN}: cannot be made again byte for byte" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{TRAIN}: cannot be made again byte for byte" in error and error.count("\n") <= 2
+    assert tree(data) == before
     (other / name).unlink()
     assert verify(data, "--repair", f"--source_dir={other}") == 2
+    assert f"{TRAIN}: cannot be made again byte for byte" in capsys.readouterr().err
+    assert tree(data) == before
     assert verify(data, "--repair") == 2
-    assert "--repair needs --source_dir" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--repair needs --source_dir" in error and error.count("\n") == 1
     assert tree(data) == before
 
 
 def test_no_dataset_is_an_error(tmp_path, capsys):
-    assert verify(tmp_path, "--config=small") == 2
-    assert "has no dataset ixi_t1/small" in capsys.readouterr().err
+    for flags, words in (
+        (("--config=small",), "has no dataset ixi_t1/small"),
+        (("--dataset=other/one",), "has no dataset other/one"),
+        ((), "has no dataset at all"),
+    ):
+        assert verify(tmp_path, *flags) == 2
+        assert capsys.readouterr().err == f"error: --data_dir={tmp_path}: {words}\n"
 
 
 def test_a_whole_dataset_is_all_right_and_nobody_in_two_splits(data, capsys):
