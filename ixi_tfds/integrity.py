@@ -183,15 +183,14 @@ def _wrong(path: pathlib.Path, size: int | None, digest: str, *, full: bool) -> 
             return f"has {found:,} bytes, and {size:,} were written"
         if not (full and (differs or file_sha256(path) != digest)):
             return None
+        if not split_of(path.name):
+            return "is not what was written (its SHA-256 differs)"
+        for _ in records(path):
+            pass
     except FileNotFoundError:
         return "is missing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    if not split_of(path.name):
-        return "is not what was written (its SHA-256 differs)"
-    try:
-        for _ in records(path):
-            pass
     except DatasetError as error:
         return f"is damaged: {str(error).removeprefix(f'{path}: ')}"
     return "is of another run: its records are whole, but not those that the manifest tells of"
