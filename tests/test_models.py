@@ -197,7 +197,7 @@ def test_flags_offer_what_there_is():
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """A file as Keras has it, with random numbers that neither vanish nor grow from layer to layer."""
+    """A file as Keras has it; values neither vanish nor grow from layer to layer."""
     path = tmp_path_factory.mktemp("weights") / "notop.h5"
     write_resnet50_weights(path)
     return path
