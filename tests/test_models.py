@@ -85,6 +85,97 @@ def test_where_the_encoders_end(name, shape, signed):
     assert (values.min() < 0) == signed
 
 
+def convolved(values, kernel, stride=1):
+    """A convolution [H, W, C] with zeros around, as TensorFlow's "same" has them, by hand."""
+    size, outputs = kernel.shape[0], [-(-side // stride) for side in values.shape[:2]]
+    lacks = [(n - 1) * stride + size - side for n, side in zip(outputs, values.shape, strict=False)]
+    around = [(max(n, 0) // 2, max(n, 0) - max(n, 0) // 2) for n in lacks]
+    padded = np.pad(values, [*around, (0, 0)])
+    result = np.zeros((*outputs, kernel.shape[3]))
+    for row, column in np.ndindex(*outputs):
+        window = padded[row * stride :, column * stride :][:size, :size]
+        result[row, column] = np.tensordot(window, kernel, 3)
+    return result
+
+
+def upsampled(values, kernel):
+    """A transposed convolution of stride 2: each value adds its multiple of the kernel."""
+    height, width, _ = values.shape
+    result = np.zeros((2 * height + 1, 2 * width + 1, kernel.shape[2]))
+    for row, column in np.ndindex(height, width):
+        stamp = np.tensordot(kernel, values[row, column], (3, 0))
+        result[2 * row : 2 * row + 3, 2 * column : 2 * column + 3] += stamp
+    return result[:-1, :-1]
+
+
+def normalized(values, layer):
+    share = (values - layer.moving_mean.numpy()) / np.sqrt(layer.moving_variance.numpy() + 1e-3)
+    return share * layer.gamma.numpy() + layer.beta.numpy()
+
+
+def relu(values):
+    return np.maximum(values, 0)
+
+
+def random_network(*shape, **sides):
+    """A network whose weights are all random, moving statistics included."""
+    network = models.build("resnet_like", shape, **sides)
+    random = np.random.default_rng(0)
+    for variable in network.variables:
+        if "moving_variance" in variable.name:
+            values = random.uniform(0.5, 2, variable.shape)
+        else:
+            values = random.normal(0, 0.4, variable.shape)
+        variable.assign(values)
+    return network
+
+
+def test_a_resnet_like_network_computes_what_the_thesis_describes():
+    """Stem without activation; blocks that add their input before the last ReLU; a bare end."""
+    network = random_network(8, 16, stem_filters=2, stage_filters=(3, 4), stage_blocks=(2, 1))
+    image = np.random.default_rng(1).random((8, 16, 1)).astype(np.float32)
+    values = convolved(image, network.stem.kernel.numpy(), 2)
+    for block, stride in zip(network.blocks, (2, 1, 2), strict=True):
+        first = convolved(values, block.convolution_1.kernel.numpy(), stride)
+        first = relu(normalized(first, block.normalization_1))
+        second = convolved(first, block.convolution_2.kernel.numpy())
+        if stride == 2:
+            values = convolved(values, block.shortcut_convolution.kernel.numpy(), 2)
+            values = normalized(values, block.shortcut_normalization)
+        values = relu(normalized(second, block.normalization_2) + values)
+    assert values.shape == (1, 2, 4)
+    for block in network.decoder.blocks:
+        values = upsampled(values, block.convolution.kernel.numpy())
+        values = relu(normalized(values, block.normalization))
+    expected = convolved(values, network.decoder.convolution.kernel.numpy())
+    assert expected.min() < 0 and expected.max() > 0
+    found = network(image[None], training=False)[0].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_training_moves_the_statistics_of_every_normalization():
+    network = random_network(8, 8, stem_filters=2, stage_filters=(3,), stage_blocks=(2,))
+    moving = [variable for variable in network.variables if "moving" in variable.name]
+    # Two blocks, one of them with a shortcut of its own, and two up-sampling blocks.
+    assert len(moving) == 2 * (2 + 2 + 1 + 2)
+    before = [variable.numpy() for variable in moving]
+    images = np.random.default_rng(1).random((4, 8, 8, 1), np.float32)
+    network(images, training=False)
+    for variable, value in zip(moving, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    network(images, training=True)
+    for variable, value in zip(moving, before, strict=True):
+        assert (variable.numpy() != value).all(), variable.name
+
+
+def test_grey_is_the_mean_of_the_channels_and_clipped_after_it():
+    three = np.float32([[-3, 1, 3.5], [-1, 0, 0.4], [2, 1, 1.5], [0.25, 0.5, 0.9]])[:, None, None]
+    grey = models.to_grey(tf.constant(three)).numpy()
+    np.testing.assert_allclose(grey[:, 0, 0], [[0.5], [0], [1], [0.55]], rtol=1e-6)
+    one = np.float32([-0.5, 0.25, 1.5]).reshape(3, 1, 1, 1)
+    np.testing.assert_array_equal(models.to_grey(one)[:, 0, 0], [[0], [0.25], [1]])
+
+
 def test_reconstructions_are_float32_in_mixed_precision():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
@@ -106,7 +197,7 @@ def test_flags_offer_what_there_is():
 
 @pytest.fixture(scope="module")
 def weights_file(tmp_path_factory):
-    """A file as Keras has it, with random numbers."""
+    """A file as Keras has it; values neither vanish nor grow from layer to layer."""
     path = tmp_path_factory.mktemp("weights") / "notop.h5"
     write_resnet50_weights(path)
     return path
@@ -118,7 +209,12 @@ def write_resnet50_weights(path):
         include_top=False, weights=None, input_shape=(None, None, 3)
     )
     model.set_weights(
-        [random.normal(1, 0.02, values.shape).astype(np.float32) for values in model.get_weights()]
+        [
+            random.normal(0, np.prod(values.shape[:3]) ** -0.5, values.shape)
+            if values.ndim == 4
+            else random.normal(1, 0.02, values.shape)
+            for values in model.get_weights()
+        ]
     )
     model.save_weights(path)
 
@@ -135,6 +231,23 @@ def test_every_weight_of_a_file_arrives(weights_file, name, arrays):
             np.testing.assert_array_equal(values, file[layer][name][()], err_msg=name)
 
 
+def test_an_encoder_gives_what_that_of_keras_gives(weights_file):
+    """With the same weights, the slice in all three channels, and as Keras has it to the layer."""
+    network = models.build("resnet50_add13", (32, 32), rgb=True)
+    pretrained.start_with(network.encoder, pretrained.read_resnet50(str(weights_file)))
+    whole = keras.applications.ResNet50(
+        include_top=False, weights=str(weights_file), input_shape=(32, 32, 3)
+    )
+    theirs = keras.Model(whole.input, whole.get_layer("conv4_block6_add").output)
+    slices = np.random.default_rng(1).random((2, 32, 32, 1), np.float32)
+    seen = []
+    network.decoder = lambda values, training: seen.append(values)
+    network(slices, training=False)
+    expected = theirs(np.repeat(slices, 3, axis=-1), training=False).numpy()
+    assert np.isfinite(expected).all() and expected.std() > 0.1
+    np.testing.assert_allclose(seen[0], expected, atol=1e-4 * np.abs(expected).max())
+
+
 def test_weights_that_are_not_there_or_not_right_are_told_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or a file"):
         pretrained.read_resnet50("nowhere.h5")
@@ -147,6 +260,8 @@ def test_weights_that_are_not_there_or_not_right_are_told_in_one_line(tmp_path, 
     with pytest.raises(UserError, match=r"other\.h5: holds no weights of ResNet50"):
         pretrained.read_resnet50(str(other))
     # A proxy where nothing listens, and an empty cache: no network.
+    for name in ("KERAS_HOME", "no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(UserError, match="--weights=imagenet: cannot be downloaded"):

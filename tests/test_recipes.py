@@ -1,9 +1,13 @@
 import collections
 import csv
+import dataclasses
+import json
+import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +16,7 @@ import tiny_dataset
 import untrained
 from tensorflow import keras
 
+import evaluator
 from evaluator.__main__ import run as evaluate
 from trainer import models, pretrained, thesis, training
 from trainer.__main__ import run
@@ -70,6 +75,104 @@ def test_the_recipes_are_the_thesis_twelve_runs(monkeypatch):
         assert run_of == RUNS[name]
         assert (config.epochs, config.learning_rate) == (100, 1e-3)
         assert config.augment and config.augment_validation
+        # All else is as the trainer has it by itself.
+        plain = dataclasses.asdict(config_of(monkeypatch, "--augment_validation"))
+        stated = ("model", "weights", "loss", "optimizer", "batch_size", "epochs", "learning_rate")
+        assert dataclasses.asdict(config) == plain | {
+            flag: getattr(config, flag) for flag in stated
+        }
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch):
+    """What the thesis's command runs, noted instead: runs leave a result at once.
+
+    Those in `failing` fail.
+    """
+    commands = types.SimpleNamespace(seen=[], failing=set())
+
+    def pretend(module, arguments):
+        commands.seen.append((module, list(arguments)))
+        if module == "trainer":
+            (recipe,) = (a for a in arguments if a.startswith("--flagfile="))
+            folder = tmp_path / pathlib.Path(recipe).stem
+        else:
+            (where,) = (a for a in arguments if a.startswith("--output_dir="))
+            folder = pathlib.Path(where.partition("=")[2]).parent
+        number = list(RUNS).index(folder.name)
+        if (module, folder.name) in commands.failing:
+            return False
+        if module == "trainer":
+            augmented = number != 1
+            card = {
+                "flags": {"augment_validation": augmented},
+                "best": {
+                    "epoch": number + 1,
+                    "val_loss": number / 64,
+                    "val_loss_augmented": number,
+                },
+            }
+            path = folder / "export" / RUNS[folder.name][0] / "1/assets.extra/model_card.json"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(card))
+        else:
+            means = {"psnr": {"mean": 30 + number, "std": 9}, "ssim": {"mean": 1 / (2 + number)}}
+            (folder / "evaluation").mkdir()
+            (folder / "evaluation/summary.json").write_text(json.dumps({"models": [means]}))
+        return True
+
+    monkeypatch.setattr(thesis, "_run", pretend)
+    return commands
+
+
+def test_the_thesis_trains_all_twelve_in_order_and_scores_them_on_the_test_split(
+    tmp_path, commands
+):
+    data = ["--data_dir=d", "--dataset=ixi_t1/x"]
+    own = ["--epochs=3", "--noaugment_validation", "--stage_filters=8,8"]
+    assert thesis.run([*data, f"--workdir={tmp_path}", "--imagenet_weights=w.h5", *own]) == 0
+    trained, scored = commands.seen[:12], commands.seen[12:]
+    for name, (module, arguments) in zip(RUNS, trained, strict=True):
+        assert module == "trainer"
+        recipe, *then = arguments
+        assert recipe == f"--flagfile={RECIPES[name]}"
+        # Later flags win, so what the user asks for comes after the recipe.
+        weights = ["--weights=w.h5"] if "imagenet" in name else []
+        assert then == [*data, f"--workdir={tmp_path / name}", *weights, *own]
+    for name, (module, arguments) in zip(RUNS, scored, strict=True):
+        assert module == "evaluator"
+        model = f"--saved_model={tmp_path / name / 'export' / RUNS[name][0]}"
+        output = f"--output_dir={tmp_path / name / 'evaluation'}"
+        assert sorted(arguments) == sorted([model, output, *data, "--split=test"])
+
+
+def test_results_stand_beside_those_of_the_same_run_of_the_thesis(tmp_path, commands):
+    names = ["small_mse", "small_dssim", "add13_mse", "act40_dssim"]
+    flags = ["--data_dir=d", f"--workdir={tmp_path}", f"--recipes={','.join(names[::-1])}"]
+    assert thesis.run(flags) == 0
+    with (tmp_path / "thesis.csv").open() as file:
+        rows = {row["recipe"]: row for row in csv.DictReader(file)}
+    assert list(rows) == names[::-1]
+    with (pathlib.Path(evaluator.__file__).parent / "published.csv").open() as file:
+        published = {row["recipe"]: row for row in csv.DictReader(file)}
+    for name in names:
+        number, row = list(RUNS).index(name), {k: v for k, v in rows[name].items() if k != "recipe"}
+        # The one without augmented validation went by the plain loss.
+        loss = 1 / 64 if name == "small_dssim" else number
+        ours = {"val_loss": loss, "epoch": number + 1, "psnr_mean": 30 + number}
+        ours["ssim_mean"] = 1 / (2 + number)
+        theirs = {f"{key}_thesis": float(published[name][key]) for key in ours}
+        assert {key: float(value) for key, value in row.items()} == ours | theirs
+
+
+def test_runs_of_the_thesis_that_fail_are_named_and_the_others_scored(tmp_path, commands, capsys):
+    commands.failing |= {("trainer", "big_mse"), ("evaluator", "add13_mse")}
+    names = ["small_mse", "big_mse", "add13_mse", "add13_dssim"]
+    flags = ["--data_dir=d", f"--workdir={tmp_path}", f"--recipes={','.join(names)}"]
+    assert thesis.run(flags) == 2
+    assert capsys.readouterr().err.startswith("error: big_mse, add13_mse: not finished")
+    with (tmp_path / "thesis.csv").open() as file:
+        assert [row["recipe"] for row in csv.DictReader(file)] == ["small_mse", "add13_dssim"]
 
 
 def test_each_recipe_tells_its_command_and_the_published_result():

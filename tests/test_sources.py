@@ -55,6 +55,52 @@ def test_several_datasets_are_read_as_one(data_dir):
     assert len(set(validated)) == 11
 
 
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("damaged", ["tiny", "other"])
+def test_damage_is_found_in_each_dataset_and_split_before_training(
+    damaged, split, data_dir, tmp_path
+):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    name = f"ixi_t1-{split}.tfrecord-00001-of-00002"
+    shard = tmp_path / f"ixi_t1/{damaged}/1.0.0" / name
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=f"{damaged}.*{name}|{name}.*{damaged}"):
+        sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
+    # Names and sizes are as they were.
+    sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"), "quick")
+
+
+def test_the_facts_of_each_dataset_are_its_own(data_dir):
+    names = ("ixi_t1/tiny", "ixi_t1/other")
+    both = sources.open_sources(str(data_dir), names)
+    for name, window in zip(names, ([0, 4], [0, 3]), strict=True):
+        manifest = datasets.read_manifest(data_dir / name / "1.0.0")
+        facts = both.facts[name]
+        assert facts["fingerprint"] == manifest["fingerprint"]
+        assert facts["slices"]["window"] == window
+        assert facts["description"].startswith(f"slices [{window[0]}, {window[1]})")
+        assert facts["splits"] == manifest["splits"]
+
+
+def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    volume = configs.SliceConfig("volume", size=(32, 32), window=(0, 3), scaling="volume")
+    wide = configs.SliceConfig("wide", size=(32, 48), window=(0, 3))
+    for config in (volume, wide):
+        subjects = {"train": 2, "validation": 1, "test": 1}
+        tiny_dataset.write_tiny_dataset(tmp_path, config, subjects=subjects, shards=1)
+    for others, message in (
+        (["other", "volume"], "tiny are 32x32, scaled by slice, .*/volume are 32x32, scaled by vo"),
+        (["other", "wide"], "tiny are 32x32, scaled by slice, .*/wide are 32x48, scaled by slice"),
+        (["other", "other"], "ixi_t1/other is named twice"),
+    ):
+        names = [f"ixi_t1/{name}" for name in ("tiny", *others)]
+        with pytest.raises(UserError, match=message):
+            sources.open_sources(str(tmp_path), names)
+
+
 def test_datasets_of_two_preprocessings_are_not_mixed(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "ixi_t1/other/1.0.0"
