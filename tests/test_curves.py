@@ -147,6 +147,9 @@ def test_statistics_of_a_few_bins_are_those_of_their_pixels(threshold):
         assert share == pytest.approx(lesions.mean())
     # By hand, for the first: 4 of 5 pixels of bin 2, 4 of 7 from bin 1, 5 of all 11.
     assert curves.statistics(FEW[0], 1)["auprc"] == pytest.approx((4 * 4 / 5 + 5 / 11) / 5)
+    precision, recall = curves.precision_recall(FEW[0])
+    np.testing.assert_allclose(precision, [4 / 5, 4 / 7, 5 / 11])
+    np.testing.assert_allclose(recall, [4 / 5, 4 / 5, 1])
     # Of 5 lesion pixels 4 are above 5 healthy ones and tied with 1; 1 is tied with 3.
     assert curves.statistics(FEW[0], 1)["auroc"] == pytest.approx((4 * 5.5 + 1.5) / 30)
 
@@ -155,9 +158,8 @@ def test_a_single_lesion_pixel_on_top_is_found():
     """In a bin of its own, one below an empty one."""
     counts = np.array([[2, 1, 0, 0], [0, 0, 1, 0]])
     values = curves.statistics(counts, 1)
-    assert {name: float(value) for name, value in values.items()} == {
-        name: 1.0 for name in ("auprc", "auroc", "dice", "best_dice")
-    }
+    names = ("auprc", "auroc", "dice", "best_dice")
+    assert values == dict.fromkeys(names, 1.0)
     precision, recall = curves.precision_recall(counts)
     np.testing.assert_allclose(precision, [1, 1 / 2, 1 / 4])
     np.testing.assert_allclose(recall, [1, 1, 1])
