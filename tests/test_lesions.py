@@ -4,6 +4,7 @@ import collections
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from evaluator import anomaly, lesions
 
@@ -103,3 +104,102 @@ def test_smoothing_stays_within_slices():
     bright = maps["intensity", "bright"]
     assert not bright[1].any()
     assert bright[0, 45:50, 45:50].min() > 0.05 > image[45:50, 45:50].max()
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_the_largest_part_is_the_head_wherever_it_comes(place):
+    """Parts are met from the top down; the head is the first, second or third of them."""
+    image = np.zeros((60, 24), np.float32)
+    for part in range(3):
+        top, side = 20 * part + 3, 14 if part == place else 5
+        image[top : top + side, 4 : 4 + side] = 1
+    found = anomaly.head_mask(image)
+    assert found.dtype == bool and found.shape == image.shape
+    expected = np.zeros_like(found)
+    expected[20 * place + 3 : 20 * place + 17, 4:18] = True
+    # What the smoothing adds at the edge: 1 pixel of a tenth's brightness, corners left out.
+    assert found[expected].all()
+    grown = ndimage.binary_dilation(expected, iterations=2)
+    assert not found[~grown].any() and found.sum() > expected.sum()
+
+
+@pytest.mark.parametrize(("brightness", "is_head"), [(0.09, False), (0.11, True)])
+def test_head_is_what_is_brighter_than_a_tenth_once_smoothed(brightness, is_head):
+    assert anomaly.head_mask(np.full((9, 9), brightness, np.float32)).all() == is_head
+    assert anomaly.head_mask(np.full((9, 9), brightness, np.float32)).any() == is_head
+    # Under a Gaussian of sigma 1 a bright row keeps its neighbours' share, 0.242, and the next
+    # but one has 0.054 of it.
+    line = np.zeros((9, 9), np.float32)
+    line[4] = 1
+    np.testing.assert_array_equal(np.flatnonzero(anomaly.head_mask(line)[:, 4]), [3, 4, 5])
+
+
+def test_what_is_no_brighter_than_the_level_is_air(monkeypatch):
+    monkeypatch.setattr(anomaly, "HEAD_LEVEL", 0.0)
+    assert not anomaly.head_mask(np.zeros((9, 9), np.float32)).any()
+
+
+@pytest.mark.parametrize(
+    ("columns", "first", "last"),
+    [((10, 100), 54, 93), ((10, 94), 52, 87), ((0, 81), 40, 74), ((20, 61), 40, 54)],
+)
+def test_the_inner_head_begins_half_way_up_and_ends_below_the_top(columns, first, last):
+    """Of 100 columns 6 are the depth, from the edge of the image too."""
+    head = np.zeros((100, 120), bool)
+    head[20:90, slice(*columns)] = True
+    inner = anomaly.inner_head(head)
+    assert inner.shape == head.shape and inner.dtype == bool
+    expected = np.zeros_like(head)
+    expected[26:84, first : last + 1] = True
+    np.testing.assert_array_equal(inner, expected)
+
+
+def test_the_depth_is_a_share_of_the_shorter_side():
+    assert anomaly.inner_head(np.ones((50, 400), bool))[:, 300].sum() == 50 - 2 * 3
+    # Columns 24 to 46 of 0 to 49.
+    assert anomaly.inner_head(np.ones((400, 50), bool))[200].sum() == 23
+
+
+@pytest.mark.parametrize("name", ["model", "blurred input"])
+def test_each_slice_is_scored_by_its_own_expectation_and_median(name):
+    rng = np.random.default_rng(0)
+    images, expected = rng.random((2, 3, 8, 9)).astype(np.float32)
+    heads = np.zeros((3, 8, 9), bool)
+    heads[0, 2:5], heads[1, :, 3:8] = True, True  # the third shows no head
+    maps = dict(anomaly.score_maps(images, heads, {name: expected}))
+    assert len(maps) == 6
+    for place, image in enumerate(images):
+        residual = image - expected[place]
+        typical = np.median(image[heads[place]]) if place < 2 else 0
+        for (method, direction), values in {
+            (name, "either"): np.abs(residual),
+            (name, "bright"): residual,
+            (name, "dark"): expected[place] - image,
+            ("intensity", "either"): np.abs(image - typical),
+            ("intensity", "bright"): image,
+            ("intensity", "dark"): 1 - image,
+        }.items():
+            found = maps[method, direction][place]
+            assert found.dtype == np.float32
+            np.testing.assert_allclose(found, values, atol=1e-6)
+    smoothed = dict(anomaly.score_maps(images, heads, {name: expected}, smooth_sigma=1.5))
+    for method, scores in maps.items():
+        for place in range(3):
+            values = ndimage.gaussian_filter(scores[place], 1.5)
+            np.testing.assert_allclose(smoothed[method][place], values, atol=1e-6)
+
+
+def test_slices_without_a_head_mask_each_are_refused():
+    images = np.zeros((2, 8, 8), np.float32)
+    with pytest.raises(ValueError, match="shorter"):
+        list(anomaly.score_maps(images, np.ones((1, 8, 8), bool), {}))
+
+
+def test_a_blur_stays_within_its_slice_and_runs_both_ways():
+    stack = np.zeros((3, 21, 21))
+    stack[1, 10, 10] = 1
+    blurred = anomaly.blur(stack, 2.0)
+    assert not blurred[[0, 2]].any()
+    np.testing.assert_allclose(blurred[1], blurred[1].T)
+    # The middle of a Gaussian of two dimensions.
+    assert blurred[1, 10, 10] == pytest.approx(1 / (2 * np.pi * 2**2), rel=1e-3)

@@ -44,15 +44,24 @@ def write_model(folder, config, geometry):
     return folder
 
 
-def write_copier(folder, config, geometry, factor=1.0):
-    """A SavedModel of no code of ours, whose reconstruction is the input times a factor."""
+def write_copier(folder, config, geometry, factor=1.0, outputs=None):
+    """A SavedModel of no code of ours, whose reconstruction is the input times a factor.
+
+    `outputs`, of slices to reconstruction and residual, takes the factor's place.
+    """
     module = tf.Module()
     grey = tf.TensorSpec((None, *config.size, 1), tf.float32, name="slices")
     scanner = tf.TensorSpec((None, *config.size), tf.float32, name="slices")
     signatures = {
         "serving_default": tf.function(lambda slices: {"reconstruction": slices}, [grey]),
         "raw": tf.function(
-            lambda slices: {"reconstruction": slices * factor, "residual": slices * (1 - factor)},
+            lambda slices: dict(
+                zip(
+                    ("reconstruction", "residual"),
+                    outputs(slices) if outputs else (slices * factor, slices * (1 - factor)),
+                    strict=True,
+                )
+            ),
             [scanner],
         ),
     }
@@ -158,6 +167,129 @@ def test_the_maps_are_those_of_the_raw_signature(model, tmp_path):
         np.testing.assert_allclose(found, expected[key].numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_the_maps_are_what_the_network_makes_of_the_stored_slices(tmp_path, scaling):
+    """By NumPy from scanner values to 8 bits, by `serving_default`, and back by NumPy.
+
+    The range of a volume is that of its window, beyond which the head is brighter here.
+    """
+    config = dataclasses.replace(SMALL, scaling=scaling)
+    model = write_model(tmp_path / "model", config, SMALL_GEOMETRY) / "1"
+    voxels = np.round(head() * np.linspace(0.3, 2, 24)).astype(np.int16) + np.int16(17)
+    path = write_head(tmp_path, "x", voxels=voxels, axes="LPI")
+    assert reconstruct(model, path, tmp_path / "out", "--batch_size=5") == 0
+    slices = voxels.transpose(2, 0, 1).astype(np.float64)
+    low, high = slices.min(axis=(1, 2)), slices.max(axis=(1, 2))
+    limits = None
+    if scaling == "volume":
+        limits = np.percentile(voxels[:, :, 8:14], (0.5, 99.5), method="inverted_cdf").tolist()
+        low, high = (np.full(24, limit) for limit in limits)
+    low, high = low[:, None, None], high[:, None, None]
+    levels = np.floor(255 * (slices.clip(low, high) - low) / (high - low) + 0.499999999)
+    loaded = tf.saved_model.load(str(model))
+    given = tf.constant(levels[..., None] / 255, tf.float32)
+    unit = loaded.signatures["serving_default"](slices=given)["reconstruction"].numpy()[..., 0]
+    expected = low + unit * (high - low)
+    within = {"low": low, "high": high} if scaling == "volume" else {}
+    raw = loaded.signatures["raw"](
+        slices=tf.constant(slices, tf.float32),
+        **{name: tf.constant(value.ravel(), tf.float32) for name, value in within.items()},
+    )
+    np.testing.assert_allclose(raw["reconstruction"].numpy(), expected, atol=0.02)
+    to_psr = orientations.ornt_transform(
+        orientations.axcodes2ornt("LPI"), orientations.axcodes2ornt("PSR")
+    )
+    for name, values in (("reconstruction", expected), ("anomaly", slices - expected)):
+        written = nib.load(tmp_path / f"out/x_{name}.nii.gz").as_reoriented(to_psr)
+        found = np.asarray(written.dataobj).transpose(2, 0, 1)
+        np.testing.assert_allclose(found, values, atol=0.02)
+        # A constant map would be told apart, and so would one that is cut off at 0.
+        assert found.std() > 1
+    assert found.min() < -1 and found.max() > 1
+    facts = json.loads((tmp_path / "out/x_reconstruction.json").read_text())
+    assert facts["range"] == limits and facts["scaling"] == scaling
+    assert facts["input"] == "x.nii.gz" and facts["model"] == "model/1"
+    assert facts["share_seen"] == 1 and not facts["resampled"]
+    sizes = np.abs(slices - expected).mean(axis=(1, 2))
+    for row, size in zip(facts["slices"], sizes, strict=True):
+        assert row["mean_absolute_residual"] == pytest.approx(size, abs=0.02)
+
+
+def test_what_the_model_does_not_see_is_zero_in_both_maps(tmp_path, capsys):
+    config = dataclasses.replace(SMALL, size=(16, 24))
+    model = write_copier(tmp_path / "half", config, SMALL_GEOMETRY, factor=0.75)
+    voxels = head() + np.int16(100)
+    assert reconstruct(model, write_head(tmp_path, "x", voxels=voxels), tmp_path / "out") == 0
+    seen = np.zeros(voxels.shape, bool)
+    seen[8:24, 4:28] = True
+    for name, factor in (("reconstruction", 0.75), ("anomaly", 0.25)):
+        found = nib.load(tmp_path / f"out/x_{name}.nii.gz").get_fdata()
+        np.testing.assert_array_equal(found, np.where(seen, factor * voxels, 0))
+    facts = json.loads((tmp_path / "out/x_reconstruction.json").read_text())
+    assert facts["share_seen"] == 0.375
+    # The line about a scan tells of its window alone.
+    mean = 0.25 * voxels[8:24, 4:28, 8:14].mean()
+    assert f"residual in the window {mean:.4g}\n" in capsys.readouterr().out
+
+
+def test_each_scan_of_a_folder_gets_its_own_maps(tmp_path):
+    model = write_copier(tmp_path / "half", SMALL, SMALL_GEOMETRY, factor=0.5)
+    heads = {name: head(seed=seed) for seed, name in enumerate(["b", "a", "c"])}
+    for name, voxels in heads.items():
+        write_head(tmp_path / "in", name, voxels=voxels, axes="RAS" if name == "a" else "PSR")
+    assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
+    for name, voxels in heads.items():
+        facts = json.loads((tmp_path / f"out/{name}_reconstruction.json").read_text())
+        assert facts["input"] == f"{name}.nii.gz"
+        assert facts["slices"][11]["largest_absolute_residual"] == voxels[:, :, 11].max() / 2
+        for suffix in ("reconstruction", "anomaly"):
+            scan = nib.load(tmp_path / f"in/{name}.nii.gz")
+            found = nib.load(tmp_path / f"out/{name}_{suffix}.nii.gz").get_fdata()
+            np.testing.assert_array_equal(found, scan.get_fdata() / 2)
+
+
+def test_slices_that_are_extrapolated_are_warned_of_whichever_scan_has_them(tmp_path, capsys):
+    config = dataclasses.replace(SMALL, window=(0, 24))
+    model = write_copier(tmp_path / "copy", config, SMALL_GEOMETRY)
+    write_head(tmp_path / "in", "b")
+    assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
+    assert "warning" not in capsys.readouterr().err
+    write_head(tmp_path / "in", "a", shape=(32, 32, 26))
+    assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
+    assert capsys.readouterr().err.count("warning: slices outside the window") == 1
+
+
+def nan_where_bright(broken_maps):
+    """Reconstruction or residual, the other or both NaN in slices that reach 30000."""
+
+    def outputs(slices):
+        bright = tf.reduce_max(slices, axis=(1, 2), keepdims=True) > 30_000
+        broken = tf.where(bright, np.nan, slices)
+        return [broken if part in broken_maps else slices for part in ("reconstruction", "residual")]
+
+    return outputs
+
+
+@pytest.mark.parametrize("broken_maps", [["reconstruction"], ["residual"]])
+def test_a_model_that_gives_nan_for_a_slice_leaves_no_map_of_that_scan(tmp_path, broken_maps, capsys):
+    outputs = nan_where_bright(broken_maps)
+    model = write_copier(tmp_path / "nan", SMALL, SMALL_GEOMETRY, outputs=outputs)
+    voxels = head()
+    voxels[16, 16, 18] = 32_000
+    path = write_head(tmp_path / "in", "a", voxels=voxels)
+    write_head(tmp_path / "in", "b")
+    assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 2
+    (error,) = (e for e in capsys.readouterr().err.splitlines() if e.startswith("error: "))
+    assert f"1 of 2 scans refused: {path}: " in error
+    assert error.endswith("the model gives values that are not finite for slices 16 to 23")
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["b_anomaly.nii.gz", "b_reconstruction.json", "b_reconstruction.nii.gz"]
+    assert reconstruct(model, path, tmp_path / "alone") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {path}: ") and error.count("\n") == 1
+    assert not list((tmp_path / "alone").iterdir())
+
+
 def test_a_model_that_copies_gives_the_input_back_exactly(copier, tmp_path):
     path = write_head(tmp_path, "x", axes="SLA")
     assert reconstruct(copier, path, tmp_path / "out") == 0
@@ -232,12 +364,17 @@ def write_bad(folder):
     }.items():
         nib.save(nib.Nifti1Image(voxels, grid.affine), folder / f"{name}.nii.gz")
     (folder / "text.nii.gz").write_text("not an image")
+    metres = grid.affine / [[1000.0], [1000.0], [1000.0], [1.0]]
+    nib.save(nib.Nifti1Image(head(), metres), folder / "metres.nii.gz")
+    write_head(folder, "shallow", shape=(32, 32, 8))
     return {
         "flat": "not a 3-D volume: its shape is (32, 32)",
         "series": "not a 3-D volume: its shape is (32, 32, 24, 2)",
         "nan": "NaN or infinite",
         "constant": "every voxel of its window is 7",
         "text": "is not a NIfTI file",
+        "metres": "is its affine in millimetres?",
+        "shallow": "has 8 sagittal slices, none of them in the window of training",
     }
 
 
@@ -250,7 +387,7 @@ def test_bad_scans_do_not_stop_the_others_and_are_named_in_the_end(copier, tmp_p
     shown = capsys.readouterr()
     assert "passed over by name: 1, such as" in shown.out
     (error,) = (line for line in shown.err.splitlines() if line.startswith("error: "))
-    assert "5 of 6 scans refused" in error
+    assert "7 of 8 scans refused" in error
     for name, detail in said.items():
         assert f"{name}.nii.gz" in error and detail in error
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
@@ -261,10 +398,12 @@ def test_bad_scans_do_not_stop_the_others_and_are_named_in_the_end(copier, tmp_p
 
 def test_one_bad_scan_gets_one_line(copier, tmp_path, capsys):
     for name, detail in write_bad(tmp_path / "scans").items():
-        assert reconstruct(copier, tmp_path / f"scans/{name}.nii.gz", tmp_path / "out") == 2
+        path = tmp_path / f"scans/{name}.nii.gz"
+        assert reconstruct(copier, path, tmp_path / "out") == 2
         error = capsys.readouterr().err
-        assert error.startswith("error: ") and error.count("\n") == 1
+        assert error.startswith(f"error: {path}") and error.count("\n") == 1
         assert detail in error
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_all_sessions_of_a_bids_folder(copier, tmp_path):

@@ -26,12 +26,24 @@ def whole(stack):
     return volumes.scanner_slices(stack, 0, stack.volume.voxels.shape[2])
 
 
+def write_scaled(folder, voxels, affine, slope, inter):
+    """A file of these stored voxels with a slope and an intercept, which nibabel would not keep."""
+    content = bytearray(nib.Nifti1Image(voxels, affine).to_bytes())
+    content[112:120] = np.array([slope, inter], "<f4").tobytes()
+    path = folder / "scaled.nii"
+    path.write_bytes(content)
+    assert nib.load(path).dataobj.inter == inter
+    return str(path)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (37, 41), (24, 40), (31, 16)])
 @pytest.mark.parametrize("scaling", ["slice", "volume"])
 def test_without_resampling_slices_are_those_of_preprocessing(tmp_path, size, scaling):
     """Stretched to 8 bits, they are what beam_preprocess would have stored."""
     config = dataclasses.replace(CONFIG, in_plane=None, size=size, scaling=scaling)
-    path = str(write_head(tmp_path, "x", shape=(32, 30, 24)))
+    scan = nib.load(write_head(tmp_path, "x", shape=(32, 30, 24)))
+    # In scanner units padding is 0, whatever the intercept.
+    path = write_scaled(tmp_path, np.asarray(scan.dataobj), scan.affine, 0.5, 40.0)
     stack = volumes.open_stack(path, dataclasses.replace(GEOMETRY, config=config))
     assert not stack.resampled and stack.window == (8, 14)
     for plane, (_, example) in zip(
@@ -66,6 +78,62 @@ def test_the_middle_of_the_head_stays_in_the_middle(tmp_path):
     np.testing.assert_allclose(back[2:-2, 5, 5], ramp[2:-2, 5, 5])
 
 
+def middles(count, side):
+    """Where the middles of pixels lie, in mm from that of all of them."""
+    return (np.arange(count) - (count - 1) / 2) * side
+
+
+def write_oblong(folder, shape, sides):
+    """A volume whose values are millimetres along posterior, and ten times those along superior."""
+    ramp = middles(shape[0], sides[0])[:, None] + 10 * middles(shape[1], sides[1])
+    voxels = np.repeat((2000 + ramp)[:, :, None], 24, axis=2)
+    affine = image(voxels).affine * [sides[0] / ZOOMS[0], sides[1] / ZOOMS[1], 1, 1]
+    nib.Nifti1Image(voxels, affine).to_filename(folder / "x.nii.gz")
+    return str(folder / "x.nii.gz"), voxels
+
+
+@pytest.mark.parametrize(
+    ("sides", "shape"), [((4.0, 5.0), (30, 26)), ((5.0, 4.0), (21, 33)), ((3.9, 4.4), (25, 24))]
+)
+def test_places_in_millimetres_stay_on_oblong_pixels(tmp_path, sides, shape):
+    """Finer pixels take a ramp linearly, so that each has the value of its own place."""
+    path, _ = write_oblong(tmp_path, (*shape, 24), sides)
+    fine = dataclasses.replace(sized(40, 56), zooms=(3.0, 2.0, 5.0))
+    stack = volumes.open_stack(path, fine)
+    assert stack.resampled
+    ramp = 2000 + middles(40, 3.0)[:, None] + 10 * middles(56, 2.0)
+    np.testing.assert_allclose(whole(stack)[7, 6:-6, 8:-8], ramp[6:-6, 8:-8], rtol=1e-6)
+
+
+@pytest.mark.parametrize("sides", [(2.0, 3.0), (3.0, 2.0), (2.2, 3.5)])
+def test_places_in_millimetres_stay_on_the_way_back(tmp_path, sides):
+    path, voxels = write_oblong(tmp_path, (36, 42, 24), sides)
+    stack = volumes.open_stack(path, sized(32, 40))
+    ramp = 2000 + middles(32, 4.0)[:, None] + 10 * middles(40, 4.0)
+    back = volumes.from_slices(stack, np.repeat(ramp[None], 24, axis=0))
+    np.testing.assert_allclose(back[4:-4, 4:-4], voxels[4:-4, 4:-4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sides", "resampled"),
+    [
+        ((4.16, 3.84), False),  # 4%, as the scanners of IXI differ
+        ((4.0, 4.4), True),
+        ((4.4, 4.0), True),
+        ((3.7, 4.0), True),
+        ((4.19, 3.81), False),
+    ],
+)
+def test_pixels_are_resampled_where_either_side_is_more_than_a_twentieth_off(
+    tmp_path, sides, resampled
+):
+    path, voxels = write_oblong(tmp_path, (32, 32, 24), sides)
+    stack = volumes.open_stack(path, GEOMETRY)
+    assert stack.resampled == resampled
+    same = np.array_equal(whole(stack), voxels.transpose(2, 0, 1))
+    assert same == (not resampled)
+
+
 @pytest.mark.parametrize("zooms", [(3.0, 3.5), (5.0, 4.5), (8.0, 6.0)])
 def test_resampling_there_and_back_keeps_values_and_little_is_lost(tmp_path, zooms):
     smooth = ndimage.gaussian_filter(head().astype(float), (3, 3, 1))
@@ -96,6 +164,7 @@ def test_beyond_the_volume_there_are_scanner_zeros(tmp_path):
         (2.5, 48, (16, 28)),  # -20 to +10 mm from the middle, as in training
         (2.5, 60, (22, 34)),
         (10.0, 12, (4, 7)),
+        (10.0, 2, (0, 2)),  # it begins before the volume does
     ],
 )
 def test_the_window_lies_where_that_of_training_lay(tmp_path, spacing, depth, window):
@@ -112,6 +181,20 @@ def test_a_range_by_volume_is_that_of_the_window_in_view(tmp_path):
     inside = head()[8:24, 8:24, 8:14]
     expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
     assert volumes.open_stack(path, fine).limits == tuple(expected)
+
+
+def test_the_range_is_of_the_window_and_view_in_this_volumes_own_voxels(tmp_path):
+    """64 x 32 mm of 4 x 2 mm pixels, and the slices 20 mm below to 10 mm above the middle."""
+    voxels = np.random.default_rng(0).integers(0, 4000, (32, 40, 48)).astype(np.int16)
+    affine = image(voxels).affine * [1, 0.5, 0.5, 1]
+    nib.Nifti1Image(voxels, affine).to_filename(tmp_path / "x.nii.gz")
+    config = dataclasses.replace(CONFIG, scaling="volume", size=(32, 8))
+    stack = volumes.open_stack(
+        str(tmp_path / "x.nii.gz"), volumes.Geometry(config, (64, 64, 24), (2.0, 4.0, 5.0))
+    )
+    inside = voxels[8:24, 12:28, 16:28]
+    expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
+    assert stack.window == (16, 28) and stack.limits == tuple(expected)
 
 
 @pytest.mark.parametrize("axes", ["PSR", "RAS", "LPI", "SLA", "AIL"])
@@ -142,6 +225,16 @@ def test_a_map_lies_on_the_grid_of_its_file(tmp_path, axes, kind):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.nii.gz", "x.nii.gz"]
 
 
+def test_a_map_has_no_scaling_of_its_scan_and_keeps_values_below_zero(tmp_path):
+    made = image(head())
+    path = write_scaled(tmp_path, np.asarray(made.dataobj), made.affine, 0.5, -30.0)
+    volume = volumes.open_stack(path, GEOMETRY).volume
+    values = np.random.default_rng(0).normal(0, 50, (32, 32, 24))
+    volumes.write_map(tmp_path / "map.nii.gz", values, volume)
+    written = nib.load(tmp_path / "map.nii.gz")
+    np.testing.assert_array_equal(written.get_fdata(), values.astype(np.float32))
+
+
 def test_a_trailing_axis_stays(tmp_path):
     made = image(head())
     nib.save(nib.Nifti1Image(np.asarray(made.dataobj)[..., None], made.affine), tmp_path / "4.nii")
@@ -169,6 +262,9 @@ def test_geometry_comes_from_the_models_card():
     assert volumes.training_geometry(card) == volumes.Geometry(
         SliceConfig("a", (9, 9), (8, 8), (1, 4)), (9, 9, 6), (1.0, 1.0, 1.5)
     )
+    later = {"slices": slices | {"size": [16, 16]}, "geometry": None}
+    card["datasets"]["ixi_t1/b"] = later
+    assert volumes.training_geometry(card).config.size == (8, 8)
     old = {"datasets": {"ixi_t1/a": {"slices": slices}}}
     assert volumes.training_geometry(old).zooms is None
     for card in ({}, {"datasets": {}}, {"datasets": {"a": {}}}, {"datasets": 3}):
