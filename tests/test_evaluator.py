@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import json
+import math
 import pathlib
 import re
 import resource
@@ -219,8 +220,9 @@ def test_same_bytes_again_and_same_scores_in_other_batches(output, model, data_d
         assert (tmp_path / "again" / name).read_bytes() == (output / name).read_bytes()
     assert evaluator.run(arguments(model, data_dir, tmp_path / "five", "--batch_size=5")) == 0
     for one, other in zip(read_scores(output), read_scores(tmp_path / "five"), strict=True):
-        assert one["key"] == other["key"]
-        assert float(one["psnr"]) == pytest.approx(float(other["psnr"]), abs=1e-4)
+        for name, places in (("psnr", 1e-4), ("ssim", 5e-6), ("ms_ssim", 5e-6), ("mae", 5e-6)):
+            assert float(one.pop(name)) == pytest.approx(float(other.pop(name)), abs=places)
+        assert one == other
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -256,7 +258,8 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
     (entry,) = summary["models"]
     assert entry["psnr"] == {"mean": 100.0, "std": 0.0, "min": 100.0, "max": 100.0}
     assert entry["ssim"]["max"] <= 1
-    assert entry["slices_at_psnr_cap"] == summary["slices"]
+    assert entry["slices_at_psnr_cap"] == summary["slices"] == 12
+    assert (summary["psnr_cap_db"], entry["mae"]["max"]) == (100, 0)
     assert entry["model"] == "identity"
 
 
@@ -321,7 +324,8 @@ def test_models_get_short_names_that_differ(folders, expected):
 
 def refuse(arguments, capsys):
     assert evaluator.run(arguments) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    (message,) = [line for line in lines if not line.startswith("warning: ")]
     assert message.startswith("error: ")
     return message
 
@@ -358,7 +362,7 @@ def test_bad_flags_get_one_line(flag, message, model, data_dir, tmp_path, capsys
         ({"name": "images"}, "no signature 'serving_default'"),
         ({"output": "copy"}, "no signature 'serving_default'"),
         ({"function": lambda x: tf.repeat(x, 3, -1)}, "not grey float32 slices"),
-        ({"function": lambda x: x / 0}, "not finite for slice IXI9"),
+        ({"function": lambda x: x / 0}, "model gives values that are not finite for slice IXI9"),
     ],
 )
 def test_unfit_models_get_one_line(options, message, data_dir, tmp_path, capsys):
@@ -366,6 +370,34 @@ def test_unfit_models_get_one_line(options, message, data_dir, tmp_path, capsys)
     output_dir = tmp_path / "out"
     assert message in refuse(arguments(tmp_path / "model", data_dir, output_dir), capsys)
     assert not list(output_dir.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_model_that_gives_no_numbers_gets_one_line(wrong, everywhere, data_dir, tmp_path, capsys):
+    """In all slices, or in a single pixel of a single slice, which is named."""
+    split = scoring.open_split(data_dir, "ixi_t1/tiny", "test")
+    means = {
+        key: float(image.mean())
+        for batch in scoring.read_batches(split, 12)
+        for key, image in zip(
+            scoring.batch_keys(batch), batch["image"].numpy() / np.float32(255), strict=True
+        )
+    }
+    key = max(means, key=means.get)
+    limit = np.mean(sorted(means.values())[-2:])
+    first = np.zeros((1, 32, 32, 1), bool)
+    first[0, 5, 6] = True
+
+    def give(slices):
+        brightest = tf.reduce_mean(slices, (1, 2, 3), keepdims=True) > limit
+        return tf.where(everywhere | (brightest & first), wrong, slices)
+
+    export(tmp_path / "unsound", give, size=(32, 32))
+    message = refuse(arguments(tmp_path / "unsound", data_dir, tmp_path / "out"), capsys)
+    said = re.fullmatch(r"error: unsound gives values that are not finite for slice (\S+)", message)
+    assert said[1] in means if everywhere else said[1] == key
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_damaged_model_gets_one_line(data_dir, tmp_path, capsys):

@@ -169,7 +169,7 @@ def test_values_beyond_the_range_are_judged_as_they_are():
     # (2 * 0 * -0.1 + C1) / (0 + 0.01 + C1), and the same factor for white and what is above it.
     np.testing.assert_allclose(metrics.ssim(black, black - 0.1), 0.0001 / 0.0101, rtol=1e-3)
     white = black + 1
-    np.testing.assert_allclose(metrics.ssim(white, white + 1), 4.0001 / 5.0001, rtol=1e-3)
+    np.testing.assert_allclose(metrics.ssim(white, white + 0.1), 2.2001 / 2.2101, rtol=1e-3)
 
 
 def test_identical_slices_have_finite_scores():
@@ -182,10 +182,20 @@ def test_identical_slices_have_finite_scores():
 
 
 def test_smallest_difference_of_8_bit_slices_is_below_the_cap():
-    originals = np.zeros((1, 256, 256, 1), np.float32)
+    """Whatever the level and the place; of more pixels or levels, the more so."""
+    originals = np.zeros((5, 256, 256, 1), np.float32)
+    originals[1:3] = [[[[100 / 255]]], [[[254 / 255]]]]
     copies = originals.copy()
-    copies[0, 3, 4, 0] = 1 / 255
-    assert 96 < metrics.psnr(originals, copies)[0] < 97 < metrics.PSNR_CAP
+    for copy, (row, column) in zip(
+        copies, ((3, 4), (0, 0), (255, 255), (7, 7), (8, 8)), strict=True
+    ):
+        copy[row, column] += np.float32(1 / 255)
+    copies[3, 128, 128] += np.float32(1 / 255)
+    copies[4, 8, 8] += np.float32(1 / 255)
+    least = 10 * np.log10(255**2 * 256**2)
+    expected = [*[least] * 3, least - 10 * np.log10(2), least - 10 * np.log10(4)]
+    np.testing.assert_allclose(metrics.psnr(originals, copies), expected, atol=1e-3)
+    assert 96 < least < 97 < metrics.PSNR_CAP
 
 
 def test_constant_slices_divide_by_nothing():
@@ -205,7 +215,9 @@ def test_what_is_not_finite_is_not_hidden():
     originals, copies = pairs(2, 32, 32)
     copies[1, 5, 5, 0] = np.nan
     for metric in METRICS:
-        np.testing.assert_array_equal(np.isnan(metric(originals, copies)), [False, True])
+        found = metric(originals, copies)
+        np.testing.assert_array_equal(np.isnan(found), [False, True])
+        np.testing.assert_allclose(found[0], metric(originals[:1], copies[:1])[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("jit", [False, True])
