@@ -1,10 +1,13 @@
 """The evaluator's command line on a small dataset and SavedModels that no code of ours made."""
 
 import base64
+import contextlib
 import csv
 import dataclasses
+import html
 import io
 import json
+import math
 import pathlib
 import re
 import resource
@@ -13,6 +16,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import PIL.Image
 import pytest
 import scipy.ndimage
@@ -24,6 +28,7 @@ from browser import browser, see
 
 from evaluator import __main__ as evaluator
 from evaluator import figures, results, scoring, statistics
+from ixi_tfds import bundle, configs
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -215,8 +220,9 @@ def test_same_bytes_again_and_same_scores_in_other_batches(output, model, data_d
         assert (tmp_path / "again" / name).read_bytes() == (output / name).read_bytes()
     assert evaluator.run(arguments(model, data_dir, tmp_path / "five", "--batch_size=5")) == 0
     for one, other in zip(read_scores(output), read_scores(tmp_path / "five"), strict=True):
-        assert one["key"] == other["key"]
-        assert float(one["psnr"]) == pytest.approx(float(other["psnr"]), abs=1e-4)
+        for name, places in (("psnr", 1e-4), ("ssim", 5e-6), ("ms_ssim", 5e-6), ("mae", 5e-6)):
+            assert float(one.pop(name)) == pytest.approx(float(other.pop(name)), abs=places)
+        assert one == other
     assert not list(tmp_path.rglob("*.tmp"))
 
 
@@ -252,7 +258,8 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
     (entry,) = summary["models"]
     assert entry["psnr"] == {"mean": 100.0, "std": 0.0, "min": 100.0, "max": 100.0}
     assert entry["ssim"]["max"] <= 1
-    assert entry["slices_at_psnr_cap"] == summary["slices"]
+    assert entry["slices_at_psnr_cap"] == summary["slices"] == 12
+    assert (summary["psnr_cap_db"], entry["mae"]["max"]) == (100, 0)
     assert entry["model"] == "identity"
 
 
@@ -317,7 +324,8 @@ def test_models_get_short_names_that_differ(folders, expected):
 
 def refuse(arguments, capsys):
     assert evaluator.run(arguments) == 2
-    message = capsys.readouterr().err.strip().splitlines()[-1]
+    lines = capsys.readouterr().err.strip().splitlines()
+    (message,) = [line for line in lines if not line.startswith("warning: ")]
     assert message.startswith("error: ")
     return message
 
@@ -354,7 +362,7 @@ def test_bad_flags_get_one_line(flag, message, model, data_dir, tmp_path, capsys
         ({"name": "images"}, "no signature 'serving_default'"),
         ({"output": "copy"}, "no signature 'serving_default'"),
         ({"function": lambda x: tf.repeat(x, 3, -1)}, "not grey float32 slices"),
-        ({"function": lambda x: x / 0}, "not finite for slice IXI9"),
+        ({"function": lambda x: x / 0}, "model gives values that are not finite for slice IXI9"),
     ],
 )
 def test_unfit_models_get_one_line(options, message, data_dir, tmp_path, capsys):
@@ -362,6 +370,34 @@ def test_unfit_models_get_one_line(options, message, data_dir, tmp_path, capsys)
     output_dir = tmp_path / "out"
     assert message in refuse(arguments(tmp_path / "model", data_dir, output_dir), capsys)
     assert not list(output_dir.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_model_that_gives_no_numbers_gets_one_line(wrong, everywhere, data_dir, tmp_path, capsys):
+    """In all slices, or in a single pixel of a single slice, which is named."""
+    split = scoring.open_split(data_dir, "ixi_t1/tiny", "test")
+    means = {
+        key: float(image.mean())
+        for batch in scoring.read_batches(split, 12)
+        for key, image in zip(
+            scoring.batch_keys(batch), batch["image"].numpy() / np.float32(255), strict=True
+        )
+    }
+    key = max(means, key=means.get)
+    limit = np.mean(sorted(means.values())[-2:])
+    first = np.zeros((1, 32, 32, 1), bool)
+    first[0, 5, 6] = True
+
+    def give(slices):
+        brightest = tf.reduce_mean(slices, (1, 2, 3), keepdims=True) > limit
+        return tf.where(everywhere | (brightest & first), wrong, slices)
+
+    export(tmp_path / "unsound", give, size=(32, 32))
+    message = refuse(arguments(tmp_path / "unsound", data_dir, tmp_path / "out"), capsys)
+    said = re.fullmatch(r"error: unsound gives values that are not finite for slice (\S+)", message)
+    assert said[1] in means if everywhere else said[1] == key
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_damaged_model_gets_one_line(data_dir, tmp_path, capsys):
@@ -454,3 +490,489 @@ def test_slices_are_shown_with_superior_up(tmp_path):
     pixels = np.asarray(PIL.Image.open(tmp_path / "head.png").convert("L")).astype(float)
     dark_rows = np.flatnonzero((pixels < 10).mean(axis=1) > 0.5)
     assert dark_rows.mean() > len(pixels) / 2
+
+
+MIXED = configs.SliceConfig("mixed", in_plane=(24, 40), size=(24, 40), window=(3, 6))
+PEOPLE = {
+    "IXI902": ("Guys", "male", 50.0, 1),
+    "IXI903": ("HH", "female", 51.0, 2),
+    "IXI904": ("Guys", "female", 30.5, 3),
+    "IXI905": ("HH", "male", 40.0, 2),
+    "IXI906": ("", "unknown", float("nan"), 1),
+    "IXI907": ("Guys", "male", 71.25, 3),
+}
+"""Hospital, sex, age and number of slices: those of 904 on are the test split."""
+
+RECONSTRUCTIONS = {
+    "wild/1": lambda image: 1.4 * image - 0.2,  # beyond [0, 1] on both sides
+    "same/1": lambda image: image,
+    "blur/1": lambda image: (
+        scipy.ndimage.uniform_filter(image, 3, mode="constant")
+        / scipy.ndimage.uniform_filter(np.ones_like(image), 3, mode="constant")
+    ),
+}
+"""What the models of `mixed` give, worked out without TensorFlow."""
+
+
+@dataclasses.dataclass
+class Run:
+    """What one run over three models left behind."""
+
+    folder: pathlib.Path
+    models: pathlib.Path
+    data_dir: pathlib.Path
+    printed: str
+    learning: list
+
+    @property
+    def facts(self):
+        return json.loads((self.folder / "summary.json").read_text())
+
+    @property
+    def page(self):
+        return (self.folder / "report.html").read_text()
+
+
+def run_losses(number):
+    """A history, of other numbers for every run."""
+    lines = [f"{epoch},{number}.{epoch},{number}.5{epoch},{number}{epoch}" for epoch in (1, 2, 3)]
+    return "\n".join(["epoch,loss,val_loss,val_psnr", *lines]) + "\n"
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """Three models on slices that are not square, of people who differ in all that is known."""
+    data_dir = tmp_path_factory.mktemp("mixed")
+
+    def examples(subject, config, plain=tiny_dataset.slice_examples):
+        site, sex, age, slices = PEOPLE.get(subject, ("Guys", "female", 20.0, 3))
+        facts = {"site": site, "sex": sex, "age": age}
+        return [example | facts for example in plain(subject, config)[:slices]]
+
+    models = tmp_path_factory.mktemp("three")
+    export(models / "wild/1", lambda x: 1.4 * x - 0.2)
+    export(models / "same/1", tf.identity)
+    export(models / "blur/1", blur)
+    cards = {
+        "wild": {"model": "resnet50", "loss": "dssim", "optimizer": "adam", "batch_size": 8},
+        "blur": {"model": "small_resnet", "loss": "mse", "batch_size": 32},
+    }
+    for name, flags in cards.items():
+        (models / name / "1/assets.extra").mkdir()
+        card = models / name / "1/assets.extra/model_card.json"
+        card.write_text(json.dumps({"flags": flags, "preprocessing_version": "1.0.0"}))
+    for number, name in enumerate(("a", "b", "c"), start=1):
+        (models / name).mkdir()
+        if name != "b":
+            (models / name / "history.csv").write_text(run_losses(number))
+    learning = []
+
+    def learning_curves(histories, column, label, *, models, plain=figures.learning_curves):
+        learning.append(({name: list(each[column]) for name, each in histories.items()}, label))
+        return plain(histories, column, label, models=models)
+
+    folder = tmp_path_factory.mktemp("mixed_scores")
+    command = [f"--saved_model={models}/wild,{models}/same,{models}/blur", "--batch_size=4"]
+    command += [f"--data_dir={data_dir}", "--dataset=ixi_t1/mixed", f"--output_dir={folder}"]
+    command += [f"--workdir={models}/a,{models}/b,{models}/c"]
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(tiny_dataset, "slice_examples", examples)
+        subjects = {"train": 1, "validation": 2, "test": 4}
+        tiny_dataset.write_tiny_dataset(data_dir, MIXED, subjects=subjects)
+        patch.setattr(figures, "learning_curves", learning_curves)
+        assert evaluator.run(command) == 0
+    return Run(folder, models, data_dir, printed.getvalue(), learning)
+
+
+@pytest.fixture(scope="module")
+def originals(mixed):
+    """The test slices by key, uint8 [H, W], as TFDS reads them."""
+    builder = tfds.builder_from_directory(str(mixed.data_dir / "ixi_t1/mixed/1.0.0"))
+    return {
+        f"{example['subject'].decode()}/{example['slice_index']:03d}": example["image"][..., 0]
+        for example in tfds.as_numpy(builder.as_dataset(split="test"))
+    }
+
+
+def expected_scores(image, copy):
+    _, ssim = skimage.metrics.structural_similarity(
+        image,
+        copy,
+        data_range=1,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        full=True,
+    )
+    error = np.mean((image - copy) ** 2)
+    weights = (0.0448 / 0.3304, 0.2856 / 0.3304)
+    pair = [each[..., None].astype(np.float32) for each in (image, copy)]
+    ms_ssim = float(tf.image.ssim_multiscale(*pair, 1.0, power_factors=weights))
+    psnr = 10 * np.log10(1 / error) if error else 100
+    return psnr, ssim[5:-5, 5:-5].mean(), ms_ssim, np.abs(image - copy).mean()
+
+
+def test_every_row_is_that_of_its_model_slice_and_person(mixed, originals):
+    assert len(originals) == 9
+    rows = read_scores(mixed.folder)
+    order = [(name, key) for name in RECONSTRUCTIONS for key in sorted(originals)]
+    assert [(row["model"], row["key"]) for row in rows] == order
+    for row in rows:
+        site, sex, age, _ = PEOPLE[row["subject"]]
+        known = "" if np.isnan(age) else f"{age:.2f}"
+        assert [row["site"], row["sex"], row["age"]] == [site, sex, known]
+        assert row["key"] == f"{row['subject']}/{int(row['slice_index']):03d}"
+        image = originals[row["key"]] / 255
+        expected = expected_scores(image, RECONSTRUCTIONS[row["model"]](image))
+        found = [float(row[metric]) for metric in ("psnr", "ssim", "ms_ssim", "mae")]
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_each_model_has_statistics_of_its_own(mixed):
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    facts = mixed.facts
+    assert [entry["model"] for entry in facts["models"]] == list(RECONSTRUCTIONS)
+    assert [entry["slices_at_psnr_cap"] for entry in facts["models"]] == [0, 9, 0]
+    recipes = [(entry["published"] or {}).get("recipe") for entry in facts["models"]]
+    assert recipes == ["resnet50_dssim", None, "small_mse"]
+    for entry in facts["models"]:
+        mine = rows[rows["model"] == entry["model"]]
+        for metric in statistics.METRICS:
+            values = mine[metric].to_numpy()
+            expected = [values.mean(), values.std(), values.min(), values.max()]
+            found = [entry[metric][name] for name in ("mean", "std", "min", "max")]
+            np.testing.assert_allclose(found, expected, atol=2e-6)
+            people = mine.groupby("subject")[metric].mean()
+            found = entry["by_subject"][metric]
+            assert found["mean"] == pytest.approx(people.mean(), abs=2e-6)
+            assert people.min() - 2e-6 <= found["low"] <= found["mean"] + 2e-6
+            assert found["mean"] - 2e-6 <= found["high"] <= people.max() + 2e-6
+        folder = mixed.models / entry["model"]
+        assert entry["model_sha256"] == bundle.digest(folder)
+    people = rows.groupby(["model", "subject"])[list(statistics.METRICS)].mean()
+    differences = facts["paired_differences"]
+    assert differences["reference"] == "wild/1"
+    wanted = [(name, metric) for name in ("same/1", "blur/1") for metric in statistics.METRICS]
+    assert [(row["model"], row["metric"]) for row in differences["rows"]] == wanted
+    for row in differences["rows"]:
+        apart = (people.loc[row["model"]] - people.loc["wild/1"])[row["metric"]]
+        assert row["mean"] == pytest.approx(apart.mean(), abs=3e-6)
+        assert apart.min() - 3e-6 <= row["low"] <= row["high"] <= apart.max() + 3e-6
+        assert row["subjects"] == 4
+    assert (facts["dataset"], facts["dataset_version"]) == ("ixi_t1/mixed", "1.0.0")
+    assert (facts["slice_size"], facts["slices"], facts["subjects"]) == ([24, 40], 9, 4)
+    assert (facts["intervals"]["confidence"], facts["intervals"]["draws"]) == (0.95, 2000)
+    assert (facts["psnr_cap_db"], facts["ms_ssim_scales"]) == (100, 2)
+
+
+def test_the_statistics_are_printed(mixed):
+    blocks = re.split(r"\n(?=\S+/1\n)", mixed.printed)
+    assert "ixi_t1/mixed, test: 9 slices of 4 subjects" in blocks[0]
+    for block, entry in zip(blocks[1:], mixed.facts["models"], strict=True):
+        name, titles, *lines = block.splitlines()
+        assert (name, titles.split()) == (entry["model"], ["mean", "std", "min", "max"])
+        for line, metric in zip(lines, statistics.METRICS, strict=False):
+            expected = [f"{value:.6f}" for value in entry[metric].values()]
+            assert line.split() == [metric, *expected]
+    assert f"Report: {mixed.folder / 'report.html'}" in mixed.printed
+
+
+def test_the_split_asked_for_is_scored(mixed, tmp_path):
+    where = [f"--saved_model={mixed.models}/blur", f"--data_dir={mixed.data_dir}"]
+    where += ["--dataset=ixi_t1/mixed", f"--output_dir={tmp_path}", "--split=validation"]
+    assert evaluator.run(where) == 0
+    keys = [row["key"] for row in read_scores(tmp_path)]
+    assert keys == ["IXI902/003", "IXI903/003", "IXI903/004"]
+    facts = json.loads((tmp_path / "summary.json").read_text())
+    assert (facts["split"], facts["slices"], facts["subjects"]) == ("validation", 3, 2)
+    assert "3 slices of 2 people, the validation split" in (tmp_path / "report.html").read_text()
+
+
+def tables(page):
+    """The tables of a page by their captions, each a list of rows of cells."""
+    found = {}
+    for table in re.findall(r"<table.*?</table>", page, re.DOTALL):
+        caption = re.search(r"<caption>(.*?)</caption>", table)
+        lines = re.findall(r"<tr>(.*?)</tr>", table)
+        rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in lines]
+        title = html.unescape(caption[1]) if caption else rows[0][0]
+        found[title] = [[html.unescape(cell) for cell in row] for row in rows]
+    return found
+
+
+def test_the_report_begins_with_the_best_model(mixed):
+    best = mixed.facts["models"][1]
+    lead = (
+        "9 slices of 4 people, the test split: highest on average is same/1 with PSNR 100.00 dB, "
+        f"SSIM {best['ssim']['mean']:.4f} and a mean absolute error of 0.0000."
+    )
+    assert lead in mixed.page
+    assert "How well 3 models reconstruct ixi_t1/mixed" in mixed.page
+    assert "9 values reached that" in mixed.page
+
+
+def test_published_rows_stand_in_their_columns(mixed):
+    shown = tables(mixed.page)
+    for title, metric, places, thesis in (
+        ("PSNR (dB), higher is better", "psnr", 2, (33.458456, 2.372063, 29.549638, 39.737773)),
+        ("SSIM, higher is better", "ssim", 4, (0.98632, 0.003356, 0.977293, 0.994523)),
+        ("MAE, lower is better", "mae", 4, None),
+    ):
+        header, *rows = shown[title]
+        assert header == ["", "mean", "std", "min", "max"]
+        mine = {row[0]: row[1:] for row in rows}
+        for entry in mixed.facts["models"]:
+            values = [entry[metric][name] for name in header[1:]]
+            assert mine.pop(entry["model"]) == [f"{value:.{places}f}" for value in values]
+        if thesis:
+            expected = [f"{value:.{places}f}" for value in thesis]
+            assert mine.pop("thesis's resnet50_dssim, published") == expected
+            assert list(mine) == ["thesis's small_mse, published"]
+        else:
+            assert mine == {}
+
+
+def test_intervals_and_differences_in_the_report_are_those_of_the_summary(mixed):
+    shown, facts = tables(mixed.page), mixed.facts
+    places = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
+    header, *rows = shown["Mean over people [95% interval]"]
+    assert header == ["", "PSNR (dB)", "SSIM", "MS-SSIM", "MAE"]
+    for row, entry in zip(rows, facts["models"], strict=True):
+        cells = [
+            "{:.{p}f} [{:.{p}f}, {:.{p}f}]".format(
+                *(entry["by_subject"][metric][name] for name in ("mean", "low", "high")), p=digits
+            )
+            for metric, digits in places.items()
+        ]
+        assert row == [entry["model"], *cells]
+    header, *rows = shown["Minus wild/1, on the same people [95% interval]"]
+    cells = [
+        "{:+.{p}f} [{:+.{p}f}, {:+.{p}f}]".format(
+            row["mean"], row["low"], row["high"], p=places[row["metric"]]
+        )
+        for row in facts["paired_differences"]["rows"]
+    ]
+    assert rows == [["same/1", *cells[:4]], ["blur/1", *cells[4:]]]
+
+
+def means_of(mixed, column):
+    """Mean of each metric over the slices by a column and model, as the report writes them."""
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    places = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
+    for (name, model), group in rows.groupby([column, "model"]):
+        means = [f"{group[metric].mean():.{digits}f}" for metric, digits in places.items()]
+        yield name, model, group, means
+
+
+def test_people_stand_in_the_order_of_their_psnr(mixed):
+    header, *rows = tables(mixed.page)["Person"]
+    titles = ["Person", "Site", "Sex", "Age", "Model", "Slices", "PSNR (dB)", "SSIM", "MS-SSIM"]
+    assert header == [*titles, "MAE"]
+    expected, hardness = {}, {}
+    for subject, model, group, means in means_of(mixed, "subject"):
+        site, sex, age, slices = PEOPLE[subject]
+        age = "unknown" if np.isnan(age) else f"{age:.0f}"
+        facts = [site or "unknown", sex, age, model, str(slices)]
+        expected[subject, model] = [subject, *facts, *means]
+        hardness.setdefault(subject, []).append(group["psnr"].mean())
+    order = sorted(hardness, key=lambda subject: np.mean(hardness[subject]))
+    assert list(dict.fromkeys(row[0] for row in rows)) == order
+    assert sorted(rows) == sorted(expected.values())
+
+
+def test_groups_in_the_report_hold_their_people(mixed):
+    shown = tables(mixed.page)
+    people = {"Guys": ("2", "6"), "HH": ("1", "2"), "unknown": ("1", "1")}
+    header, *rows = shown["By site"]
+    titles = ["Site", "Model", "People", "Slices", "PSNR (dB)", "SSIM", "MS-SSIM", "MAE"]
+    assert header == titles
+    expected = [
+        [site or "unknown", model, *people[site or "unknown"], *means]
+        for site, model, _, means in means_of(mixed, "site")
+    ]
+    assert sorted(rows) == sorted(expected)
+    assert [row[:4:3] for row in shown["By sex"][1::3]] == [
+        ["female", "3"],
+        ["male", "5"],
+        ["unknown", "1"],
+    ]
+    assert [row[:4:2] for row in shown["By age"][1::3]] == [
+        ["under 40", "1"],
+        ["40 to 59", "1"],
+        ["60 and over", "1"],
+        ["unknown", "1"],
+    ]
+
+
+def pictures(page):
+    """Caption and panels of each figure of slices, by their labels, as arrays."""
+    for caption, panels in re.findall(
+        r'<figcaption>(.*?)</figcaption>\s*<div class="panels slices">(.*?)</figure>',
+        page,
+        re.DOTALL,
+    ):
+        images = re.findall(r'alt="(.*?)" src="data:image/png;base64,(.*?)"', panels)
+        decoded = {
+            html.unescape(label): np.asarray(PIL.Image.open(io.BytesIO(base64.b64decode(png))))
+            for label, png in images
+        }
+        yield html.unescape(caption), decoded
+
+
+def places_of(crop, image):
+    windows = np.lib.stride_tricks.sliding_window_view(image, crop.shape)
+    return np.argwhere((windows == crop).all(axis=(2, 3)))
+
+
+def test_pictures_show_the_slices_that_their_captions_name(mixed, originals):
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype({"psnr": float, "ssim": float})
+    ranked = rows.groupby("key")["psnr"].mean().sort_values().index
+    keys = {"Worst": ranked[0], "Median": ranked[4], "Best": ranked[-1]}
+    scores = rows.set_index(["key", "model"])
+    shown = dict(pictures(mixed.page))
+    expected = []
+    for name, key in keys.items():
+        for model, reconstruct in RECONSTRUCTIONS.items():
+            row = scores.loc[(key, model)]
+            caption = f"{name}: {key}, {model}, PSNR {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}"
+            expected.append(caption)
+            panels, image = shown[caption], originals[key] / 255
+            # Stored columns run to superior, which is up.
+            np.testing.assert_array_equal(panels["original"], np.rot90(originals[key]))
+            copy = np.clip(np.rot90(reconstruct(image)), 0, 1)
+            np.testing.assert_allclose(panels["reconstruction"], 255 * copy, atol=0.6)
+            residual = np.rot90(image - reconstruct(image))
+            colours = panels["residual"].astype(int)
+            far = np.abs(residual) > 0.5 * np.abs(residual).max()
+            # Red where the reconstruction is too dark, blue where it is too bright.
+            redder = np.sign(colours[..., 0] - colours[..., 2])
+            np.testing.assert_array_equal(redder[far], np.sign(residual[far]))
+            zoomed = panels["original, zoom"]
+            assert zoomed.shape == (13, 8)
+            ((row, column),) = places_of(zoomed, panels["original"])
+            inside = np.s_[row : row + 13, column : column + 8]
+            for label in ("reconstruction", "residual"):
+                np.testing.assert_array_equal(panels[f"{label}, zoom"], panels[label][inside])
+    assert list(shown) == expected
+
+
+def test_learning_curves_are_those_of_the_run_of_each_model(mixed):
+    """The second model has no history, and the runs are of two losses."""
+    wild, blurred = ([float(f"{run}.{n}") for n in (1, 2, 3)] for run in (1, 3))
+    wild_val, blurred_val = ([float(f"{run}.5{n}") for n in (1, 2, 3)] for run in (1, 3))
+    assert mixed.learning == [
+        ({"wild/1": wild_val}, "validation loss (dssim)"),
+        ({"wild/1": wild}, "training loss (dssim)"),
+        ({"blur/1": blurred_val}, "validation loss (mse)"),
+        ({"blur/1": blurred}, "training loss (mse)"),
+        ({"wild/1": [11, 12, 13], "blur/1": [31, 32, 33]}, "validation PSNR (dB)"),
+    ]
+    for _, label in mixed.learning:
+        assert f'alt="{label}"' in mixed.page
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Has the functions that draw give the figure itself, to be looked at before it is pixels."""
+    monkeypatch.setattr(figures, "_png", lambda figure: figure)
+
+
+def test_plots_show_the_scores_of_each_model(drawn):
+    frame = pd.DataFrame(
+        {
+            "model": ["b"] * 4 + ["a"] * 4,
+            "key": list("wxyz") * 2,
+            "slice_index": [5, 5, 6, 6] * 2,
+            "psnr": [20.0, 20, 21, 25, 30, 31, 32, 39],
+        }
+    )
+    (axes,) = figures.histogram(frame, "psnr").axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("PSNR (dB)", "slices")
+    handles, names = axes.get_legend_handles_labels()
+    assert names == ["b, mean 21.5", "a, mean 33"]
+    # Ten bins of 1.9 dB from 20 on.
+    for patch, counts in zip(
+        handles, ([3, 0, 1, *[0] * 7], [*[0] * 5, 2, 1, 0, 0, 1]), strict=True
+    ):
+        edges, heights = patch.get_xy()[1:-1:2, 0], patch.get_xy()[1:-1:2, 1]
+        np.testing.assert_allclose(edges, 20 + 1.9 * np.arange(10))
+        np.testing.assert_array_equal(heights, counts)
+    (axes,) = figures.by_slice_index(frame, "psnr").axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("slice index, left to right", "PSNR (dB)")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {"b": [[5, 20], [6, 23]], "a": [[5, 30.5], [6, 35.5]]}
+    dots = [each.get_offsets().tolist() for each in axes.collections]
+    assert dots == [
+        [[5, 20], [5, 20], [6, 21], [6, 25]],
+        [[5, 30], [5, 31], [6, 32], [6, 39]],
+    ]
+
+
+def test_learning_curves_are_drawn_against_the_epoch(drawn):
+    histories = {
+        "b": pd.DataFrame({"epoch": [1, 2], "val_loss": [0.4, 0.2], "val_psnr": [20, 21]}),
+        "c": pd.DataFrame({"epoch": [1, 3], "val_loss": [0.5, 0.3], "val_psnr": [22, 23]}),
+    }
+    (loss,) = figures.learning_curves(histories, "val_loss", "x", models=["a", "b", "c"]).axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in loss.lines}
+    assert lines == {"b": [[1, 0.4], [2, 0.2]], "c": [[1, 0.5], [3, 0.3]]}
+    assert (loss.get_yscale(), loss.get_xlabel(), loss.get_ylabel()) == ("log", "epoch", "x")
+    (psnr,) = figures.learning_curves(histories, "val_psnr", "y", models=["a", "b", "c"]).axes
+    assert psnr.get_yscale() == "linear"
+    # A model has one colour in all plots, those without its curve included.
+    (alone,) = figures.learning_curves({"c": histories["c"]}, "val_loss", "x", models="abc").axes
+    assert [line.get_color() for line in alone.lines] == [loss.lines[1].get_color()]
+
+
+def test_without_more_flags_the_thesis_config_is_scored(model, tmp_path, capsys):
+    config = configs.SliceConfig("thesis", in_plane=(16, 16), size=(16, 16), window=(0, 1))
+    tiny_dataset.write_tiny_dataset(tmp_path / "data", config)
+    where = [f"--saved_model={model}", f"--data_dir={tmp_path}/data", f"--output_dir={tmp_path}/o"]
+    assert evaluator.run(where) == 0
+    facts = json.loads((tmp_path / "o/summary.json").read_text())
+    assert (facts["dataset"], facts["split"]) == ("ixi_t1/thesis", "test")
+    names = {path.name for path in (tmp_path / "o").iterdir()} - {".lock"}
+    assert names == {"scores.csv", "summary.json", "report.html"}
+
+
+def carded(folder, version):
+    """A model of any size, whose card names a version of preprocessing."""
+    export(folder, tf.identity)
+    (folder / "assets.extra").mkdir()
+    card = folder / "assets.extra/model_card.json"
+    card.write_text(json.dumps({"preprocessing_version": version}))
+    return folder
+
+
+def test_each_of_several_models_has_to_fit_the_slices(data_dir, tmp_path, capsys):
+    paths = [carded(tmp_path / name, version) for name, version in (("a", "1.0.0"), ("b", "0.9.0"))]
+    for pair in (paths, paths[::-1]):
+        given = arguments(",".join(map(str, pair)), data_dir, tmp_path / "out")
+        assert "b has learned from slices of preprocessing 0.9.0" in refuse(given, capsys)
+        assert not list((tmp_path / "out").glob("[!.]*"))
+    assert evaluator.run([*given, "--allow_other_preprocessing"]) == 0
+    assert len(read_scores(tmp_path / "out")) == 24
+    small = export(tmp_path / "small", tf.identity, size=(64, 64))
+    given = arguments(f"{paths[0]},{small}", data_dir, tmp_path / "more")
+    assert "the model small takes slices of 64x64" in refuse(given, capsys)
+    assert not list((tmp_path / "more").glob("[!.]*"))
+
+
+def test_gallery_of_several_models_goes_by_their_mean():
+    first = {"a": 20.0, "b": 30.0, "c": 31.0, "d": 29.0, "e": 10.0}
+    second = {"a": 20.0, "b": 15.0, "c": 22.0, "d": 30.0, "e": 29.0}
+    scores = [score(key, psnr) for table in (first, second) for key, psnr in table.items()]
+    # Means: a 20, b 22.5, c 26.5, d 29.5, e 19.5.
+    assert results.gallery(scores) == {"worst": "e", "median": "b", "best": "d"}
+    # Of equal slices the first by name comes first, in whatever order they were scored.
+    same = [score(key, 20.0) for key in "cab"]
+    assert results.gallery(same) == {"worst": "a", "median": "b", "best": "c"}
+
+
+def test_scores_are_written_with_six_decimals():
+    text = results.scores_csv([dataclasses.replace(score("k", 1 / 3), age=30.456, mae=2e-7)])
+    header, row, *rest = text.split("\n")
+    assert header == "model,key,subject,site,sex,age,slice_index,psnr,ssim,ms_ssim,mae"
+    assert row == "m,k,IXI901,,unknown,30.46,0,0.333333,0.900000,0.900000,0.000000"
+    assert rest == [""]

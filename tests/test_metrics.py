@@ -104,6 +104,26 @@ def test_ms_ssim_of_odd_sides_is_that_of_tensorflow(height, width):
     np.testing.assert_allclose(metrics.ms_ssim(originals, copies), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("side", "scales"),
+    [
+        *((10, 1), (11, 1), (20, 1), (21, 2), (40, 2), (41, 3), (80, 3), (81, 4), (128, 4)),
+        *((160, 4), (161, 5), (176, 5), (320, 5), (321, 5), (5000, 5)),
+    ],
+)
+def test_as_many_scales_as_the_shorter_side_allows(side, scales):
+    """An odd side is halved and rounded up, and 11 pixels are what the window needs."""
+    assert metrics.ms_ssim_scales(side, side) == scales
+    assert metrics.ms_ssim_scales(side, 5000) == metrics.ms_ssim_scales(5000, side) == scales
+
+
+@pytest.mark.parametrize("side", [11, 20])
+def test_ms_ssim_of_a_single_scale_is_ssim(side):
+    originals, copies = pairs(3, side, side)
+    expected = [skimage_ssim(a, b) for a, b in zip(originals, copies, strict=True)]
+    np.testing.assert_allclose(metrics.ms_ssim(originals, copies), expected, atol=1e-4)
+
+
 def test_slices_with_nothing_in_common_have_no_ms_ssim():
     originals, _ = pairs(2, 64, 64)
     np.testing.assert_array_equal(metrics.ms_ssim(originals, 1 - originals), 0)
@@ -118,19 +138,64 @@ def test_known_values():
     np.testing.assert_allclose(metrics.mae(dark, bright), [0.1, 0.1], rtol=1e-5)
 
 
+def test_ssim_of_plain_slices_worked_out_by_hand():
+    """Of the same shade everywhere, slices differ in luminance alone."""
+    shades = np.array([[0, 0.1], [0.2, 0.3], [1, 0.9]], np.float32)
+    one, other = (np.tile(shade[:, None, None, None], (1, 32, 32, 1)) for shade in shades.T)
+    expected = [0.0001 / 0.0101, 0.1201 / 0.1301, 1.8001 / 1.8101]
+    np.testing.assert_allclose(metrics.ssim(one, other), expected, rtol=1e-3)
+    # Of its two scales the last alone looks at luminance.
+    expected = np.power(expected, 0.2856 / (0.0448 + 0.2856))
+    np.testing.assert_allclose(metrics.ms_ssim(one, other), expected, rtol=1e-3)
+
+
+def test_ssim_of_chequered_slices_worked_out_by_hand():
+    """Of the same mean everywhere, slices differ in contrast alone; halved, they are the same."""
+    signs = np.float32((-1.0) ** np.indices((32, 32)).sum(axis=0))[None, ..., None]
+    for own, others in ((0.1, 0.05), (0.02, 0.03), (0.1, 0.1)):
+        one, other = 0.5 + own * signs, 0.5 + others * signs
+        expected = (2 * own * others + 0.0009) / (own**2 + others**2 + 0.0009)
+        np.testing.assert_allclose(metrics.ssim(one, other), expected, rtol=1e-3)
+        expected **= 0.0448 / (0.0448 + 0.2856)
+        np.testing.assert_allclose(metrics.ms_ssim(one, other), expected, rtol=1e-3)
+
+
+def test_values_beyond_the_range_are_judged_as_they_are():
+    """Nothing is clipped: what a model gives above white or below black counts as far off."""
+    black = np.zeros((1, 16, 16, 1), np.float32)
+    np.testing.assert_allclose(metrics.psnr(black, black - 0.1), 20, rtol=1e-5)
+    np.testing.assert_allclose(metrics.psnr(black, black + 10), -20, rtol=1e-5)
+    np.testing.assert_allclose(metrics.mae(black, black - 0.1), 0.1, rtol=1e-5)
+    # (2 * 0 * -0.1 + C1) / (0 + 0.01 + C1), and the same factor for white and what is above it.
+    np.testing.assert_allclose(metrics.ssim(black, black - 0.1), 0.0001 / 0.0101, rtol=1e-3)
+    white = black + 1
+    np.testing.assert_allclose(metrics.ssim(white, white + 0.1), 2.2001 / 2.2101, rtol=1e-3)
+
+
 def test_identical_slices_have_finite_scores():
     originals, _ = pairs(3, 32, 32)
-    np.testing.assert_array_equal(metrics.psnr(originals, originals), metrics.PSNR_CAP)
+    np.testing.assert_array_equal(metrics.psnr(originals, originals), 100)
+    assert metrics.PSNR_CAP == 100
     for metric in (metrics.ssim, metrics.ms_ssim):
         np.testing.assert_allclose(tf.function(metric)(originals, originals), 1, atol=1e-6)
     np.testing.assert_array_equal(metrics.mae(originals, originals), 0)
 
 
 def test_smallest_difference_of_8_bit_slices_is_below_the_cap():
-    originals = np.zeros((1, 256, 256, 1), np.float32)
+    """Whatever the level and the place; of more pixels or levels, the more so."""
+    originals = np.zeros((5, 256, 256, 1), np.float32)
+    originals[1:3] = [[[[100 / 255]]], [[[254 / 255]]]]
     copies = originals.copy()
-    copies[0, 3, 4, 0] = 1 / 255
-    assert 96 < metrics.psnr(originals, copies)[0] < 97 < metrics.PSNR_CAP
+    for copy, (row, column) in zip(
+        copies, ((3, 4), (0, 0), (255, 255), (7, 7), (8, 8)), strict=True
+    ):
+        copy[row, column] += np.float32(1 / 255)
+    copies[3, 128, 128] += np.float32(1 / 255)
+    copies[4, 8, 8] += np.float32(1 / 255)
+    least = 10 * np.log10(255**2 * 256**2)
+    expected = [*[least] * 3, least - 10 * np.log10(2), least - 10 * np.log10(4)]
+    np.testing.assert_allclose(metrics.psnr(originals, copies), expected, atol=1e-3)
+    assert 96 < least < 97 < metrics.PSNR_CAP
 
 
 def test_constant_slices_divide_by_nothing():
@@ -150,7 +215,9 @@ def test_what_is_not_finite_is_not_hidden():
     originals, copies = pairs(2, 32, 32)
     copies[1, 5, 5, 0] = np.nan
     for metric in METRICS:
-        np.testing.assert_array_equal(np.isnan(metric(originals, copies)), [False, True])
+        found = metric(originals, copies)
+        np.testing.assert_array_equal(np.isnan(found), [False, True])
+        np.testing.assert_allclose(found[0], metric(originals[:1], copies[:1])[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("jit", [False, True])
