@@ -32,8 +32,9 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EEXIST: "give the path of a folder",
     errno.ENOTDIR: "give the path of a folder",
-    errno.EMFILE: _FILES,
+    # Before the next one, whose words begin its own.
     errno.ENFILE: _FILES,
+    errno.EMFILE: _FILES,
     errno.ENOENT: "bring it back, for it was there at the start",
     errno.EIO: "see whether the disk is in order",
 }

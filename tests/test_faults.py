@@ -22,7 +22,7 @@ import untrained
 from test_beam_preprocess import tree
 from volumes import SMALL, write_cohort
 
-from ixi_tfds import folders
+from ixi_tfds import folders, storage
 from ixi_tfds.errors import UserError
 
 KIB = 1024
@@ -46,9 +46,13 @@ def small_disk(tmp_path):
         folder = tmp_path / f"disk{len(mounted)}"
         folder.mkdir()
         options = f"size={size}k" if size else "ro"
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder])
-        if done.returncode:
-            pytest.skip("this user may not mount a file system")
+        mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if not shutil.which("mount") or subprocess.run(mount).returncode:
+            pytest.skip(
+                "this user may not mount a file system: what a command says of a "
+                + ("full disk was" if size else "read-only folder was")
+                + " not tested"
+            )
         mounted.append(folder)
         return folder
 
@@ -157,32 +161,30 @@ def test_too_few_open_files(given, tmp_path):
     assert len(manifest["volumes"]) == 12 and not manifest["rejected"]
 
 
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.EIO])
-def test_a_fault_in_reading_is_no_fault_of_the_scan(code, given, tmp_path, monkeypatch):
+def cannot_read(path, code):
+    """Have the system refuse to read one file, in the process of a job."""
+    read_bytes = pathlib.Path.read_bytes
+
+    def read(file):
+        if file == path:
+            raise OSError(code, os.strerror(code), str(file))
+        return read_bytes(file)
+
+    pathlib.Path.read_bytes = read
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO])
+def test_a_fault_in_reading_is_no_fault_of_the_scan(code, given, tmp_path):
     """Else one bad moment would leave people out of the dataset, unnoticed among the refused."""
-    from beam_preprocess import shards
-
-    task = tasks(given / "source", tmp_path)[0]
-
-    def read_bytes(path):
-        raise OSError(code, os.strerror(code), str(path))
-
-    monkeypatch.setattr("pathlib.Path.read_bytes", read_bytes)
-    with pytest.raises(OSError, match=os.strerror(code)):
-        shards.write_shard(task)
-    assert not list((tmp_path / "work").glob("*tfrecord*"))
-
-
-def tasks(source, tmp_path):
-    import dataclasses
-
-    from beam_preprocess.job import JobConfig, plan_job
-    from ixi_tfds.configs import SliceConfig
-
-    config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
-    plan = plan_job(JobConfig(source_dir=str(source), data_dir="unused", slices=config))
-    (tmp_path / "work").mkdir()
-    return [dataclasses.replace(task, work_dir=str(tmp_path / "work")) for task in plan.tasks]
+    path, out, log = sorted((given / "source").iterdir())[4], tmp_path / "out", tmp_path / "log.txt"
+    module, flags = PREPROCESS
+    lenient = module, [*flags, "--max_rejected_fraction=1"]
+    assert start(*lenient, given, out, log, functools.partial(cannot_read, path, code)) == [2]
+    assert last_line(log).startswith(f"error: {path}: {os.strerror(code)}; ")
+    assert not results(PREPROCESS, out)
+    assert start(*lenient, given, out, tmp_path / "again.txt") == [0]
+    manifest = json.loads((out / "ixi_t1/small/1.0.0/manifest.json").read_text())
+    assert len(manifest["volumes"]) == 12 and not manifest["rejected"]
 
 
 def lose_a_scan(path):
@@ -223,6 +225,10 @@ def test_a_scan_that_vanishes_stops_the_job(given, tmp_path):
             "/w/checkpoints/x: No",
         ),
         ("Traceback\nOSError: [Errno 28] No space left on device: '/w/a b'\n", "/w/a b: No space"),
+        ("OSError: [Errno 23] Too many open files in system: '/w/a'", "/w/a: .* in system; allow"),
+        # No file is named, or the folder itself.
+        ("[Errno 28] No space left on device", "--workdir=/w: No space"),
+        ("OSError: [Errno 30] Read-only file system: '/w'", "--workdir=/w: Read-only"),
         ("shape (3,) and (4,)", None),
     ],
 )
@@ -234,3 +240,72 @@ def test_the_words_of_the_system_are_known_in_the_errors_of_libraries(text, said
             stack.enter_context(pytest.raises(RuntimeError, match="shape"))
         with folders.telling_faults("/w", "workdir"):
             raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EDQUOT, "make room"),
+        (errno.EFBIG, "make room"),
+        (errno.EROFS, "make it writable and readable"),
+        (errno.EACCES, "make it writable and readable"),
+        (errno.EPERM, "make it writable and readable"),
+        (errno.EEXIST, "give the path of a folder"),
+        (errno.ENOTDIR, "give the path of a folder"),
+        (errno.EMFILE, "allow more open files"),
+        (errno.ENFILE, "allow more open files"),
+        (errno.ENOENT, "bring it back"),
+        (errno.EIO, "see whether the disk"),
+    ],
+)
+@pytest.mark.parametrize("file", ["/w/a", "/w", None])
+def test_an_error_of_the_system_names_its_file_and_what_to_do(code, advice, file):
+    place = "/w/a" if file == "/w/a" else "--workdir=/w"
+    with (
+        pytest.raises(UserError, match=f"^{place}: {os.strerror(code)}; {advice}"),
+        folders.telling_faults("/w", "workdir"),
+    ):
+        raise OSError(code, os.strerror(code), file)
+
+
+def test_errors_that_nobody_can_do_anything_about_keep_their_traceback():
+    for error in (
+        ConnectionResetError(errno.ECONNRESET, "No space left on device", "/w"),
+        OSError("no number"),
+    ):
+        with pytest.raises(OSError) as caught, folders.telling_faults("/w", "workdir"):
+            raise error
+        assert caught.value is error
+    said = UserError("--strict: /w/a; No space left on device")
+    with pytest.raises(UserError) as caught, folders.telling_faults("/w", "workdir"):
+        raise said
+    assert caught.value is said
+
+
+def test_a_file_that_is_written_is_named_unless_the_system_names_one(tmp_path):
+    for given_name, named in ((None, str(tmp_path / "a")), ("/elsewhere", "/elsewhere")):
+        with pytest.raises(OSError) as caught, folders.naming(tmp_path / "a"):
+            raise OSError(errno.ENOSPC, "full", given_name)
+        assert caught.value.filename == named
+
+
+def test_an_error_of_a_store_is_told_from_one_of_a_computation():
+    import tensorflow as tf
+
+    refused = tf.errors.PermissionDeniedError(None, None, "code 403 when reading gs://b/run/x")
+    wrong = tf.errors.InvalidArgumentError(None, None, "shapes (3,) and (4,)")
+    with (
+        pytest.raises(UserError, match=r"^gs://b/run: the storage refuses .*code 403"),
+        folders.telling_faults("gs://b/run", "workdir"),
+    ):
+        raise refused
+    for folder, error in (("gs://b/run", wrong), ("/w", refused)):
+        with pytest.raises(tf.errors.OpError) as caught, folders.telling_faults(folder, "workdir"):
+            raise error
+        assert caught.value is error
+    # In the words that Beam makes of what a worker raised.
+    told = str(storage.storage_fault("gs://b/data/x", refused))
+    with pytest.raises(UserError) as caught, folders.telling_faults("gs://b/data", "data_dir"):
+        raise RuntimeError(f"Traceback\n  in f\nixi_tfds.errors.UserError: {told} [while running]")
+    assert str(caught.value) == told

@@ -2,8 +2,10 @@
 
 import errno
 import fcntl
+import functools
 import os
-import signal
+import pathlib
+import socket
 import subprocess
 import sys
 import time
@@ -63,27 +65,49 @@ def test_a_folder_in_use_is_left_alone(name, given, tmp_path, capsys):
         file.flush()
         before = tree(tmp_path)
         assert run(name, given, tmp_path) == 2
-        error = capsys.readouterr().err
-        last = error.splitlines()[-1]
-        assert last.startswith(f"error: {folder}: process 12 on ada is writing there; wait")
+        said = capsys.readouterr().err.splitlines()
+        (line,) = [line for line in said if not line.startswith("warning: ")]
+        assert line.startswith(f"error: {folder}: process 12 on ada is writing there; wait")
         assert tree(tmp_path) == before
 
 
+def names(folder):
+    """What is in a folder of this machine."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def wait_at_work(here, go):
+    """Have the job of this process say that it is about to write shards, and wait to be let go."""
+    from beam_preprocess import job
+
+    write_shards = job.write_shards
+
+    def write(*args):
+        here.touch()
+        while not go.exists():
+            time.sleep(0.01)
+        write_shards(*args)
+
+    job.write_shards = write
+
+
 def test_of_two_jobs_one_wins_and_the_other_says_so(given, tmp_path):
-    """The first one is stopped in the middle, so that they overlap however fast they are."""
+    """The first one waits in the middle, so that they overlap however fast they are."""
     argv = [f"--source_dir={given / 'source'}", f"--data_dir={tmp_path / 'data'}", *SMALL]
-    first = forked.start(argv, tmp_path / "first.txt", module="beam_preprocess")
-    lock = tmp_path / "data/ixi_t1/small/.lock"
-    while not lock.exists():
-        assert first.is_alive()
-        time.sleep(0.001)
-    os.kill(first.pid, signal.SIGSTOP)
+    here, go = tmp_path / "here", tmp_path / "go"
+    wait = functools.partial(wait_at_work, here, go)
+    first = forked.start(argv, tmp_path / "first.txt", wait, module="beam_preprocess")
+    while not here.exists():
+        assert first.is_alive(), (tmp_path / "first.txt").read_text()
+        time.sleep(0.01)
+    before = tree(tmp_path / "data")
     second = forked.start(argv, tmp_path / "second.txt", module="beam_preprocess")
     codes = forked.finish(second)
-    os.kill(first.pid, signal.SIGCONT)
+    assert tree(tmp_path / "data") == before
+    go.touch()
     assert codes + forked.finish(first) == [2, 0]
     said = (tmp_path / "second.txt").read_text().splitlines()[-1]
-    assert "is writing there" in said and str(first.pid) in said
+    assert f"process {first.pid} on {socket.gethostname()} is writing there" in said
     alone = forked.start(
         [*argv[:1], f"--data_dir={tmp_path / 'alone'}", *SMALL],
         tmp_path / "alone.txt",
@@ -136,14 +160,55 @@ def test_a_lock_that_is_removed_while_one_waits_for_it_counts_no_more(tmp_path, 
         assert len(real) == 1
 
 
-def test_a_disk_without_locks_gets_a_warning(tmp_path, monkeypatch, capsys):
-    def flock(file, how):
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+def test_a_folder_is_locked_until_the_lock_file_is_gone(tmp_path, monkeypatch):
+    """Else another process could take the lock, and lose its file to the one that has ended."""
+    unlink, seen = pathlib.Path.unlink, []
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    def unlink_locked(path, *args, **kwargs):
+        if path.name == ".lock":
+            with path.open() as file, pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            seen.append(path)
+        unlink(path, *args, **kwargs)
+
+    monkeypatch.setattr("pathlib.Path.unlink", unlink_locked)
+    with folders.writing(tmp_path / "new", "workdir"):
+        assert names(tmp_path / "new") == [".lock"]
+    assert seen == [tmp_path / "new/.lock"] and not names(tmp_path / "new")
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError), folders.writing(tmp_path, "workdir"):
+        raise ZeroDivisionError
+    assert not names(tmp_path)
     with folders.writing(tmp_path, "workdir"):
         pass
-    assert "its file system has no locks" in capsys.readouterr().err
+
+
+def refuse_locks(monkeypatch, code):
+    def flock(file, how):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
+def test_a_disk_without_locks_gets_a_warning(code, tmp_path, monkeypatch, capsys):
+    refuse_locks(monkeypatch, code)
+    with folders.writing(tmp_path, "workdir"):
+        (tmp_path / "result").touch()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"warning: {tmp_path}: its file system has no locks")
+    assert names(tmp_path) == ["result"]
+
+
+def test_a_disk_that_fails_at_the_lock_is_not_one_without_locks(tmp_path, monkeypatch):
+    refuse_locks(monkeypatch, errno.EIO)
+    with (
+        pytest.raises(UserError, match=rf"^--workdir={tmp_path}: {os.strerror(errno.EIO)}; see"),
+        folders.writing(tmp_path, "workdir"),
+    ):
+        raise AssertionError("it is written to")
 
 
 def test_files_that_belong_together_never_stand_beside_old_ones(tmp_path):
@@ -165,15 +230,31 @@ def test_files_that_belong_together_never_stand_beside_old_ones(tmp_path):
         _, status = os.waitpid(process, 0)
         there = {path.name: path.read_text() for path in folder.iterdir() if path.name[0] != "."}
         assert there.items() <= old.items() or there.items() <= new.items()
+        # The last one is the last to appear.
+        assert there.get("c") != new["c"] or there == new
         seen.add(tuple(sorted(there)))
         folders.write_files(folder, new)
         assert {path.name: path.read_text() for path in folder.iterdir()} == new
         if status == 0:
             break
-    assert status == 0 and len(seen) > 3
+    # Each of the three files is opened, removed and renamed.
+    assert status == 0 and number - 1 == 9 and len(seen) > 3
+
+
+def test_what_an_earlier_command_left_half_written_goes(tmp_path):
+    """Also where it wrote other files: another command, or an earlier version of this one."""
+    (tmp_path / ".other.html.partial").write_text("half of")
+    (tmp_path / "mine.partial").write_text("not one of ours")
+    folders.write_files(tmp_path, {"a": "ü\n"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a": "ü\n".encode(),
+        "mine.partial": b"not one of ours",
+    }
 
 
 def test_a_replaced_folder_is_old_or_new_at_any_moment(tmp_path):
+    """Died at every touch: and what was left is put right by `recover`, to the last file."""
+    seen = []
     for number in range(1, 40):
         root = tmp_path / str(number)
         for name, text in (("made", "new"), ("folder", "old")):
@@ -189,11 +270,29 @@ def test_a_replaced_folder_is_old_or_new_at_any_moment(tmp_path):
             finally:
                 os._exit(1)
         _, status = os.waitpid(process, 0)
-        if (root / "folder").exists():
-            assert len({path.read_text() for path in (root / "folder").iterdir()}) == 1
-            assert len(list((root / "folder").iterdir())) == 2
+        stood = texts(root / "folder")
+        assert stood in ({}, dict.fromkeys("ab", "old"), dict.fromkeys("ab", "new"))
         folders.recover(root / "folder")
-        assert len(list((root / "folder").iterdir())) == 2
+        # The new one stays where it is in place, and where it is not, the old one is back.
+        assert texts(root / "folder") == (stood or dict.fromkeys("ab", "old"))
+        left = ["folder"] if "new" in stood.values() else ["folder", "made"]
+        assert names(root) == left
+        seen.append(stood.get("a"))
         if status == 0:
             break
-    assert status == 0 and number > 4
+    # Before and between the two renames, and while the two old files and their folder go.
+    assert status == 0 and seen == ["old", None, *["new"] * 5]
+
+
+def texts(folder):
+    return {path.name: path.read_text() for path in folder.glob("*")}
+
+
+def test_a_folder_put_where_none_stood_is_whole(tmp_path):
+    for name in ("made", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "made/a").write_text("new")
+    folders.recover(tmp_path / "folder")
+    folders.put_in_place(tmp_path / "made", tmp_path / "folder", "a")
+    assert names(tmp_path) == ["folder", "other"]
+    assert texts(tmp_path / "folder") == {"a": "new"}
