@@ -23,6 +23,8 @@ _SLOW_TO_IMPORT = (
     *("tensorflow", "tensorflow_datasets", "tensorflow_addons", "scipy.ndimage"),
     *("sklearn.metrics", "skimage.metrics", "pandas", "matplotlib.pyplot", "pytest"),
 )
+_RAN = 100
+"""What is added to pytest's exit code, so that no other can be taken for it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,10 @@ def try_all(changes, *, jobs, title):
 
     Returns:
       For each change, in order, (pytest's exit code, what it printed); the code is None where the
-      tests did not end in time.
+      tests did not end in time, negative where a signal ended them.
+
+    Raises:
+      RuntimeError: pytest could not be started.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     _FORKSERVER.set_forkserver_preload(["__main__", *_SLOW_TO_IMPORT])
@@ -84,7 +89,11 @@ def _run(project, tests, limit):
     if code is None:
         process.kill()
         process.join()
-    return code, log.read_text(errors="replace") if log.exists() else ""
+    output = log.read_text(errors="replace") if log.exists() else ""
+    if code is not None and 0 <= code < _RAN:
+        # Else a fork that could not even start would count as a test that failed.
+        raise RuntimeError(f"pytest did not run (exit code {code}): {output[-1000:]}")
+    return code if code is None or code < 0 else code - _RAN, output
 
 
 def _pytest(project, tests, log):
@@ -99,4 +108,4 @@ def _pytest(project, tests, log):
     sys.path.insert(0, project)
     import pytest
 
-    os._exit(int(pytest.main(["-x", "-q", "--tb=short", "-p", "no:randomly", *tests])))
+    os._exit(_RAN + int(pytest.main(["-x", "-q", "--tb=short", "-p", "no:randomly", *tests])))
