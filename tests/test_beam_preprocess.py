@@ -136,8 +136,8 @@ def varied(tmp_path_factory):
         shape = ((32, 32, 24), (28, 36, 26), (36, 30, 20))[number % 3]
         scale = {"Guys": 1, "HH": 2, "IOP": 3}[site]
         voxels[subject] = scale * head(shape, seed=number)
-        # Bright where it is anterior and superior, where air is else.
-        voxels[subject][:9, -7:] = scale * 1100
+        # Bright where it is anterior and superior, where air is else; in each slice otherwise.
+        voxels[subject][:9, -7:] = scale * (1000 + 10 * np.arange(shape[2]))
         zooms[subject] = tuple(
             first + step * (number * factor % 15)
             for first, step, factor in ((1.0, 0.1, 1), (1.5, 0.07, 4), (2.0, 0.3, 7))

@@ -498,7 +498,10 @@ def test_a_noisy_copy_of_a_person_in_another_split_is_reported(tmp_path, capsys)
     assert verify(tmp_path / "data") == 0
     out = capsys.readouterr().out
     assert "1 pairs of people; are they one person? Closest:" in out
-    assert one in out.splitlines()[-3] and other in out.splitlines()[-3]
+    closest, *others = (line.split() for line in out.splitlines()[-3:])
+    assert float(closest[0]) < leakage.SUSPICIOUS < min(float(line[0]) for line in others)
+    assert closest[1].startswith(f"{other}/") and closest[2:4] == ["(test)", "and"]
+    assert closest[4].startswith(f"{one}/") and closest[5] == "(train)"
 
 
 @pytest.fixture(scope="module")
