@@ -194,10 +194,11 @@ def test_processes_are_told_by_their_folder_and_stopped(tmp_path, monkeypatch):
             found = flink.processes()
             assert sorted(command.split()[-1] for command in found.values()) == ["=deaf", "=one"]
             assert other.pid not in found
-        finally:
             flink.down()
-            other.kill()
-        assert other.wait() == -9 and not flink.processes()
+            assert other.poll() is None and not flink.processes()
+        finally:
+            for process in (other.pid, *flink.processes()):
+                os.kill(process, signal.SIGKILL)
 
 
 def test_a_cluster_is_up_when_all_of_it_answers(monkeypatch):
