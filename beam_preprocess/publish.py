@@ -78,7 +78,8 @@ def publish(
     # what workers of a job that was killed wrote for a moment longer.
     for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob("*.tmp")]:
         if path.name not in manifest["shards"]:
-            path.unlink()
+            # A temporary file is in both lists, or its worker may have removed it.
+            path.unlink(missing_ok=True)
     (work_dir / "plan.json").unlink()
     folders.put_in_place(work_dir, dataset_dir, MARKER)
     return manifest

@@ -5,11 +5,14 @@ on any machine; and after a time, which also strikes inside of libraries. SOAK_K
 number of kills of each kind, for `make soak`.
 """
 
+import contextlib
 import functools
 import json
 import os
 import random
 import shutil
+import threading
+import time
 
 import forked
 import pytest
@@ -36,6 +39,15 @@ def given(tmp_path_factory):
     tiny_dataset.write_tiny_dataset(root / "data")
     untrained.export_untrained(root / "small_resnet/1")
     return root
+
+
+@pytest.fixture(scope="module")
+def undisturbed(given, tmp_path_factory):
+    """What the job makes of these scans when nobody kills it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    log = tmp_path_factory.mktemp("log") / "log"
+    assert go(preprocess(given, folder), log) == 0, log.read_text()
+    return folder
 
 
 def preprocess(given, out, *flags, source="source"):
@@ -97,10 +109,9 @@ def fingerprint(out):
 
 
 @pytest.mark.slow
-def test_preprocessing_killed_at_any_touch(given, tmp_path):
-    assert go(preprocess(given, tmp_path / "alone"), tmp_path / "alone.txt") == 0
-    wanted = tree(tmp_path / "alone")
-    allowed = {fingerprint(tmp_path / "alone")}
+def test_preprocessing_killed_at_any_touch(given, undisturbed, tmp_path):
+    wanted = tree(undisturbed)
+    allowed = {fingerprint(undisturbed)}
     kill_and_go_on(
         functools.partial(preprocess, given),
         tmp_path,
@@ -111,35 +122,124 @@ def test_preprocessing_killed_at_any_touch(given, tmp_path):
 
 
 @pytest.mark.slow
-def test_replacing_a_dataset_killed_at_any_touch(given, tmp_path):
-    assert go(preprocess(given, tmp_path / "old"), tmp_path / "old.txt") == 0
+def test_replacing_a_dataset_killed_at_any_touch(given, undisturbed, tmp_path):
     other = functools.partial(preprocess, given, source="other")
     assert go(other(tmp_path / "new"), tmp_path / "new.txt") == 0
-    allowed = {fingerprint(tmp_path / name) for name in ("old", "new")}
+    allowed = {fingerprint(undisturbed), fingerprint(tmp_path / "new")}
     assert len(allowed) == 2
     kill_and_go_on(
         lambda out: preprocess(given, out, "--overwrite", source="other"),
         tmp_path,
-        lambda out: shutil.copytree(tmp_path / "old", out),
+        lambda out: shutil.copytree(undisturbed, out),
         lambda out: check_dataset(out, allowed),
         tree(tmp_path / "new"),
     )
 
 
+TWO_WORKERS = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+
+
 @pytest.mark.slow
-def test_two_workers_killed_at_any_time(given, tmp_path):
-    """The workers are processes, which outlive the job for a moment."""
-    workers = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    assert go(preprocess(given, tmp_path / "alone"), tmp_path / "alone.txt") == 0
-    times, killed = random.Random(1), 0
+def test_two_workers_killed_at_any_time(given, undisturbed, tmp_path):
+    """A job of worker processes goes on wherever its kill has fallen, also after its end."""
+    started = time.monotonic()
+    assert go(preprocess(given, tmp_path / "two", *TWO_WORKERS), tmp_path / "two.txt") == 0
+    took, times = time.monotonic() - started, random.Random(1)
     for number in range(max(2, KILLS // 3)):
         out, log = tmp_path / str(number), tmp_path / f"{number}.txt"
-        deadly = functools.partial(forked.die_after, times.uniform(0.5, 6))
-        killed += go(preprocess(given, out, *workers), log, deadly) == -9
-        check_dataset(out, {fingerprint(tmp_path / "alone")})
-        assert go(preprocess(given, out, *workers), log) == 0, log.read_text()
-        assert tree(out) == tree(tmp_path / "alone")
-    assert killed
+        deadly = functools.partial(forked.die_after, times.uniform(0, took))
+        assert go(preprocess(given, out, *TWO_WORKERS), log, deadly) in (-9, 0)
+        check_dataset(out, {fingerprint(undisturbed)})
+        assert go(preprocess(given, out, *TWO_WORKERS), log) == 0, log.read_text()
+        assert tree(out) == tree(undisturbed)
+
+
+def wait_for(path):
+    """Until a file is there, which another process makes."""
+    started = time.monotonic()
+    while not path.exists():
+        assert time.monotonic() - started < 200, f"{path} has not come"
+        time.sleep(0.01)
+
+
+def slow_work(told, moment, environment):
+    """What a worker does that is slow to write, and slow to notice that its job is dead."""
+    write_whole = shards._write_whole
+
+    def halves(parts):
+        first, *rest = parts
+        yield first
+        (told / f"{os.getpid()}.writing").touch()
+        wait_for(told / "end")
+        yield from rest
+
+    def write(path, parts):
+        (told / f"{os.getpid()}.reached").touch()
+        if moment == "before it writes":
+            wait_for(told / "write")
+        try:
+            return write_whole(path, halves(parts))
+        finally:
+            (told / f"{os.getpid()}.done").touch()
+            # It does not come to the record of the shard, nor to another one.
+            threading.Event().wait()
+
+    shards._write_whole = write
+    with contextlib.suppress(BaseException):
+        real_work(environment)
+    # Writing has a thread of its own, which would end with this one.
+    if list(told.glob(f"{os.getpid()}.reached")):
+        wait_for(told / f"{os.getpid()}.done")
+
+
+def meanwhile(told, moment):
+    """Called in the process of the next job: a worker of the last one writes while it publishes."""
+    from beam_preprocess import publish
+
+    real_publish = publish.publish
+
+    def publish_beside_a_worker(*args, work_dir, **kwargs):
+        if moment == "before it writes":
+            (told / "write").touch()
+            for reached in told.glob("*.reached"):
+                wait_for(reached.with_suffix(".writing"))
+            assert list(work_dir.glob("*.tmp"))
+        else:
+            (told / "end").touch()
+            for reached in told.glob("*.reached"):
+                wait_for(reached.with_suffix(".done"))
+        return real_publish(*args, work_dir=work_dir, **kwargs)
+
+    publish.publish = publish_beside_a_worker
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["before it writes", "while it writes"])
+def test_what_a_worker_writes_after_its_jobs_death_does_not_reach_the_dataset(
+    moment, given, undisturbed, tmp_path
+):
+    """It is a process, which outlives the job for a moment: here until the next one publishes."""
+    out, log, told = tmp_path / "out", tmp_path / "log", tmp_path / "told"
+    told.mkdir()
+    # With a second one there would be no knowing how far that is.
+    job = preprocess(given, out, TWO_WORKERS[0], "--direct_num_workers=1")
+    slow = functools.partial(give_workers, functools.partial(slow_work, told, moment))
+    process = forked.start(job[1], log, slow, module=job[0])
+    sign = "*.reached" if moment == "before it writes" else "*.writing"
+    while not list(told.glob(sign)):
+        assert process.is_alive(), log.read_text()
+        time.sleep(0.01)
+    process.kill()
+    assert forked.finish(process) == [-9]
+    assert not list(out.glob("ixi_t1/small/[0-9]*")) and not list(told.glob("*.done"))
+    assert go(job, log, functools.partial(meanwhile, told, moment)) == 0, log.read_text()
+    assert tree(out) == tree(undisturbed)
+    # The one that was let go while that job published is still at it.
+    assert bool(list(told.glob("*.done"))) == (moment == "while it writes")
+    (told / "end").touch()
+    for reached in told.glob("*.reached"):
+        wait_for(reached.with_suffix(".done"))
+    assert tree(out) == tree(undisturbed)
 
 
 def die_at_once(environment):
@@ -147,7 +247,13 @@ def die_at_once(environment):
 
 
 def die_at_work(environment):
-    shards._framed = lambda records: forked.die()
+    framed = shards._framed
+
+    def half(records):
+        yield next(iter(framed(records)))
+        forked.die()
+
+    shards._framed = half
     real_work(environment)
 
 
@@ -157,18 +263,16 @@ def give_workers(work):
 
 
 @pytest.mark.parametrize("work", [die_at_once, die_at_work])
-def test_a_killed_worker_ends_the_job_in_one_line(given, tmp_path, work):
+def test_a_killed_worker_ends_the_job_in_one_line(given, undisturbed, tmp_path, work):
     out, log = tmp_path / "out", tmp_path / "log"
-    two = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
-    job = preprocess(given, out, *two)
+    job = preprocess(given, out, *TWO_WORKERS)
     assert go(job, log, functools.partial(give_workers, work)) == 2
     (line,) = [line for line in log.read_text().splitlines() if line.startswith("error: ")]
     assert line.startswith("error: a worker has been killed") and "run the same command" in line
     assert "Traceback" not in log.read_text()
     assert not list(out.glob("ixi_t1/small/[0-9]*"))
+    assert bool(list(out.rglob("*.tmp"))) == (work is die_at_work)
     assert go(job, log) == 0, log.read_text()
-    undisturbed = tmp_path / "undisturbed"
-    assert go(preprocess(given, undisturbed), log) == 0
     assert tree(out) == tree(undisturbed)
 
 
@@ -227,6 +331,7 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
     assert forked.finish(run) == [0]
     numbers = moments(int(counter.read_text()), seed=int(replaces))
     times = [random.Random(seed).uniform(0, 3) for seed in range(KILLS // 2)]
+    killed = 0
     for number in [*numbers, *times]:
         root = tmp_path / str(number)
         if replaces:
@@ -235,9 +340,11 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
         deadly = by_touch if number in numbers else functools.partial(forked.die_after, number)
         run = spawn.Process(target=export_and_die, args=(root / "1", deadly))
         run.start()
-        forked.finish(run)
+        killed += forked.finish(run) == [-9]
         if (root / "1").exists():
             card = json.loads((root / "1" / bundle.CARD).read_text())
             assert card["digest"] == bundle.digest(root / "1")
         export(root / "1")
         assert tree(root) == wanted, number
+    # Those by time may come when all is done.
+    assert killed >= 0.8 * len(numbers)

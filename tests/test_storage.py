@@ -491,7 +491,7 @@ def test_putting_in_place_where_nothing_can_be_renamed(on_disk, box, tmp_path, m
             return getattr(gfile, name)
 
     wholes = []
-    for number, files in enumerate((("old", "marker", "z"), ("new", "sub/new", "marker", "z"))):
+    for number, files in enumerate((("before", "marker", "z"), ("new", "sub/new", "marker", "z"))):
         made = (tmp_path if on_disk else box) / f"made{number}"
         for name in files:
             (made / name).parent.mkdir(parents=True, exist_ok=True)

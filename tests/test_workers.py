@@ -1,0 +1,62 @@
+"""Worker processes on this machine, and what they must not do to the program that starts them."""
+
+import subprocess
+import sys
+import threading
+
+import grpc
+import pytest
+from volumes import SMALL, write_cohort
+
+from beam_preprocess import workers
+
+
+def call(*command):
+    """What a program prints, in an interpreter of its own."""
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+_SCRIPT = """
+import pathlib, sys
+with pathlib.Path("runs").open("a") as file:
+    file.write(f"{__name__}\\n")
+from beam_preprocess.__main__ import run
+main = sys.modules["__main__"]
+code = run(sys.argv[1:])
+print("code", code, sys.modules["__main__"] is main)
+"""
+
+
+@pytest.mark.slow
+def test_a_script_that_starts_workers_is_not_run_by_them(tmp_path, monkeypatch):
+    """Though it does not mind its `__name__`."""
+    monkeypatch.chdir(tmp_path)
+    write_cohort(tmp_path / "source", subjects=6)
+    (tmp_path / "script.py").write_text(_SCRIPT)
+    flags = (f"--source_dir={tmp_path / 'source'}", f"--data_dir={tmp_path / 'data'}", *SMALL)
+    mode = ("--direct_running_mode=multi_processing", "--direct_num_workers=2")
+    said = call("script.py", *flags, *mode, "--volumes_per_shard=2")
+    assert said.splitlines()[-1] == "code 0 True"
+    assert (tmp_path / "runs").read_text() == "__main__\n"
+    assert (tmp_path / "data/ixi_t1/small/1.0.0/manifest.json").exists()
+
+
+def test_getting_ready_changes_no_variable_of_this_process():
+    """One of them keeps the dataset's builder from TFDS, in the workers only."""
+    said = call(
+        "-c",
+        "import os; from beam_preprocess import workers; before = dict(os.environ); "
+        "workers.get_ready(); print(dict(os.environ) == before)",
+    )
+    assert said == "True\n"
+
+
+def test_an_error_in_a_thread_is_told_unless_it_is_a_broken_connection(capsys):
+    """Of those tells the thread that watches the worker."""
+    for error in (grpc.RpcError("broken"), ValueError("wrong")):
+        seen = type(error), error, None, threading.current_thread()
+        workers._tell(threading.ExceptHookArgs(seen))
+    said = capsys.readouterr().err
+    assert "ValueError: wrong" in said and "broken" not in said
