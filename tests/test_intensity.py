@@ -319,9 +319,9 @@ def test_the_smallest_and_the_largest_configs_are_possible():
 
 def test_the_published_configs_are_those_of_the_thesis():
     assert SliceConfig("thesis", (256, 256), (256, 256), (50, 110), "slice") == THESIS
-    assert SliceConfig(
-        "volume_scaled", (256, 256), (256, 256), (50, 110), "volume"
-    ) == VOLUME_SCALED
+    assert (
+        SliceConfig("volume_scaled", (256, 256), (256, 256), (50, 110), "volume") == VOLUME_SCALED
+    )
     assert CONFIGS == {"thesis": THESIS, "volume_scaled": VOLUME_SCALED}
     assert THESIS.slices_per_volume == 60
     assert THESIS.description == (
