@@ -12,6 +12,7 @@ from volumes import SMALL, write_cohort, write_head
 
 import ixi_tfds
 from beam_preprocess.__main__ import run
+from ixi_tfds import cohort
 from ixi_tfds.builder import SliceBuilderConfig, builder_for
 from ixi_tfds.configs import SliceConfig
 
@@ -46,7 +47,11 @@ def test_names_are_registered():
 
 def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
     source = write_cohort(tmp_path / "source", subjects=5)
-    assert run([f"--source_dir={source}", f"--data_dir={tmp_path / 'beam'}", *SMALL]) == 0
+    cohort.write_workbook(source / cohort.WORKBOOK, cohort.cohort(5), seed=0)
+    # One volume of another size is refused, and the others go on.
+    write_head(source, "IXI799-HH-0099-T1", shape=(30, 32, 40))
+    flags = (*SMALL, "--max_rejected_fraction=0.5")
+    assert run([f"--source_dir={source}", f"--data_dir={tmp_path / 'beam'}", *flags]) == 0
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     builder = builder_for(config, str(tmp_path / "plain"))
     builder.download_and_prepare(
@@ -58,6 +63,7 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
     for name, digest in manifest["shards"].items():
         shard = tmp_path / "plain/ixi_t1/small/1.0.0" / name
         assert hashlib.sha256(shard.read_bytes()).hexdigest() == digest
+    people = {}
     for split in ("train", "validation", "test"):
         datasets = (
             builder.as_dataset(split=split),
@@ -67,9 +73,17 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
             {(e["subject"], int(e["slice_index"])): e for e in tfds.as_numpy(d)} for d in datasets
         )
         assert one.keys() == other.keys()
+        people[split] = {subject.decode() for subject, _ in one}
         for key, example in one.items():
             for field, value in example.items():
                 np.testing.assert_array_equal(value, other[key][field])
+
+
+def test_a_published_name_with_another_geometry_is_refused(tmp_path):
+    """It would be taken for the published dataset."""
+    mine = SliceConfig("thesis", in_plane=None, size=(64, 48), window=(3, 9))
+    with pytest.raises(ValueError, match="Change the name"):
+        builder_for(mine, str(tmp_path))
 
 
 def test_a_config_of_ones_own_describes_itself():

@@ -155,6 +155,37 @@ def test_workbook_has_the_sheets_and_columns_of_the_real_one(workbook, real_data
             assert ours[name].equals(sheet.astype(ours[name].dtypes))
 
 
+def test_every_volume_is_of_its_own_person_site_and_seed(tmp_path):
+    """What `make_head` gives for name, site and seed lies in the file of that name."""
+    paths = cohort.write_cohort(tmp_path / "a", subjects=3, seed=5, coarsen=4, progress=False)
+    for path in map(pathlib.Path, paths):
+        name, site, *_ = path.name.split("-")
+        stored = nib.load(path)
+        zooms = (3.75, 3.75, 4.8)
+        expected = make_head(name, site, seed=5, shape=stored.shape, zooms=zooms)
+        np.testing.assert_array_equal(stored.get_fdata(), expected.get_fdata())
+        np.testing.assert_allclose(stored.affine, expected.affine, atol=1e-5)
+    other = cohort.write_cohort(tmp_path / "b", subjects=1, seed=6, coarsen=4, progress=False)
+    assert pathlib.Path(other[0]).read_bytes() != pathlib.Path(paths[0]).read_bytes()
+    books = [(tmp_path / folder / cohort.WORKBOOK).read_bytes() for folder in "ab"]
+    assert books[0] != books[1]
+
+
+def test_air_has_the_noise_of_a_magnitude_image():
+    """Rayleigh's: its mean is 1.91 of its deviation; that of a real part alone would be 1.32."""
+    data = make_head("IXI701", "Guys", seed=0, **SMALL).get_fdata()
+    air = data[:6, 56:]
+    assert air.mean() / air.std() == pytest.approx(np.sqrt(np.pi / (4 - np.pi)), abs=0.15)
+
+
+def test_men_and_women_of_the_workbook_are_of_their_own_height(tmp_path):
+    cohort.write_workbook(tmp_path / "x.xlsx", cohort.cohort(299), seed=0)
+    table = pd.read_excel(tmp_path / "x.xlsx", sheet_name="Table").drop_duplicates("IXI_ID")
+    table = table[table.HEIGHT.between(100, 250)]
+    heights = table.groupby("SEX_ID (1=m, 2=f)").HEIGHT.mean()
+    assert heights[1] == pytest.approx(176, abs=3) and heights[2] == pytest.approx(163, abs=3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [702, 717, 801])
 def test_full_size_volume_shows_a_head_with_its_brain_in_the_window(number, tmp_path):

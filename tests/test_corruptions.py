@@ -48,6 +48,39 @@ def test_dropout_at_full_resolution_takes_single_pixels(images):
     np.testing.assert_array_equal(dropped, images * keep[..., None])
 
 
+def test_dropout_in_blocks_that_are_not_square(images):
+    keep = np.random.default_rng(4).random((3, 4, 12)) < 0.7
+    expected = images * np.kron(keep, np.ones((4, 2)))[..., None].astype(np.float32)
+    np.testing.assert_array_equal(corruptions.pixel_dropout(images, tf.constant(keep)), expected)
+
+
+def test_all_channels_lose_the_same_pixels(images):
+    colours = np.concatenate([images, images / 2, images / 4], axis=-1)
+    keep = tf.constant(np.random.default_rng(5).random((3, 8, 12)) < 0.7)
+    centers, sizes = np.float32([[[3, 5]], [[9, 2]], [[15, 23]]]), np.float32([[4], [3], [5]])
+    dropped = corruptions.pixel_dropout(colours, keep)
+    patched = corruptions.zero_patches(colours, centers, sizes)
+    for channel in range(3):
+        one = colours[..., channel : channel + 1]
+        np.testing.assert_array_equal(
+            dropped[..., channel : channel + 1], corruptions.pixel_dropout(one, keep)
+        )
+        np.testing.assert_array_equal(
+            patched[..., channel : channel + 1], corruptions.zero_patches(one, centers, sizes)
+        )
+
+
+def test_noise_is_added_to_the_slice(images):
+    noise = np.random.default_rng(6).normal(0, 0.3, (2, *images.shape)).astype(np.float32)
+    np.testing.assert_allclose(
+        corruptions.gaussian_noise(images, noise[0]), np.clip(images + noise[0], 0, 1), atol=1e-6
+    )
+    magnitude = np.abs(images + noise[0] + 1j * noise[1])
+    np.testing.assert_allclose(
+        corruptions.rician_noise(images, noise[0], noise[1]), magnitude.clip(0, 1), atol=1e-6
+    )
+
+
 def test_noise_stays_in_range_and_rician_noise_brightens_black():
     noise = np.random.default_rng(2).normal(0, 0.2, (2, 2, 40, 40, 1)).astype(np.float32)
     black = np.zeros((2, 40, 40, 1), np.float32)

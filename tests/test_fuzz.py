@@ -3,7 +3,6 @@
 SOAK_EXAMPLES sets how many files each property tries; more than the default are drawn at random.
 """
 
-import datetime
 import os
 import pathlib
 import subprocess
@@ -22,7 +21,7 @@ fuzz = settings(
     max_examples=EXAMPLES or 60,
     derandomize=not EXAMPLES,
     database=None,
-    deadline=datetime.timedelta(seconds=30),
+    deadline=None,
 )
 SEED = fuzzed_scans.seed_file()
 NIFTI2 = nib.Nifti2Image.from_image(nib.Nifti1Image.from_bytes(SEED)).to_bytes()
@@ -36,6 +35,10 @@ FIELDS = (
     *("qform_code", "sform_code", "quatern_b", "quatern_c", "qoffset_x", "srow_x", "srow_y"),
     *("srow_z", "xyzt_units", "sizeof_hdr"),
 )
+
+REASONS_OF_VALUES = {
+    *("slices", "constant", "non_finite", "near_empty", "label_map", "other_modality"),
+}
 
 numbers = st.one_of(
     st.sampled_from([0, 1, 2, -1, 127, 255, 27307, 32767, -32768, 2**31 - 1, 2**62]),
@@ -133,7 +136,8 @@ def test_any_values_give_slices_or_a_reason(folder, dtype, values, slope, inter)
         + b"\0\0\0\0"
         + voxels.astype(voxels.dtype.newbyteorder("=")).tobytes("F")
     )
-    fuzzed_scans.outcome(content, folder)
+    found = fuzzed_scans.outcome(content, folder)
+    assert set(found.split(", ")) <= REASONS_OF_VALUES
 
 
 def test_what_the_fuzz_starts_from_gives_slices(folder):
@@ -168,6 +172,9 @@ files = {
 with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + (32 << 20), resource.RLIM_INFINITY))
+# Seconds of this process, not of the clock: a busy machine changes little about them.
+spent = int(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))
+resource.setrlimit(resource.RLIMIT_CPU, (spent + 30, resource.RLIM_INFINITY))
 folder = pathlib.Path(sys.argv[1])
 for name, content in files.items():
     path = folder / "x.nii.gz"
@@ -191,13 +198,13 @@ for name, path in (("a pipe", path), ("a device", "/dev/zero"), ("3 GiB", sparse
 
 
 def test_bombs_claims_and_endless_files_cost_neither_memory_nor_time(tmp_path):
-    """Under 32 MiB more than the process has before it reads, and in seconds."""
+    """Under 32 MiB more than the process has before it reads, and in 30 s of its CPU's time."""
     tests = pathlib.Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", BOUNDED, str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=600,  # only for a wait that would never end
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)])},
     )
     assert done.returncode == 0, done.stderr
