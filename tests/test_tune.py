@@ -441,6 +441,7 @@ def spoil(name, text):
     [
         pytest.param(spoil("oracle.json", '{"ongoing_trials": '), id="oracle is cut off"),
         pytest.param(spoil("oracle.json", "[]"), id="oracle is another thing"),
+        pytest.param(spoil("oracle.json", '{"ongoing_trials": {}}'), id="oracle lacks things"),
         pytest.param(spoil("trial_1/trial.json", '{"trial_id": "1"'), id="trial is cut off"),
         pytest.param(spoil("trial_1/trial.json", '{"trial_id": "1"}'), id="trial lacks things"),
         pytest.param(
