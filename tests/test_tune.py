@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tiny_dataset
+from keras_tuner.src.distribute import oracle_chief
 
 from ixi_tfds import datasets
 from trainer import __main__ as trainer_main
@@ -521,23 +522,45 @@ def test_half_of_the_variables_is_not_enough(data_dir, tmp_path, monkeypatch, ca
     assert "KERASTUNER_TUNER_ID, KERASTUNER_ORACLE_PORT: set all" in capsys.readouterr().err
 
 
-def test_a_chief_that_comes_back_leaves_each_worker_its_trial(data_dir, tmp_path, monkeypatch):
+@pytest.fixture
+def chief(data_dir, tmp_path, monkeypatch):
+    """Makes the oracle that a chief of several workers has, from what is in the folder."""
     for name, value in (("TUNER_ID", "chief"), ("ORACLE_IP", "::1"), ("ORACLE_PORT", "1")):
         monkeypatch.setenv(f"KERASTUNER_{name}", value)
     monkeypatch.setattr("keras_tuner.src.utils.save_json", tuning._save_json)
-    config = config_with(data_dir=str(data_dir), tuning_dir=str(tmp_path))
 
-    def chief():
+    def chief(**given):
+        config = config_with(data_dir=str(data_dir), tuning_dir=str(tmp_path), **given)
         oracle = tuning._make_oracle(config, lambda oracle: None)
         tuning._Tuner(oracle, config, {}, alone=False)
         return oracle
 
-    def end(oracle, trial):
-        metrics = {"val_psnr": 20.0, "val_ssim": 0.5, "epoch": 1, "until": 1}
-        oracle.update_trial(trial.trial_id, metrics)
-        trial.status = "COMPLETED"
-        oracle.end_trial(trial)
+    return chief
 
+
+def end(oracle, trial):
+    metrics = {"val_psnr": 20.0, "val_ssim": 0.5, "epoch": 1, "until": 1}
+    oracle.update_trial(trial.trial_id, metrics)
+    trial.status = "COMPLETED"
+    oracle.end_trial(trial)
+
+
+def test_a_chief_that_came_back_waits_until_its_workers_have_asked_again(chief):
+    """Who hands in a result and finds nobody to ask for more would wait for an hour."""
+    trials = [chief(max_trials=2).create_trial("ada")]
+    trials.append(chief(max_trials=2).create_trial("emmy"))
+    after = chief(max_trials=2)
+    for name, trial in zip(("ada", "emmy"), trials, strict=True):
+        assert after.create_trial(name).trial_id == trial.trial_id
+        end(after, trial)
+    assert not oracle_chief.exit_chief(after)
+    assert after.create_trial("ada").status == "STOPPED"
+    assert not oracle_chief.exit_chief(after)
+    assert after.create_trial("emmy").status == "STOPPED"
+    assert oracle_chief.exit_chief(after)
+
+
+def test_a_chief_that_comes_back_leaves_each_worker_its_trial(chief, monkeypatch):
     before = chief()
     mine, other = before.create_trial("ada"), before.create_trial("emmy")
     end(before, other)

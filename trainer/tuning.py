@@ -185,6 +185,8 @@ class _Oracle(keras_tuner.Oracle):
             for name, number in under_way.items()
             if number in running and name != _Tuner.ALONE and _part() == "chief"
         }
+        # They will ask again: until then the chief is not to leave.
+        self.tuner_ids.update(self.ongoing_trials)
         kept = {trial.trial_id for trial in self.ongoing_trials.values()}
         self._retry_queue = [number for number in reversed(running) if number not in kept]
 
