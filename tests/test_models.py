@@ -124,8 +124,13 @@ def random_network(*shape, **sides):
     for variable in network.variables:
         if "moving_variance" in variable.name:
             values = random.uniform(0.5, 2, variable.shape)
+        elif "gamma" in variable.name:
+            values = random.uniform(0.8, 1.6, variable.shape)
+        elif variable.shape.rank == 1:
+            values = random.normal(0, 0.2, variable.shape)
         else:
-            values = random.normal(0, 0.4, variable.shape)
+            # What comes in is still of weight at the end.
+            values = random.normal(0, 2 * np.prod(variable.shape[:3]) ** -0.5, variable.shape)
         variable.assign(values)
     return network
 
