@@ -16,7 +16,17 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from ixi_tfds import bundle, intensity, storage
-from trainer import canonical, export, model_card
+from trainer import __main__ as trainer
+from trainer import (
+    canonical,
+    export,
+    input_pipeline,
+    model_card,
+    models,
+    sources,
+    state,
+    training,
+)
 
 EXTRA = "assets.extra"
 SIZE = (4, 6)
@@ -185,6 +195,39 @@ def test_an_export_is_written_beside_its_place_or_locally_for_remote_storage(
     unit = np.zeros((1, *SIZE, 1), np.float32)
     served = tf.saved_model.load(str(place)).signatures["serving_default"](slices=unit)
     assert served["reconstruction"].numpy().min() == 1
+
+
+def test_a_run_exports_the_weights_and_the_numbers_of_its_best_epoch(tmp_path):
+    """Of three epochs the second was best; the first and the last are there as well."""
+    flags = [f"--workdir={tmp_path}", "--data_dir=D", "--model=resnet_like", "--stem_filters=2"]
+    for flag in trainer.FLAGS:
+        trainer.FLAGS[flag].unparse()
+    trainer.FLAGS(["trainer", *flags, "--stage_filters=2", "--stage_blocks=1"])
+    config = trainer._config([])
+    network = training._network(config, (8, 12))
+    unit = np.random.default_rng(0).random((2, 8, 12, 1), np.float32)
+    expected, rows = [], []
+    for epoch in (1, 2, 3):
+        keras.utils.set_random_seed(epoch)
+        for variable in network.variables:
+            variable.assign(tf.random.uniform(variable.shape, 0.1, 0.4))
+        path = state.checkpoint_path(tmp_path, epoch)
+        tf.train.Checkpoint(network=network).write(str(path))
+        expected.append(models.to_grey(network(unit, training=False)).numpy())
+        rows.append({"epoch": epoch, "val_loss": abs(epoch - 2), "val_psnr": 20 + epoch})
+    run_state = state.RunState(0.1, rows, best_epoch=2, best_loss=0)
+    split = input_pipeline.Split((), 24, (8, 12))
+    facts = {"version": "1", "description": "blobs", "fingerprint": "abc", "splits": {}}
+    data = sources.Sources(split, split, "slice", "1", "abc", {"ixi_t1/tiny": facts})
+    outcome = training._export_best(config, run_state, data)
+    assert outcome.folder == tmp_path / "export/resnet_like/1" and outcome.best == rows[1]
+    served = tf.saved_model.load(str(outcome.folder)).signatures["serving_default"](slices=unit)
+    np.testing.assert_allclose(served["reconstruction"], expected[1], atol=1e-5)
+    for other in (expected[0], expected[2]):
+        assert np.abs(other - expected[1]).max() > 1e-3
+    card = json.loads((outcome.folder / bundle.CARD).read_text())
+    assert card["best"] == rows[1] and card["epochs_trained"] == 3
+    assert card["parameters"] == network.count_params()
 
 
 def test_the_card_is_json_that_people_can_read(exported):

@@ -124,8 +124,13 @@ def random_network(*shape, **sides):
     for variable in network.variables:
         if "moving_variance" in variable.name:
             values = random.uniform(0.5, 2, variable.shape)
+        elif "gamma" in variable.name:
+            values = random.uniform(0.8, 1.6, variable.shape)
+        elif variable.shape.rank == 1:
+            values = random.normal(0, 0.2, variable.shape)
         else:
-            values = random.normal(0, 0.4, variable.shape)
+            # What comes in is still of weight at the end.
+            values = random.normal(0, 2 * np.prod(variable.shape[:3]) ** -0.5, variable.shape)
         variable.assign(values)
     return network
 
@@ -133,8 +138,9 @@ def random_network(*shape, **sides):
 def test_a_resnet_like_network_computes_what_the_thesis_describes():
     """Stem without activation; blocks that add their input before the last ReLU; a bare end."""
     network = random_network(8, 16, stem_filters=2, stage_filters=(3, 4), stage_blocks=(2, 1))
-    image = np.random.default_rng(1).random((8, 16, 1)).astype(np.float32)
+    image = np.random.default_rng(1).normal(size=(8, 16, 1)).astype(np.float32)
     values = convolved(image, network.stem.kernel.numpy(), 2)
+    assert values.min() < 0
     for block, stride in zip(network.blocks, (2, 1, 2), strict=True):
         first = convolved(values, block.convolution_1.kernel.numpy(), stride)
         first = relu(normalized(first, block.normalization_1))

@@ -88,10 +88,11 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
     oracle = _make_oracle(config, lambda oracle: _report(config, oracle))
     try:
         tuner = _Tuner(oracle, config, asked, alone=part == "alone")
-    except (ValueError, KeyError, TypeError) as error:
+    # keras-tuner makes a RuntimeError of what the oracle's file lacks.
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(
-            f"--tuning_dir={folder}: the state of the search in trials/ is damaged ({error}); "
-            "bring it back, or give another --tuning_dir"
+            f"--tuning_dir={folder}: the state of the search in trials/ is damaged "
+            f"({error.__cause__ or error}); bring it back, or give another --tuning_dir"
         ) from error
     with _as_user_errors():
         tuner.search()
@@ -184,6 +185,8 @@ class _Oracle(keras_tuner.Oracle):
             for name, number in under_way.items()
             if number in running and name != _Tuner.ALONE and _part() == "chief"
         }
+        # They will ask again: until then the chief is not to leave.
+        self.tuner_ids.update(self.ongoing_trials)
         kept = {trial.trial_id for trial in self.ongoing_trials.values()}
         self._retry_queue = [number for number in reversed(running) if number not in kept]
 
