@@ -604,7 +604,7 @@ def shifted(affine, millimetres):
         (24, lambda affine: affine * [[-1.0], [1.0], [1.0], [1.0]] + shifted(0 * affine, 9.0)),
         (24, lambda affine: affine * [1.0, 1.0, 1.1, 1.0]),
     ],
-    ids=["fewer slices", "a voxel off", "half a millimetre off", "flipped", "other voxels"],
+    ids=["fewer_slices", "a_voxel_off", "half_a_millimetre_off", "flipped", "other_voxels"],
 )
 def test_a_mask_on_another_grid_gets_one_line(depth, move, heads_dir, model, tmp_path, capsys):
     write_head(tmp_path, "a_T1")
