@@ -20,8 +20,8 @@ from test_evaluator import blur, export
 from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
-from evaluator import anomaly, curves, lesions, pairs, volumes
-from ixi_tfds import configs, datasets
+from evaluator import anomalies, anomaly, curves, lesions, pairs, scoring, volumes
+from ixi_tfds import configs, datasets, nifti
 from ixi_tfds.errors import UserError
 
 GEOMETRY = {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
@@ -109,6 +109,140 @@ def test_numbers_are_those_of_scikit_learn_on_the_same_pixels(output, data_dir):
         dice = sklearn.metrics.f1_score(truth[0], truth[1] > threshold)
         assert float(row["dice"]) == pytest.approx(dice, abs=0.02)
         assert float(row["best_dice"]) >= float(row["dice"])
+
+
+@pytest.fixture(scope="module")
+def oblong_dir(tmp_path_factory):
+    """Slices that are wider than high, for shares of their height."""
+    folder = tmp_path_factory.mktemp("oblong")
+    config = configs.SliceConfig(name="tiny", in_plane=(60, 84), size=(60, 84), window=(0, 8))
+    tiny_dataset.write_tiny_dataset(folder, config)
+    return folder
+
+
+def scores_by_method(image, *, blur_pixels, smooth_pixels=0.0):
+    """Scores of a slice by every method, by SciPy."""
+    inside = scipy.ndimage.uniform_filter(np.ones_like(image), 3, mode="constant")
+    expected = {
+        "blur": scipy.ndimage.uniform_filter(image, 3, mode="constant") / inside,
+        "blurred input": scipy.ndimage.gaussian_filter(image, blur_pixels),
+    }
+    scores = {}
+    for name, reference in expected.items():
+        scores[name, "either"] = np.abs(image - reference)
+        scores[name, "bright"] = image - reference
+        scores[name, "dark"] = reference - image
+    typical = np.median(image[anomaly.head_mask(image)])
+    scores["intensity", "either"] = np.abs(image - typical)
+    scores["intensity", "bright"], scores["intensity", "dark"] = image, 1 - image
+    if smooth_pixels:
+        return {m: scipy.ndimage.gaussian_filter(s, smooth_pixels) for m, s in scores.items()}
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("flags", "pixels", "percentile", "seed"),
+    [
+        ([], {"blur_pixels": 0.02 * 60}, 99, 0),
+        (
+            ["--percentile=90", "--blur_sigma=0.05", "--smooth_sigma=0.025", "--seed=3"],
+            {"blur_pixels": 3.0, "smooth_pixels": 1.5},
+            90,
+            3,
+        ),
+    ],
+)
+def test_every_flag_reaches_the_numbers_of_every_method(
+    flags, pixels, percentile, seed, model, oblong_dir, tmp_path
+):
+    """Areas by scikit-learn, thresholds of the validation split, lesions of the seed."""
+    flags = [*flags, "--region=inner", "--batch_size=7"]
+    assert evaluator.run(arguments(model, oblong_dir, tmp_path, *flags)) == 0
+    rows = {
+        (row["method"], row["looks_for"], row["subject"], row["group"]): row
+        for row in read_rows(tmp_path)
+    }
+    healthy = {}
+    for _, calm in read_split(oblong_dir, "validation"):
+        here = anomaly.inner_head(anomaly.head_mask(calm))
+        for method, scores in scores_by_method(calm, **pixels).items():
+            healthy.setdefault(method, []).append(scores[here])
+    found, marks, groups = {}, [], []
+    for key, calm in read_split(oblong_dir, "test"):
+        head_mask = anomaly.head_mask(calm)
+        here = anomaly.inner_head(head_mask)
+        changed, mask, kind = lesions.add_lesion(calm, here, key=key, seed=seed)
+        marks.append(mask[here])
+        groups.append(np.full(here.sum(), str(kind or "no lesion")))
+        with_lesion = scores_in_head(changed, head_mask, pixels)
+        for method, scores in with_lesion.items():
+            found.setdefault(method, []).append(scores[here])
+    marks, groups = np.concatenate(marks), np.concatenate(groups)
+    assert {group for *_, group in rows} == {"", *groups}
+    for method, scores in found.items():
+        scores = np.concatenate(scores)
+        limit = np.percentile(np.concatenate(healthy[method]), percentile, method="inverted_cdf")
+        for group in ("", *np.unique(groups)):
+            row = rows[*method, "", group]
+            here = groups == group if group else np.ones(len(groups), bool)
+            assert int(row["pixels"]) == here.sum()
+            assert int(row["lesion_pixels"]) == marks[here].sum()
+            if not marks[here].any():
+                continue
+            area = sklearn.metrics.average_precision_score(marks[here], scores[here])
+            # Of few pixels a tie weighs more.
+            assert float(row["auprc"]) == pytest.approx(area, abs=1e-2 if group else 2e-3)
+        assert float(rows[*method, "", ""]["threshold"]) == pytest.approx(limit, abs=2e-4)
+
+
+def scores_in_head(image, head_mask, pixels):
+    """Scores of a slice with a lesion, whose head is that of the healthy one."""
+    scores = scores_by_method(image, **pixels | {"smooth_pixels": 0.0})
+    scores["intensity", "either"] = np.abs(image - np.median(image[head_mask]))
+    if sigma := pixels.get("smooth_pixels"):
+        return {m: scipy.ndimage.gaussian_filter(s, sigma) for m, s in scores.items()}
+    return scores
+
+
+def test_the_slices_that_are_shown_are_the_first_of_each_contrast(model, data_dir):
+    _, _, _, found = anomalies.score_lesions(
+        scoring.load_models([model]),
+        data_dir=data_dir,
+        dataset="ixi_t1/tiny",
+        source_dir=None,
+        batch_size=5,
+    )
+    expected = {}
+    for key, healthy in sorted(read_split(data_dir, "test"), key=lambda each: each[0]):
+        room = anomaly.inner_head(anomaly.head_mask(healthy))
+        changed, mask, kind = lesions.add_lesion(healthy, room, key=key)
+        if kind.radius == 0.04:
+            expected.setdefault(kind.contrast, (f"{key}: {kind}", changed, mask))
+    assert 1 < len(expected) == len(found.examples)
+    for (_, (title, changed, mask)), example in zip(
+        sorted(expected.items()), found.examples, strict=True
+    ):
+        assert example.title == title
+        np.testing.assert_array_equal(example.image, changed)
+        np.testing.assert_array_equal(example.lesion, mask)
+        assert list(example.references) == ["blur", "blurred input"]
+        np.testing.assert_allclose(
+            np.abs(changed - example.references["blur"]), residual(changed), atol=1e-6
+        )
+        blurred = scipy.ndimage.gaussian_filter(changed, 0.02 * 64)
+        np.testing.assert_allclose(example.references["blurred input"], blurred, atol=1e-6)
+
+
+def test_a_damaged_dataset_gets_one_line_and_no_numbers(model, data_dir, tmp_path, capsys):
+    for split in ("validation", "test"):
+        folder = shutil.copytree(data_dir, tmp_path / split)
+        shard = next(folder.glob(f"ixi_t1/tiny/1.0.0/ixi_t1-{split}.tfrecord-*"))
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(content)
+        message = refuse(arguments(model, folder, tmp_path / "out"), capsys)
+        assert shard.name in message
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_every_method_stands_in_every_table(output):
@@ -274,6 +408,126 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     assert float(row["auprc"]) == pytest.approx(expected, abs=curves.TOLERANCE)
 
 
+def count_voxels(voxels, mask, window):
+    """Voxels and lesion voxels of the head inside and beyond the window, by slices."""
+    counts = np.zeros((2, 2), int)
+    for index in range(voxels.shape[2]):
+        plane = voxels[:, :, index].astype(np.float64)
+        here = anomaly.head_mask(((plane - plane.min()) / np.ptp(plane)).astype(np.float32))
+        group = 0 if window[0] <= index < window[1] else 1
+        counts[group] += int(here.sum()), int(mask[:, :, index][here].sum())
+    return counts
+
+
+def test_each_volume_is_scored_by_its_own_mask_inside_and_beyond_the_window(
+    heads_dir, model, tmp_path, capsys
+):
+    """The first has lesions inside the window and in the air, the second more of them beyond."""
+    source, expected = tmp_path / "source", {}
+    for seed, (name, part) in enumerate({"a": slice(9, 13), "b": slice(12, 18)}.items()):
+        voxels, mask = head(seed=seed), np.zeros((32, 32, 24), np.uint8)
+        mask[12:16, 14:18, part] = 1
+        voxels = np.where(mask > 0, 1200, voxels).astype(np.int16)
+        if name == "a":
+            mask[:2, :2, 10] = 1
+        write_head(source, f"{name}_T1", voxels=voxels)
+        nib.save(image(mask), source / f"{name}_lesion.nii.gz")
+        expected[name] = count_voxels(voxels, mask, (8, 14))
+    flags = arguments(model, heads_dir, tmp_path / "out", f"--source_dir={source}")
+    assert evaluator.run([*flags, "--batch_size=5"]) == 0
+    shown = capsys.readouterr()
+    assert "voxel size" not in shown.err
+    assert expected["a"][:, 1].tolist() == [64, 0] and expected["b"][:, 1].tolist() == [32, 64]
+    both = sum(expected.values())
+    assert f"{160 / both[:, 0].sum():.3%} of {both[:, 0].sum()} pixels" in shown.out
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 164, "lesion_voxels_scored": 160}
+    assert facts["volumes_without_mask"] == 0
+    inside, beyond = "inside the window of training", "beyond the window of training"
+    rows = read_rows(tmp_path / "out")
+    for row in rows:
+        if row["subject"]:
+            count = expected[row["subject"]].sum(axis=0)
+        else:
+            count = both[{inside: 0, beyond: 1}[row["group"]]] if row["group"] else both.sum(axis=0)
+        assert [int(row["pixels"]), int(row["lesion_pixels"])] == count.tolist()
+    assert len(rows) == 9 * (1 + 2 + 2)
+
+
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_volumes_are_scaled_as_the_slices_of_the_dataset(scaling, model, tmp_path):
+    """The brightness itself then finds a lesion as it does in slices of that scaling.
+
+    The head gets brighter from slice to slice, so that a lesion is bright in its slice, not in
+    its volume.
+    """
+    config = configs.SliceConfig(
+        name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14), scaling=scaling
+    )
+    made = tiny_dataset.write_tiny_dataset(tmp_path / "data", config)
+    manifest = json.loads((made / "manifest.json").read_text())
+    datasets.save_manifest(made, manifest | {"geometry": GEOMETRY})
+    voxels, mask = head() * np.linspace(0.3, 1.5, 24), np.zeros((32, 32, 24), np.uint8)
+    mask[12:18, 14:20, 3:9] = 1
+    voxels = np.where(mask > 0, 1.3 * voxels, voxels).astype(np.int16)
+    write_head(tmp_path / "source", "a_T1", voxels=voxels)
+    nib.save(image(mask), tmp_path / "source/a_lesion.nii.gz")
+    source = f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(model, tmp_path / "data", tmp_path / "out", source)) == 0
+    areas = {}
+    for way in ("slice", "volume"):
+        low, high = voxels.min(axis=(0, 1)), voxels.max(axis=(0, 1))
+        if way == "volume":
+            low, high = np.percentile(voxels[..., 8:14], (0.5, 99.5), method="inverted_cdf")
+        scaled = ((voxels.clip(low, high) - low) / (high - low)).astype(np.float32)
+        heads = np.stack([anomaly.head_mask(plane) for plane in np.moveaxis(scaled, 2, 0)], 2)
+        areas[way] = sklearn.metrics.average_precision_score(mask[heads], scaled[heads])
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    found = {(row["method"], row["looks_for"]): row["auprc"] for row in facts["overall"]}
+    assert found["intensity", "bright"] == pytest.approx(areas[scaling], abs=0.02)
+    assert abs(areas["slice"] - areas["volume"]) > 0.08
+
+
+def test_finer_voxels_are_scored_one_by_one_on_their_own_grid(heads_dir, model, tmp_path):
+    """The model sees pixels of 4 mm; those of the scan, and its mask, are of 2.5 and 3 mm."""
+    voxels = np.round(scipy.ndimage.zoom(head().astype(float), (1.6, 4 / 3, 1), order=1))
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[20:27, 18:24, 9:17] = 1
+    voxels = np.where(mask > 0, 1200, voxels).astype(np.int16)
+    (tmp_path / "source").mkdir()
+    affine = image(voxels).affine * [2.5 / 4, 3 / 4, 1, 1]
+    for name, values in (("T1", voxels), ("lesion", mask)):
+        nib.Nifti1Image(values, affine).to_filename(tmp_path / f"source/a_{name}.nii.gz")
+    source = f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(model, heads_dir, tmp_path / "out", source)) == 0
+    row = read_rows(tmp_path / "out")[0]
+    assert int(row["lesion_pixels"]) == mask.sum()
+    coarse = scipy.ndimage.zoom(voxels.astype(float), (1 / 1.6, 3 / 4, 1), order=1)
+    share = coarse.shape[0] * coarse.shape[1] / (voxels.shape[0] * voxels.shape[1])
+    inside = sum(
+        anomaly.head_mask((plane / plane.max()).astype(np.float32)).sum()
+        for plane in np.moveaxis(coarse, 2, 0)
+    )
+    assert int(row["pixels"]) == pytest.approx(inside / share, rel=0.05)
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    found = {(row["method"], row["looks_for"]): row["auroc"] for row in facts["overall"]}
+    # A shifted grid would put the scores of the lesion beside it.
+    assert found["intensity", "bright"] > 0.85
+
+
+def test_a_dataset_that_knows_no_voxel_size_gets_a_warning(data_dir, model, tmp_path, capsys):
+    voxels = head((64, 64, 24))
+    mask = (voxels > 900).astype(np.uint8)
+    write_head(tmp_path / "source", "a", voxels=voxels)
+    nib.save(image(mask), tmp_path / "source/a_mask.nii.gz")
+    source = f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(model, data_dir, tmp_path / "out", source)) == 0
+    warning = "warning: the dataset does not tell the voxel size of its scans"
+    assert capsys.readouterr().err.count(warning) == 1
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert facts["counts"]["lesion_voxels"] == mask.sum()
+
+
 def test_names_of_files_are_text_in_the_report(heads_dir, model, tmp_path):
     for seed, name in enumerate(["<script>alert(1)<", "b\n<img src=x onerror=y>", "$\\frac{$"]):
         write_pair(tmp_path / "source", name, seed=seed)
@@ -282,6 +536,7 @@ def test_names_of_files_are_text_in_the_report(heads_dir, model, tmp_path):
     page = (tmp_path / "out" / "anomalies.html").read_text()
     assert "<script" not in page and "<img src=x" not in page
     assert "&lt;script&gt;alert(1)&lt;" in page and "&lt;img src=x onerror=y&gt;" in page
+    assert "$\\frac{$" in page
 
 
 def test_axes_of_the_file_do_not_matter(heads_dir, model, tmp_path):
@@ -333,11 +588,57 @@ def refuse(arguments, capsys):
     return message
 
 
-def test_a_mask_on_another_grid_gets_one_line(heads_dir, model, tmp_path, capsys):
+def shifted(affine, millimetres):
+    moved = affine.copy()
+    moved[0, 3] += millimetres
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("depth", "move"),
+    [
+        (20, lambda affine: affine),
+        (24, lambda affine: shifted(affine, 5.0)),
+        (24, lambda affine: shifted(affine, 0.5)),
+        # Flipped about the first slice, not about the middle.
+        (24, lambda affine: affine * [[-1.0], [1.0], [1.0], [1.0]] + shifted(0 * affine, 9.0)),
+        (24, lambda affine: affine * [1.0, 1.0, 1.1, 1.0]),
+    ],
+    ids=["fewer_slices", "a_voxel_off", "half_a_millimetre_off", "flipped", "other_voxels"],
+)
+def test_a_mask_on_another_grid_gets_one_line(depth, move, heads_dir, model, tmp_path, capsys):
     write_head(tmp_path, "a_T1")
-    nib.save(image(np.ones((32, 32, 20), np.uint8)), tmp_path / "a_lesion.nii.gz")
+    made = image(np.ones((32, 32, depth), np.uint8))
+    nib.Nifti1Image(np.asarray(made.dataobj), move(made.affine)).to_filename(
+        tmp_path / "a_lesion.nii.gz"
+    )
     flags = arguments(model, heads_dir, tmp_path / "out", f"--source_dir={tmp_path}")
-    assert "lies on another grid" in refuse(flags, capsys)
+    message = refuse(flags, capsys)
+    assert f"{tmp_path / 'a_lesion.nii.gz'}: lies on another grid than" in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_mask_is_all_that_is_above_zero_whatever_the_labels(tmp_path):
+    """Labels 1 and 2, shares, a slope, the rounding of an affine, and other axes than the scan."""
+    write_head(tmp_path, "a_T1")
+    labels = np.zeros((32, 32, 24))
+    labels[3, 4, 5], labels[6, 7, 8], labels[9, 10, 11] = 1, 2, 0.25
+    labels[12, 13, 14] = -1
+    written = image(labels.astype(np.float32), "RAS")
+    nib.Nifti1Image(np.asarray(written.dataobj), shifted(written.affine, 0.004)).to_filename(
+        tmp_path / "a_lesion.nii"
+    )
+    (pair,), _ = pairs.find_pairs(str(tmp_path))
+    volume = nifti.read_volume(pair.scan.path)
+    found = pairs.read_mask(pair, volume)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, labels > 0)
+    # Stored 0 to 3, which slope and intercept make -0.5, 0, 0.5 and 1.
+    stored = np.arange(32 * 32 * 24).reshape(32, 32, 24) % 4
+    content = bytearray(image(stored.astype(np.uint8)).to_bytes())
+    content[112:120] = np.array([0.5, -0.5], "<f4").tobytes()
+    (tmp_path / "a_lesion.nii").write_bytes(content)
+    np.testing.assert_array_equal(pairs.read_mask(pair, volume), stored > 1)
 
 
 @pytest.mark.parametrize(
@@ -374,9 +675,45 @@ def test_models_that_do_not_fit_get_one_line(data_dir, tmp_path, capsys):
     export(tmp_path / "large", tf.identity, size=(96, 96))
     message = refuse(arguments(tmp_path / "large", data_dir, tmp_path / "out"), capsys)
     assert "takes slices of 96x96, and those of ixi_t1/tiny are 64x64" in message
-    export(tmp_path / "broken", lambda x: x / 0)
-    message = refuse(arguments(tmp_path / "broken", data_dir, tmp_path / "out"), capsys)
-    assert "not finite for slice IXI9" in message
+    assert not list((tmp_path / "out").iterdir())
+
+
+def nan_where(chosen):
+    """A model that gives NaN for the slices whose sum is one of those chosen, to a thousandth."""
+
+    def reconstruct(slices):
+        sums = tf.reduce_sum(slices, axis=(1, 2, 3), keepdims=True)
+        near = tf.reduce_any(tf.abs(sums - tf.constant(chosen, tf.float32)) < 1e-2, -1)
+        return tf.where(near[..., None], np.nan, slices)
+
+    return reconstruct
+
+
+def test_a_model_that_gives_nan_gets_one_line_with_the_slice_and_no_score(
+    data_dir, heads_dir, tmp_path, capsys
+):
+    """In the validation slices, in the test slices once they have lesions, and in a volume."""
+    key, healthy = list(read_split(data_dir, "validation"))[5]
+    export(tmp_path / "validation", nan_where([healthy.sum(dtype=np.float64)]))
+    message = refuse(arguments(tmp_path / "validation", data_dir, tmp_path / "out"), capsys)
+    assert message == f"error: validation gives values that are not finite for slice {key}"
+    key, healthy = list(read_split(data_dir, "test"))[7]
+    room = anomaly.inner_head(anomaly.head_mask(healthy))
+    changed, _, _ = lesions.add_lesion(healthy, room, key=key)
+    export(tmp_path / "test", nan_where([changed.sum(dtype=np.float64)]))
+    message = refuse(arguments(tmp_path / "test", data_dir, tmp_path / "out"), capsys)
+    assert message == f"error: test gives values that are not finite for slice {key}"
+    voxels, _ = write_pair(tmp_path / "source", "a", seed=0)
+    # The first slices show no head, and are not given to the model.
+    voxels[:, :, :4] = 0
+    write_head(tmp_path / "source", "a_T1", voxels=voxels)
+    plane = voxels[:, :, 15].astype(np.float64)
+    scaled = (plane - plane.min()) / np.ptp(plane)
+    export(tmp_path / "volume", nan_where([scaled.sum()]))
+    source = f"--source_dir={tmp_path / 'source'}"
+    message = refuse(arguments(tmp_path / "volume", heads_dir, tmp_path / "out", source), capsys)
+    assert message == "error: volume gives values that are not finite for slice a/015"
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.real_data

@@ -163,6 +163,21 @@ def test_methods_that_score_alike_are_not_told_apart_and_one_person_has_no_inter
     _, comparisons = detection.measure(tallies, limits, seed=0)
     for row in comparisons:
         assert (row["low"], row["high"], row["verdict"]) == (0, 0, "not told apart")
+    # Alike but for noise: intervals lie on both sides of 0.
+    rng = np.random.default_rng(5)
+    noisy = {
+        name: (
+            lesions,
+            {
+                method: np.clip(5 + 2 * lesions + rng.integers(-4, 5, 120), 0, LEVELS)
+                for method in METHODS
+            },
+        )
+        for name, (lesions, _) in people.items()
+    }
+    _, comparisons = detection.measure(tallies_of(noisy), limits, seed=0)
+    for row in comparisons:
+        assert row["low"] < 0 < row["high"] and row["verdict"] == "not told apart"
     rows, comparisons = detection.measure(tallies_of({"p3": people["p3"]}), limits, seed=0)
     assert {row["verdict"] for row in comparisons} == {"no interval"}
     assert all(np.isnan([row["low"], row["high"]]).all() for row in comparisons)

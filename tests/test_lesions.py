@@ -1,6 +1,7 @@
 """Synthetic lesions, where the head is, and what each method makes of a slice."""
 
 import collections
+import hashlib
 
 import numpy as np
 import pytest
@@ -203,3 +204,64 @@ def test_a_blur_stays_within_its_slice_and_runs_both_ways():
     np.testing.assert_allclose(blurred[1], blurred[1].T)
     # The middle of a Gaussian of two dimensions.
     assert blurred[1, 10, 10] == pytest.approx(1 / (2 * np.pi * 2**2), rel=1e-3)
+
+
+def shape_of(mask):
+    """Half axes of an ellipse, longer one first, and the angle of the longer one with the rows."""
+    places = np.argwhere(mask).astype(float)
+    places -= places.mean(axis=0)
+    # Each square pixel adds a twelfth to the variances of what is a quarter of the half axis.
+    values, vectors = np.linalg.eigh(places.T @ places / len(places) - np.eye(2) / 12)
+    return 2 * np.sqrt(values[::-1]), np.arctan2(*vectors[::-1, 1]) % np.pi
+
+
+def test_lesions_are_ellipses_of_all_directions_in_shares_of_the_shorter_side():
+    image = np.full((300, 500), 0.5, np.float32)
+    room = np.zeros(image.shape, bool)
+    room[50:-50, 50:-50] = True
+    shapes = []
+    for number in range(60):
+        _, mask, kind = lesions.add_lesion(image, room, key=f"a/{number:03d}")
+        (longer, shorter), angle = shape_of(mask)
+        assert longer * shorter == pytest.approx((300 * kind.radius) ** 2, rel=0.08)
+        # A stretch of 4/3 at most, in the one direction and against the other.
+        assert longer / shorter < (4 / 3) ** 2 * 1.08
+        if longer / shorter > 1.2:
+            shapes.append(angle)
+    assert len(shapes) > 30
+    counts, _ = np.histogram(shapes, bins=4, range=(0, np.pi))
+    assert counts.min() >= 3
+
+
+def test_kind_and_size_are_drawn_by_the_digest_of_seed_and_key():
+    """So that another release, or another machine, draws the same ones."""
+    image = np.full((200, 200), 0.5, np.float32)
+    for key, seed in (("IXI002/052", 0), ("a", 0), ("a", 7)):
+        _, mask, kind = lesions.add_lesion(image, np.ones(image.shape, bool), key=key, seed=seed)
+        digest = hashlib.sha256(f"lesion {seed} {key}".encode()).digest()
+        rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        radius, contrast = divmod(int(rng.integers(12)), 4)
+        assert kind.radius == (0.02, 0.04, 0.06)[radius]
+        assert kind.contrast == (-0.3, -0.15, 0.15, 0.3)[contrast]
+        stretch = (4 / 3) ** rng.uniform(-1, 1)
+        (longer, shorter), _ = shape_of(mask)
+        assert longer / shorter == pytest.approx(max(stretch, 1 / stretch) ** 2, rel=0.15)
+    assert str(lesions.Kind(0.02, -0.15)) == "radius 0.02, contrast -0.15"
+
+
+@pytest.mark.parametrize(("brightness", "sign"), [(0.1, 1), (0.9, -1)])
+def test_lesions_lie_where_the_brightness_leaves_room(brightness, sign):
+    """A slice that is too dark gets no darker lesion, and one that is too bright no brighter."""
+    image = np.full((96, 96), brightness, np.float32)
+    room = anomaly.inner_head(np.ones(image.shape, bool))
+    image[:, :20] = 0.5  # out of the room
+    signs = []
+    for number in range(40):
+        changed, mask, kind = lesions.add_lesion(image, room, key=f"b/{number}")
+        if kind is None:
+            np.testing.assert_array_equal(changed, image)
+            assert not mask.any()
+            continue
+        signs.append(np.sign(kind.contrast))
+        assert np.abs(changed - image).max() == pytest.approx(abs(kind.contrast), abs=1e-6)
+    assert set(signs) == {sign} and len(signs) > 10

@@ -260,18 +260,22 @@ def test_slices_that_are_extrapolated_are_warned_of_whichever_scan_has_them(tmp_
 
 
 def nan_where_bright(broken_maps):
-    """Reconstruction or residual, the other or both NaN in slices that reach 30000."""
+    """Those of the two maps that are named are NaN in slices that reach 30000."""
 
     def outputs(slices):
         bright = tf.reduce_max(slices, axis=(1, 2), keepdims=True) > 30_000
         broken = tf.where(bright, np.nan, slices)
-        return [broken if part in broken_maps else slices for part in ("reconstruction", "residual")]
+        return [
+            broken if part in broken_maps else slices for part in ("reconstruction", "residual")
+        ]
 
     return outputs
 
 
 @pytest.mark.parametrize("broken_maps", [["reconstruction"], ["residual"]])
-def test_a_model_that_gives_nan_for_a_slice_leaves_no_map_of_that_scan(tmp_path, broken_maps, capsys):
+def test_a_model_that_gives_nan_for_a_slice_leaves_no_map_of_that_scan(
+    tmp_path, broken_maps, capsys
+):
     outputs = nan_where_bright(broken_maps)
     model = write_copier(tmp_path / "nan", SMALL, SMALL_GEOMETRY, outputs=outputs)
     voxels = head()
