@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -27,7 +28,7 @@ import tiny_dataset
 from browser import browser, see
 
 from evaluator import __main__ as evaluator
-from evaluator import figures, results, scoring, statistics
+from evaluator import figures, results, scoring, sections, statistics
 from ixi_tfds import bundle, configs
 
 
@@ -196,6 +197,16 @@ def test_robustness_is_written_and_shown(both):
         assert float(row["psnr"]) == pytest.approx(np.mean(psnr), abs=1e-4)
     page = (both / "report.html").read_text()
     assert "zeroed patches: what the models make of it" in page
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles[:5] == [
+        "Scores over all slices",
+        "Scores by person",
+        "Scores by group",
+        "Best, median and worst reconstructions",
+        "How the scores spread",
+    ]
+    assert titles[5:7] == ["Learning", "Robustness"]
+    assert titles[-2:] == ["Every person", "What was scored, and with what"]
     assert page.count("against the clean") == 1  # plots say so in pixels
 
 
@@ -239,6 +250,9 @@ def test_report_stands_alone(output):
     for subject in ("IXI909", "IXI910", "IXI911"):
         assert f"<td>{subject}</td>" in page
     assert "&lt;mse&gt;" in page and "<mse>" not in page
+    assert "<h1>How well blur/1 reconstructs ixi_t1/tiny</h1>" in page
+    # Of one hospital and one age there is nothing to compare.
+    assert "By sex" in page and "By site" not in page and "By age" not in page
     assert "data.fingerprint" in page
 
 
@@ -710,6 +724,14 @@ def test_the_report_begins_with_the_best_model(mixed):
     assert lead in mixed.page
     assert "How well 3 models reconstruct ixi_t1/mixed" in mixed.page
     assert "9 values reached that" in mixed.page
+    assert "MS-SSIM has 2 of its five scales" in mixed.page
+    assert "PSNR is cut off at 100 dB" in mixed.page
+    (notes,) = [
+        note
+        for note in sections.scores_section(mixed.facts | {"ms_ssim_scales": 5}).notes
+        if "scales" in note
+    ]
+    assert "MS-SSIM has all five scales." in notes
 
 
 def test_published_rows_stand_in_their_columns(mixed):
@@ -805,6 +827,27 @@ def test_groups_in_the_report_hold_their_people(mixed):
     ]
 
 
+def test_the_report_tells_what_was_scored(mixed):
+    shown, facts = tables(mixed.page), mixed.facts
+    told = dict(shown["Dataset"])
+    assert told["Dataset"] == "ixi_t1/mixed, version 1.0.0"
+    assert told["Split"] == "test: 9 slices of 4 people"
+    assert told["Size of its slices"] == "24 x 40"
+    assert told["Dataset's fingerprint"] == facts["dataset_fingerprint"]
+    for entry in facts["models"]:
+        digest = bundle.digest(mixed.models / entry["model"])
+        assert told[f"SHA-256 of {entry['model']}"] == digest
+    header, *rows = shown["The models' own cards"]
+    assert header == ["", "wild/1", "blur/1"]
+    assert {row[0]: row[1:] for row in rows} == {
+        "flags.model": ["resnet50", "small_resnet"],
+        "flags.loss": ["dssim", "mse"],
+        "flags.optimizer": ["adam", ""],
+        "flags.batch_size": ["8", "32"],
+        "preprocessing_version": ["1.0.0", "1.0.0"],
+    }
+
+
 def pictures(page):
     """Caption and panels of each figure of slices, by their labels, as arrays."""
     for caption, panels in re.findall(
@@ -831,6 +874,10 @@ def test_pictures_show_the_slices_that_their_captions_name(mixed, originals):
     keys = {"Worst": ranked[0], "Median": ranked[4], "Best": ranked[-1]}
     scores = rows.set_index(["key", "model"])
     shown = dict(pictures(mixed.page))
+    images = [originals[key] / 255 for key in keys.values()]
+    residuals = [image - give(image) for image in images for give in RECONSTRUCTIONS.values()]
+    limit = np.percentile(np.abs(residuals), 99.5)
+    assert f"saturate at \u00b1{limit:.3f}." in mixed.page
     expected = []
     for name, key in keys.items():
         for model, reconstruct in RECONSTRUCTIONS.items():
@@ -848,6 +895,9 @@ def test_pictures_show_the_slices_that_their_captions_name(mixed, originals):
             # Red where the reconstruction is too dark, blue where it is too bright.
             redder = np.sign(colours[..., 0] - colours[..., 2])
             np.testing.assert_array_equal(redder[far], np.sign(residual[far]))
+            # One scale of colours for all of them.
+            scale = matplotlib.colormaps["RdBu_r"](np.clip(residual / (2 * limit) + 0.5, 0, 1))
+            np.testing.assert_allclose(colours, 255 * scale[..., :3], atol=6)
             zoomed = panels["original, zoom"]
             assert zoomed.shape == (13, 8)
             ((row, column),) = places_of(zoomed, panels["original"])
@@ -925,6 +975,103 @@ def test_learning_curves_are_drawn_against_the_epoch(drawn):
     assert [line.get_color() for line in alone.lines] == [loss.lines[1].get_color()]
 
 
+def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
+    models = []
+    for number, run in enumerate("ab", start=1):
+        folder = tmp_path / run / "export/small/1"
+        folder.mkdir(parents=True)
+        (tmp_path / run / "history.csv").write_text(run_losses(number))
+        models.append(scoring.Model(run, folder, "", {}, None, (None, None)))
+    for workdirs in ((), (tmp_path / "a", tmp_path / "b")):
+        found = sections.find_histories(models, workdirs)
+        assert list(found["a"]["loss"]) == [1.1, 1.2, 1.3]
+        assert list(found["b"]["loss"]) == [2.1, 2.2, 2.3]
+    exchanged = sections.find_histories(models, (tmp_path / "b", tmp_path / "a"))
+    assert list(exchanged["a"]["loss"]) == [2.1, 2.2, 2.3]
+    # Where no run of ours left them, or what is there is no history, none is shown.
+    (tmp_path / "a/history.csv").write_text("epoch,loss\n1,0.5\n")
+    moved = scoring.Model("c", tmp_path / "b/export/small", "", {}, None, (None, None))
+    assert list(sections.find_histories([*models, moved], ())) == ["b"]
+
+
+def test_a_gallery_shows_what_it_says(drawn):
+    dark, bright = np.full((4, 6), 0.25), np.full((4, 6), 0.5)
+    bright[0, 5] = 1  # anterior and superior: above on the left
+    figure = figures.reconstruction_gallery({"one": (bright, dark), "_two": (dark, bright)})
+    original, copy, residual = figure.axes[:3]
+    titles = [axes.get_title() for axes in (original, copy, residual)]
+    assert titles == ["original", "reconstruction", "residual"]
+    assert [axes.get_ylabel() for axes in figure.axes[:6:3]] == ["one", " _two"]
+    np.testing.assert_array_equal(original.images[0].get_array(), np.rot90(bright))
+    assert original.images[0].get_array()[0, 0] == 1
+    np.testing.assert_array_equal(copy.images[0].get_array(), np.rot90(dark))
+    np.testing.assert_array_equal(residual.images[0].get_array(), np.rot90(bright - dark))
+    assert residual.images[0].get_clim() == (-0.75, 0.75)
+    assert original.images[0].get_clim() == copy.images[0].get_clim() == (0, 1)
+    assert figures.residual_limit([(dark, dark)]) == 1e-3
+
+
+def test_a_grid_shows_each_slice_under_its_title(drawn):
+    slices = {f"slice {n}": np.arange(12).reshape(3, 4) * n for n in range(1, 6)}
+    axes = figures.slice_grid(slices, columns=4).axes
+    assert len(axes) == 8
+    assert [each.get_title() for each in axes] == [*slices, "", "", ""]
+    for each, image in zip(axes, slices.values(), strict=False):
+        np.testing.assert_array_equal(each.images[0].get_array(), np.rot90(image))
+        assert each.images[0].get_clim() == (0, image.max())
+
+
+def test_an_outline_is_the_edge_of_its_mask():
+    image, mask = np.full((9, 12), 0.4), np.zeros((9, 12), bool)
+    mask[2:7, 3:9] = True
+    edge = mask.copy()
+    edge[3:6, 4:8] = False
+    shown = np.asarray(PIL.Image.open(io.BytesIO(figures.outlined_png(image, mask))))
+    expected = np.full((9, 12, 3), 102)
+    expected[edge] = (0xD5, 0x5E, 0x00)
+    np.testing.assert_array_equal(shown, np.rot90(expected))
+
+
+def test_precision_is_drawn_against_recall(drawn):
+    lines = {"m": (np.array([0, 0.5, 1]), np.array([1, 0.75, 0.25]))}
+    (axes,) = figures.precision_recall("lesions", lines, chance=0.1).axes
+    assert (axes.get_title(), axes.get_xlabel(), axes.get_ylabel()) == (
+        "lesions",
+        "recall",
+        "precision",
+    )
+    line, chance = axes.lines
+    assert line.get_xydata().tolist() == [[0, 1], [0.5, 0.75], [1, 0.25]]
+    assert line.get_drawstyle() == "steps-post"
+    assert list(chance.get_ydata()) == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_every_flag_reaches_the_scoring(lesions, tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "evaluator.evaluation.evaluate",
+        lambda models, output, **more: asked.update(more, models=models, output=output),
+    )
+    folders = [tmp_path / name for name in ("m", "n", "d", "w", "x")]
+    for folder in folders:
+        folder.mkdir()
+    m, n, d, w, x = folders
+    command = [f"--saved_model={m},{n}", f"--data_dir={d}", f"--output_dir={tmp_path}/o"]
+    assert evaluator.run(command) == 0
+    expected = {"models": (m, n), "output": tmp_path / "o", "data_dir": d, "workdirs": ()}
+    expected |= {"dataset": "ixi_t1/thesis", "split": "test", "batch_size": 32, "verify": "full"}
+    switches = ("corrupted", "lesions", "allow_changed_model", "allow_other_preprocessing")
+    assert asked == expected | dict.fromkeys(switches, False)
+    command += [f"--workdir={w},{x}", "--dataset=a/b", "--split=train", "--batch_size=1"]
+    command += ["--verify=quick", "--lesions" if lesions else "--robustness"]
+    command += ["--allow_changed_model" if lesions else "--allow_other_preprocessing"]
+    assert evaluator.run(command) == 0
+    expected |= {"workdirs": (w, x), "dataset": "a/b", "split": "train", "batch_size": 1}
+    given = dict(zip(switches, (not lesions, lesions, lesions, not lesions), strict=True))
+    assert asked == expected | {"verify": "quick"} | given
+
+
 def test_without_more_flags_the_thesis_config_is_scored(model, tmp_path, capsys):
     config = configs.SliceConfig("thesis", in_plane=(16, 16), size=(16, 16), window=(0, 1))
     tiny_dataset.write_tiny_dataset(tmp_path / "data", config)
@@ -968,6 +1115,27 @@ def test_gallery_of_several_models_goes_by_their_mean():
     # Of equal slices the first by name comes first, in whatever order they were scored.
     same = [score(key, 20.0) for key in "cab"]
     assert results.gallery(same) == {"worst": "a", "median": "b", "best": "c"}
+
+
+def test_of_one_person_there_is_no_interval():
+    """Which JSON says with null, for it knows no NaN, and the page in words."""
+    split = scoring.Split("d", "1.0.0", "test", "abc", (32, 48), 2, None)
+    models = [scoring.Model(name, None, "", {}, None, (None, None)) for name in ("m", "n")]
+    scores = [score(f"IXI901/00{n}", 20.0 + n) for n in range(2)]
+    scores += [dataclasses.replace(each, model="n", psnr=each.psnr + 2) for each in scores]
+    facts = results.summary(models, split, scores)
+    assert facts["models"][0]["by_subject"]["psnr"] == {"mean": 20.5, "low": None, "high": None}
+    assert facts["models"][1]["by_subject"]["psnr"] == {"mean": 22.5, "low": None, "high": None}
+    row = facts["paired_differences"]["rows"][0]
+    assert (row["model"], row["mean"], row["low"], row["high"]) == ("n", 2, None, None)
+    texts = results.result_files(scores, facts, None)
+    assert list(texts) == ["scores.csv", "summary.json"]
+    assert json.loads(texts["summary.json"], parse_constant=pytest.fail) == facts
+    shown = sections.subjects_section(facts)
+    means, differences = shown.tables.values()
+    assert means.iloc[1, 1] == "22.50 [one person: none]"
+    assert differences.iloc[0, 1] == "+2.00 [one person: none]"
+    assert "With as few as 1 people they are too narrow" in shown.notes[0]
 
 
 def test_scores_are_written_with_six_decimals():

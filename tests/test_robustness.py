@@ -136,6 +136,13 @@ def test_the_thesis_set_takes_two_slices_of_each_person():
     assert tarnished["zeroed patches"] == 40
     assert min(tarnished["blur"], tarnished["pixel dropout"]) > 8
     pd.testing.assert_frame_equal(robustness.thesis_set(keys[::-1]), chosen)
+    assert (chosen["severity"] == 3).all()
+    assert all(row.key.startswith(f"{row.subject}/") for row in chosen.itertuples())
+    # A person's own are drawn by that person's name, whoever else is there.
+    alone = robustness.thesis_set(keys[6:12]).to_dict("records")
+    assert alone == chosen[chosen["subject"] == "IXI001"].to_dict("records")
+    (single,) = robustness.thesis_set([("IXI001", "IXI001/000")]).to_dict("records")
+    assert single["corruption"] in ("blur", "pixel dropout")
 
 
 def test_the_thesis_set_is_scored(frame):

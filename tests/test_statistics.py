@@ -129,13 +129,13 @@ def test_a_shift_of_every_person_is_found_exactly():
 
 def test_every_model_is_compared_with_the_reference():
     """Each with it, whatever stands between them, above or below it in the alphabet."""
-    reference = table(6, 3, model="m").assign(mae=lambda frame: frame["psnr"] / 100)
+    reference = table(6, 3, model="mean").assign(mae=lambda frame: frame["psnr"] / 100)
     others = [
         reference.assign(model=model, psnr=reference["psnr"] + psnr, mae=reference["mae"] + mae)
         for model, psnr, mae in (("z", 1.0, -0.01), ("a", -2.0, 0.03), ("q", 4.0, 0.05))
     ]
     frame = pd.concat([others[0], reference, *others[1:]], ignore_index=True)
-    found = statistics.paired_differences(frame, "".join(["m"]))
+    found = statistics.paired_differences(frame, "".join(["me", "an"]))
     assert list(found["model"]) == ["z"] * 4 + ["a"] * 4 + ["q"] * 4
     assert list(found["metric"]) == ["psnr", "ssim", "ms_ssim", "mae"] * 3
     assert (found["subjects"] == 6).all()
@@ -186,8 +186,8 @@ def test_models_of_different_people_are_not_compared():
 
 
 def test_age_bands():
-    ages = pd.Series([19.9, 39.99, 40.0, 59.9, 60.0, 86.0, math.nan])
-    expected = ["under 40"] * 2 + ["40 to 59"] * 2 + ["60 and over"] * 2 + ["unknown"]
+    ages = pd.Series([-1.0, 19.9, 39.99, 40.0, 59.9, 60.0, 86.0, math.nan])
+    expected = ["under 40"] * 3 + ["40 to 59"] * 2 + ["60 and over"] * 2 + ["unknown"]
     bands = statistics.age_bands(ages)
     assert list(bands) == expected
     assert list(bands.sort_values().unique()) == [*dict.fromkeys(expected)]
