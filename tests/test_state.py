@@ -147,8 +147,10 @@ def test_what_is_written_is_read_again_and_only_last_and_best_checkpoint_stay(tm
     with (tmp_path / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["val_loss"] for row in rows] == ["0.5", "0.4", "0.45", "0.44", "0.7"]
-    assert (tmp_path / "history.csv").read_bytes().startswith(
-        b"epoch,learning_rate,loss,val_loss\n1,0.1,9.0,0.5\n"
+    assert (
+        (tmp_path / "history.csv")
+        .read_bytes()
+        .startswith(b"epoch,learning_rate,loss,val_loss\n1,0.1,9.0,0.5\n")
     )
     assert not list(tmp_path.glob("*.partial"))
 
@@ -192,7 +194,9 @@ def test_a_state_whose_best_epoch_is_none_of_its_epochs_is_refused(best, epochs,
     with pytest.raises(UserError, match="its epochs do not fit together") as caught:
         state.read_state(tmp_path, 0.5)
     assert str(caught.value).startswith(f"{tmp_path / 'state.json'}: is not the state of a run (")
-    assert str(caught.value).endswith("); bring the file back, or begin anew with another --workdir")
+    assert str(caught.value).endswith(
+        "); bring the file back, or begin anew with another --workdir"
+    )
 
 
 @pytest.mark.parametrize(
