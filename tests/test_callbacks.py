@@ -200,6 +200,19 @@ def test_the_step_to_blame_is_named(epoch, kept, bad, last, value, tmp_path):
     )
 
 
+def test_steps_are_handed_over_as_tensors_for_which_nobody_waits(tmp_path):
+    kinds = set()
+
+    class Watch(callbacks.FiniteLoss):
+        def on_train_batch_end(self, batch, logs=None):
+            kinds.add(tf.is_tensor(logs["loss"]))
+            super().on_train_batch_end(batch, logs)
+
+    watch = Watch(tmp_path, lambda epoch, step: [])
+    a_network().fit(np.ones((8, 2)), np.ones(8), batch_size=2, verbose=0, callbacks=[watch])
+    assert kinds == {True} and watch.epoch == 0 and not watch.losses
+
+
 def events(folder):
     """(step, tag, summary value) of all event files."""
     found = []
