@@ -191,3 +191,16 @@ def test_training_sees_other_corruptions_in_each_epoch_and_by_each_seed():
         # Of the running means, the second step's own.
         found += [means[0], 2 * means[1] - means[0]]
     assert len({round(value, 5) for value in found}) == 4 and min(found) > 0.005
+
+
+def test_the_psnr_of_training_is_against_the_clean_slice():
+    images = slices(4)
+    config = augmentation.AugmentationConfig(blur_sigmas=(), gaussian_noise=0.2)
+    model, _ = a_model(optimizer=keras.optimizers.SGD(0.0), augment=config)
+    report = model.fit(dealt(images, 4), verbose=0).history
+    clean = unit(images).astype(np.float32)
+    keep = {"config": config, "seed": 3, "batch_size": 4}
+    inputs = augmentation.augment(clean, tf.range(4, dtype=tf.int64), **keep).numpy()
+    each = np.mean((inputs - clean) ** 2, axis=(1, 2, 3))
+    assert report["loss"] == pytest.approx([each.mean()], rel=1e-4)
+    assert report["psnr"] == pytest.approx([np.mean(-10 * np.log10(each))], rel=1e-4)

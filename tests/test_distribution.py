@@ -16,7 +16,7 @@ from test_train_config import OTHERWISE, a_config
 
 from ixi_tfds import configs
 from ixi_tfds.errors import UserError
-from trainer import distribution, input_pipeline, thesis, training, tune
+from trainer import distribution, input_pipeline, normalization, thesis, training, tune
 from trainer.__main__ import run
 from trainer.cluster import Cluster, read_cluster
 
@@ -318,6 +318,35 @@ def test_workers_with_several_replicas_each_read_their_own_rows(replicas, worker
 def test_one_replica_reads_the_batches_as_they_are():
     batches = tf.data.Dataset.range(3)
     assert training._dealt(batches, 8, Dealing(1, 1)) is batches
+
+
+class Beside:
+    """A replica's context, in which the other replica's values are those that a test gives."""
+
+    num_replicas_in_sync = 2
+
+    def __init__(self, theirs):
+        self.theirs = list(theirs)
+
+    def all_reduce(self, operation, mine):
+        assert operation == tf.distribute.ReduceOp.MEAN
+        return (mine + self.theirs.pop(0)) / 2
+
+
+def test_several_replicas_normalize_by_the_rows_of_all(monkeypatch):
+    rows = np.random.default_rng(0).normal(3, 2, (8, 2, 3, 5)).astype(np.float32)
+    rows[4:] *= 0.2
+    mine, others = rows[:4], rows[4:]
+    mean, variance = rows.mean(axis=(0, 1, 2)), rows.var(axis=(0, 1, 2))
+    layer = normalization.Normalization(momentum=0.9, epsilon=1e-3)
+    layer.build(rows.shape)
+    theirs = (others.mean(axis=(0, 1, 2)), ((others - mean) ** 2).mean(axis=(0, 1, 2)))
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: Beside(theirs))
+    normalized = layer.call(tf.constant(mine), training=True).numpy()
+    np.testing.assert_allclose(normalized, (mine - mean) / np.sqrt(variance + 1e-3), atol=1e-4)
+    # The moving averages begin with 0 and 1; that of the variance is of a sample, 48 of each.
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance * 48 / 47, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

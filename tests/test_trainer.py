@@ -69,6 +69,13 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
 
     monkeypatch.setattr(autoencoder.Autoencoder, "train_step", step)
     monkeypatch.setattr(autoencoder.Autoencoder, "losses_of", losses_of)
+    kept = []
+
+    def write_state(workdir, run_state, works=state.write_state):
+        works(workdir, run_state)
+        kept.append(files(workdir / "checkpoints"))
+
+    monkeypatch.setattr(state, "write_state", write_state)
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", "--epochs=3", *FLAGS, *flags]
     assert run(command) == 2
     error = capsys.readouterr().err
@@ -90,8 +97,9 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
     }
     assert listed.partition(";")[0].split(", ") == [known[image.tobytes()] for image in images]
     assert state.read_state(tmp_path, 0.0).epochs_done == 1
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
+    assert kept == [files(tmp_path / "checkpoints")]
+    assert kept[0].keys() == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
+    assert not (tmp_path / "export").exists()
 
 
 def history(workdir):
@@ -281,7 +289,8 @@ def test_the_seed_decides_about_the_first_weights(data_dir, tmp_path, monkeypatc
 
 
 def test_the_saved_model_runs_without_our_code(trained, tmp_path):
-    slices = tiny_dataset.scanner_slices("IXI990", constant_slice=True).astype(np.float32)
+    slices = tiny_dataset.scanner_slices("IXI990").astype(np.float32)
+    slices[0] = 7
     limits = [(float(image.min()), float(image.max())) for image in slices]
     # The dataset's own rule, from its own code.
     stored = [intensity.quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
@@ -301,7 +310,8 @@ def test_the_saved_model_runs_without_our_code(trained, tmp_path):
     np.testing.assert_allclose(outputs["raw_residual"], slices - expected, atol=tolerance)
     given_back = outputs["raw_reconstruction"] + outputs["raw_residual"]
     np.testing.assert_allclose(given_back, slices, atol=1e-3)
-    assert not outputs["raw_residual"][0].any()
+    assert (outputs["raw_reconstruction"][0] == 7).all() and not outputs["raw_residual"][0].any()
+    assert all(np.isfinite(output).all() for output in outputs.values())
 
 
 @pytest.mark.parametrize("limits", [None, (-3.7, 411.3)])
@@ -387,12 +397,16 @@ def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, caps
 
 def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
     command = [f"--data_dir={data_dir}", f"--workdir={trained}", *FLAGS]
-    before = (trained / "config.json").read_bytes()
+    before = files(trained)
     assert run([*command, "--epochs=3", "--loss=dssim", "--seed=3"]) == 2
-    assert "--loss=mse, --seed=0" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"--workdir={trained}: belongs to a run with --loss=mse, --seed=0; give" in error
+    assert error.count("\n") == 1
     assert run([*command, "--epochs=2"]) == 2
-    assert "--epochs=3" in capsys.readouterr().err
-    assert (trained / "config.json").read_bytes() == before
+    error = capsys.readouterr().err
+    assert f"--workdir={trained}: its run has --epochs=3; give as many or more" in error
+    assert error.count("\n") == 1
+    assert files(trained) == before
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -579,13 +593,13 @@ def foreign_state(workdir):
 def lose_checkpoint(workdir):
     for path in (workdir / "checkpoints").iterdir():
         path.unlink()
-    return "this checkpoint is missing or damaged"
+    return "checkpoints/epoch-00003: this checkpoint is missing or damaged"
 
 
 def truncate_checkpoint(workdir):
     for path in (workdir / "checkpoints").glob("*.data-*"):
         path.write_bytes(path.read_bytes()[:1000])
-    return "this checkpoint is missing or damaged"
+    return "checkpoints/epoch-00003: this checkpoint is missing or damaged"
 
 
 def spoil_claim(workdir):
@@ -603,7 +617,7 @@ def test_a_damaged_workdir_gets_one_line(damage, trained, data_dir, tmp_path, ca
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--epochs=4", *FLAGS]
     assert run(command) == 2
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    assert f"{tmp_path}/run" in error and words in error and error.count("\n") == 1
     assert not (tmp_path / "run/export").exists()
 
 
@@ -624,4 +638,5 @@ def test_a_damaged_shard_stops_the_run_before_or_at_it(verify, data_dir, tmp_pat
         assert "slices to train on" not in captured.out and not (tmp_path / "run").exists()
     else:
         assert "a shard is damaged (corrupted record" in captured.err
-    assert not (tmp_path / "run/state.json").exists()
+    for name in ("state.json", "checkpoints", "export"):
+        assert not (tmp_path / "run" / name).exists()
