@@ -251,7 +251,7 @@ def test_the_losses_of_validation_are_those_of_all_its_slices(best_in_between, d
         loss = np.mean((clean - given_back) ** 2)
         each = np.mean((clean - given_back.clip(0, 1)) ** 2, axis=(1, 2, 3))
         told = found[epoch - 1]
-        assert told["val_loss"] == pytest.approx(loss, rel=1e-3)
+        assert told["val_loss"] == pytest.approx(loss, rel=2e-4)
         assert told["val_psnr"] == pytest.approx(np.mean(-10 * np.log10(each)), rel=1e-3)
         assert told["val_loss_augmented"] != told["val_loss"]
 
