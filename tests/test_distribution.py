@@ -1,6 +1,7 @@
 """Several replicas and several machines train as one does."""
 
 import csv
+import dataclasses
 import functools
 import json
 import socket
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_dataset
+from test_train_config import OTHERWISE, a_config
 
 from ixi_tfds import configs
-from trainer import thesis, tune
+from ixi_tfds.errors import UserError
+from trainer import distribution, input_pipeline, normalization, thesis, training, tune
 from trainer.__main__ import run
 from trainer.cluster import Cluster, read_cluster
 
@@ -67,14 +70,15 @@ def free_ports(number):
     return ports
 
 
-def start_two(data_dir, folder, *before):
-    """Two workers on this machine; `before` gives what each does first, besides recording."""
+def start_two(data_dir, folder, *before, flags=((), ())):
+    """Two workers on this machine; `before` gives what each does first, besides recording, and
+    `flags` what each has in addition."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(2)]
     workers = []
     for index, extra in enumerate(before or ((), ())):
         workers.append(
             forked.start(
-                [f"--data_dir={data_dir}", f"--workdir={folder}/run", *FLAGS],
+                [f"--data_dir={data_dir}", f"--workdir={folder}/run", *FLAGS, *flags[index]],
                 folder / f"log-{index}.txt",
                 functools.partial(forked.record, folder / f"steps-{index}.txt"),
                 *extra,
@@ -193,6 +197,196 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
     prefixes = [path.with_suffix("") for path in theirs.glob("checkpoints/*.index")]
     for prefix in [*prefixes, theirs / "export/resnet_like/1/variables/variables"]:
         assert variables(ours / prefix.relative_to(theirs)) == variables(prefix), prefix
+
+
+@pytest.mark.slow
+def test_workers_started_with_other_flags_are_refused(data_dir, tmp_path):
+    """Each in a folder of its own, for in the same one the second would be refused by itself."""
+    flags = ((), (f"--workdir={tmp_path}/other", "--seed=1"))
+    assert forked.finish(*start_two(data_dir, tmp_path, flags=flags)) == [2, 2], logs(tmp_path)
+    errors = [log.splitlines()[-1] for log in logs(tmp_path)]
+    # Who hears of it last may find the other gone.
+    differ = "error: the workers differ in flags; start all of them alike"
+    assert differ in errors, errors
+    for error in errors:
+        assert error == differ or error.startswith("error: lost another worker"), errors
+    assert not list(tmp_path.glob("*/state.json")) and not list(tmp_path.glob("*/checkpoints"))
+    assert not list(tmp_path.glob("*/export"))
+
+
+class Gathering:
+    """A strategy of two workers, of whom the other has what a test says."""
+
+    def __init__(self, theirs):
+        self.theirs = theirs
+        self.asked = []
+
+    def experimental_distribute_values_from_function(self, function):
+        return function(None)
+
+    def gather(self, mine, axis):
+        self.asked.append(mine)
+        return tf.concat([mine, self.theirs if self.theirs is not None else mine], axis)
+
+
+def digests(what):
+    strategy = Gathering(None)
+    distribution.check_agreement(strategy, Cluster(2), what)
+    return strategy.asked[0]
+
+
+def test_workers_that_have_the_same_agree_and_others_hear_what_differs():
+    mine = {"flags": "a", "dataset": "b", "state": "c"}
+    distribution.check_agreement(Gathering(digests(mine)), Cluster(2, 1), mine)
+    for change, differing in (
+        ({"flags": "x"}, "flags"),
+        ({"dataset": "x"}, "dataset"),
+        ({"state": "c "}, "state"),
+        ({"flags": "b", "dataset": "a"}, "flags and dataset"),
+        ({"flags": "x", "dataset": "x", "state": "x"}, "flags and dataset and state"),
+    ):
+        with pytest.raises(UserError) as caught:
+            distribution.check_agreement(Gathering(digests(mine | change)), Cluster(2), mine)
+        assert str(caught.value) == f"the workers differ in {differing}; start all of them alike"
+    # One process has nobody to ask.
+    alone = Gathering(None)
+    distribution.check_agreement(alone, Cluster(), mine)
+    assert alone.asked == []
+
+
+def agreement(config, fingerprint="abc"):
+    """What `_agree_on_state` tells the other workers."""
+    strategy = Gathering(None)
+    training._agree_on_state(config, fingerprint, strategy, Cluster(2))
+    return strategy.asked[0].numpy().ravel().tolist()
+
+
+def test_flags_dataset_and_state_of_the_workers_are_compared(tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    config = a_config(workdir=str(workdir), model="resnet50", augment_validation=False)
+    flags, dataset, found = agreement(config)
+    assert (
+        agreement(config, "abd")[0::2] == [flags, found] and agreement(config, "abd")[1] != dataset
+    )
+    for name in OTHERWISE.keys() - {"data_dir", "verify", "learning_rate", "model"}:
+        if name != "augment_validation":
+            other = dataclasses.replace(config, **{name: OTHERWISE[name]})
+            assert agreement(other)[1:] == [dataset, found], name
+            assert agreement(other)[0] != flags, name
+    # Where the data is may have another name on each machine, and how much of it is checked.
+    for name in ("data_dir", "verify"):
+        other = dataclasses.replace(config, **{name: OTHERWISE[name]})
+        assert agreement(other) == [flags, dataset, found]
+    row = {"epoch": 1, "learning_rate": 0.02, "loss": 1.0, "val_loss": 1.0}
+    state = {"learning_rate": 0.02, "history": [row], "best_epoch": 1, "best_loss": 1.0}
+    (workdir / "state.json").write_text(json.dumps(state))
+    flags_again, dataset_again, other_found = agreement(config)
+    assert (flags_again, dataset_again) == (flags, dataset) and other_found != found
+
+
+class Dealing:
+    """A strategy that hands out what each worker of several would read."""
+
+    def __init__(self, replicas, workers):
+        self.num_replicas_in_sync = replicas
+        self.workers = workers
+
+    def distribute_datasets_from_function(self, function):
+        return [
+            function(tf.distribute.InputContext(self.workers, worker, self.num_replicas_in_sync))
+            for worker in range(self.workers)
+        ]
+
+
+@pytest.mark.parametrize(("replicas", "workers"), [(2, 1), (2, 2), (4, 2), (8, 2), (4, 4)])
+def test_workers_with_several_replicas_each_read_their_own_rows(replicas, workers, data_dir):
+    split = input_pipeline.find_split(data_dir / "ixi_t1/tiny/1.0.0", "validation")
+    batches = input_pipeline.evaluation_batches(split, batch_size=BATCH)
+    shares = training._dealt(batches, BATCH, Dealing(replicas, workers))
+    assert len(shares) == workers
+    here, rows = replicas // workers, BATCH // replicas
+    for worker, share in enumerate(shares):
+        pieces = [piece["index"].tolist() for piece in share.as_numpy_iterator()]
+        # Ten slices: a whole batch, and one of two that is filled up.
+        first = worker * here * rows
+        places = [*range(BATCH), 8, 9, *[-1] * 6]
+        mine = places[first : first + here * rows] + places[BATCH + first :][: here * rows]
+        assert pieces == [mine[at : at + rows] for at in range(0, len(mine), rows)]
+
+
+def test_one_replica_reads_the_batches_as_they_are():
+    batches = tf.data.Dataset.range(3)
+    assert training._dealt(batches, 8, Dealing(1, 1)) is batches
+
+
+class Beside:
+    """A replica's context, in which the other replica's values are those that a test gives."""
+
+    num_replicas_in_sync = 2
+
+    def __init__(self, theirs):
+        self.theirs = list(theirs)
+
+    def all_reduce(self, operation, mine):
+        assert operation == tf.distribute.ReduceOp.MEAN
+        return (mine + self.theirs.pop(0)) / 2
+
+
+def test_several_replicas_normalize_by_the_rows_of_all(monkeypatch):
+    rows = np.random.default_rng(0).normal(3, 2, (8, 2, 3, 5)).astype(np.float32)
+    rows[4:] *= 0.2
+    mine, others = rows[:4], rows[4:]
+    mean, variance = rows.mean(axis=(0, 1, 2)), rows.var(axis=(0, 1, 2))
+    layer = normalization.Normalization(momentum=0.9, epsilon=1e-3)
+    layer.build(rows.shape)
+    theirs = (others.mean(axis=(0, 1, 2)), ((others - mean) ** 2).mean(axis=(0, 1, 2)))
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: Beside(theirs))
+    normalized = layer.call(tf.constant(mine), training=True).numpy()
+    np.testing.assert_allclose(normalized, (mine - mean) / np.sqrt(variance + 1e-3), atol=1e-4)
+    # The moving averages begin with 0 and 1; that of the variance is of a sample, 48 of each.
+    np.testing.assert_allclose(layer.moving_mean, 0.1 * mean, rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, 0.9 + 0.1 * variance * 48 / 47, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.UnavailableError(None, None, "x"),
+        tf.errors.AbortedError(None, None, "x"),
+        tf.errors.CancelledError(None, None, "x"),
+        tf.errors.InternalError(None, None, "Collective ops is aborted by: x"),
+        tf.errors.UnknownError(None, None, "no heartbeat"),
+        tf.errors.InternalError(None, None, "coordination service"),
+        tf.errors.InvalidArgumentError(None, None, "shapes"),
+        ValueError("of our own"),
+    ],
+)
+def test_only_a_lost_worker_of_a_cluster_is_called_lost(error):
+    own = isinstance(error, ValueError | tf.errors.InvalidArgumentError)
+    kind = type(error) if own else UserError
+    with pytest.raises(kind) as caught, distribution.losing_workers(Cluster(2)):
+        raise error
+    if not own:
+        assert str(caught.value) == (
+            "lost another worker of the cluster; start all workers again to go on after the last "
+            "whole epoch"
+        )
+    with pytest.raises(type(error)), distribution.losing_workers(Cluster()):
+        raise error
+
+
+def test_more_gpus_than_there_are_cannot_be_had(monkeypatch):
+    monkeypatch.setattr(
+        tf.config, "list_physical_devices", lambda kind: ["one", "two"] if kind == "GPU" else []
+    )
+    asked = []
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", asked.append)
+    with pytest.raises(UserError, match=r"--replicas=3: there are 2 GPUs only"):
+        distribution.make_strategy(3)
+    for replicas in (0, 1, 2):
+        distribution.make_strategy(replicas)
+    assert asked == [["GPU:0", "GPU:1"], ["GPU:0"], ["GPU:0", "GPU:1"]]
 
 
 def test_what_tf_config_says():

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import pathlib
 import shutil
 
@@ -11,10 +12,22 @@ import tiny_dataset
 from tensorflow import keras
 
 from ixi_tfds import configs, intensity
-from trainer import augmentation, autoencoder, export, input_pipeline, losses, state
+from ixi_tfds.errors import UserError
+from trainer import (
+    augmentation,
+    autoencoder,
+    callbacks,
+    export,
+    input_pipeline,
+    losses,
+    models,
+    state,
+    training,
+)
 from trainer.__main__ import run
 
 LIKE = ["--model=resnet_like"]
+SMALL = [*LIKE, "--stem_filters=16", "--stage_filters=16", "--stage_blocks=1"]
 DEEP = [*LIKE, "--stage_filters=8,8,8,8,8", "--stage_blocks=1,1,1,1,1"]
 FLAGS = ["--dataset=ixi_t1/tiny", "--batch_size=4", "--learning_rate=0.01"]
 
@@ -56,6 +69,13 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
 
     monkeypatch.setattr(autoencoder.Autoencoder, "train_step", step)
     monkeypatch.setattr(autoencoder.Autoencoder, "losses_of", losses_of)
+    kept = []
+
+    def write_state(workdir, run_state, works=state.write_state):
+        works(workdir, run_state)
+        kept.append(files(workdir / "checkpoints"))
+
+    monkeypatch.setattr(state, "write_state", write_state)
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", "--epochs=3", *FLAGS, *flags]
     assert run(command) == 2
     error = capsys.readouterr().err
@@ -77,8 +97,9 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
     }
     assert listed.partition(";")[0].split(", ") == [known[image.tobytes()] for image in images]
     assert state.read_state(tmp_path, 0.0).epochs_done == 1
-    names = {path.name for path in (tmp_path / "checkpoints").iterdir()}
-    assert names == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
+    assert kept == [files(tmp_path / "checkpoints")]
+    assert kept[0].keys() == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
+    assert not (tmp_path / "export").exists()
 
 
 def history(workdir):
@@ -149,8 +170,127 @@ def checkpoints(workdir):
     return values
 
 
+AUGMENTED, CLEAN = [0.5, 0.3, 0.4, 0.35], [0.4, 0.3, 0.2, 0.1]
+"""Losses on validation slices, corrupted and clean: by the one the second epoch is the best of
+four, by the other the last."""
+
+
+@pytest.fixture(scope="module")
+def best_in_between(data_dir, tmp_path_factory):
+    """A run whose best epoch is not its last: its folder, its own losses, its rates."""
+    workdir = tmp_path_factory.mktemp("between")
+    found, rates = [], []
+
+    def on_epoch_end(self, epoch, logs=None, works=callbacks.EpochEnd.on_epoch_end):
+        found.append(dict(logs))
+        rates.append(float(self.model.optimizer.learning_rate.numpy()))
+        works(
+            self,
+            epoch,
+            {**logs, "val_loss": CLEAN[epoch], "val_loss_augmented": AUGMENTED[epoch]},
+        )
+
+    command = [f"--data_dir={data_dir}", f"--workdir={workdir}", *FLAGS, *SMALL, "--epochs=4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(callbacks.EpochEnd, "on_epoch_end", on_epoch_end)
+        assert run([*command, "--batch_size=5", "--augment_validation"]) == 0
+    return workdir, found, rates
+
+
+def weights(prefix, within):
+    """The bytes of the variables of a checkpoint whose names begin so."""
+    reader = tf.train.load_checkpoint(str(prefix))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(within)]
+    return sorted(reader.get_tensor(name).tobytes() for name in names)
+
+
+def test_the_best_weights_are_exported_not_the_last(best_in_between):
+    workdir, _, _ = best_in_between
+    model = workdir / "export/resnet_like/1"
+    exported = weights(model / "variables/variables", "weights/")
+    best, last = (
+        weights(workdir / f"checkpoints/epoch-{epoch:05d}", "network/") for epoch in (2, 4)
+    )
+    assert len(exported) > 20 and exported == best
+    assert len(set(exported) - set(last)) > 20
+    kept = {path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()}
+    assert kept == {"epoch-00002", "epoch-00004"}
+    # The card tells of these weights, too.
+    card = json.loads((model / "assets.extra/model_card.json").read_text())
+    row = history(workdir)[1]
+    assert card["best"] == {name: float(value) for name, value in row.items()}
+    assert card["best"]["epoch"] == 2 and card["best"]["val_loss_augmented"] == 0.3
+
+
+def test_the_optimizer_itself_gets_the_scheduled_rate(best_in_between):
+    workdir, _, rates = best_in_between
+    assert rates == pytest.approx([0.01] * 4)
+    for epoch, rate in ((2, 0.01), (4, 0.01 * math.sqrt(0.1))):
+        # The rate of the epoch after it: the fourth was the second without a better loss.
+        reader = tf.train.load_checkpoint(str(workdir / f"checkpoints/epoch-{epoch:05d}"))
+        saved = reader.get_tensor("optimizer/_learning_rate/.ATTRIBUTES/VARIABLE_VALUE")
+        assert saved == pytest.approx(rate, rel=1e-6)
+        # Four whole batches of 5 of the 24 slices.
+        assert reader.get_tensor("optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE") == 4 * epoch
+
+
+def test_the_losses_of_validation_are_those_of_all_its_slices(best_in_between, data_dir):
+    """Eight slices in batches of five."""
+    workdir, found, _ = best_in_between
+    sizes = {"stem_filters": 16, "stage_filters": (16,), "stage_blocks": (1,)}
+    network = models.build("resnet_like", (32, 32), rgb=False, upsampling_filters=(), **sizes)
+    examples = [
+        example for number in (907, 908) for example in tiny_dataset.slice_examples(f"IXI{number}")
+    ]
+    clean = np.stack([example["image"] for example in examples]) / 255
+    assert len(clean) == 8
+    for epoch in (2, 4):
+        path = state.checkpoint_path(workdir, epoch)
+        tf.train.Checkpoint(network=network).read(str(path)).expect_partial()
+        given_back = network(np.float32(clean), training=False).numpy()
+        loss = np.mean((clean - given_back) ** 2)
+        each = np.mean((clean - given_back.clip(0, 1)) ** 2, axis=(1, 2, 3))
+        told = found[epoch - 1]
+        assert told["val_loss"] == pytest.approx(loss, rel=2e-4)
+        assert told["val_psnr"] == pytest.approx(np.mean(-10 * np.log10(each)), rel=1e-3)
+        assert told["val_loss_augmented"] != told["val_loss"]
+
+
+def test_a_policy_of_16_bits_does_not_outlast_its_run(data_dir, tmp_path, monkeypatch, capsys):
+    seen = []
+
+    def fails(*_):
+        seen.append(keras.mixed_precision.global_policy().name)
+        raise UserError("no further")
+
+    monkeypatch.setattr(training, "_agree_on_state", fails)
+    for flags in ([], ["--mixed_precision"]):
+        workdir = f"--workdir={tmp_path / str(len(seen))}"
+        assert run([f"--data_dir={data_dir}", workdir, *FLAGS, *flags]) == 2
+        assert "no further" in capsys.readouterr().err
+        assert keras.mixed_precision.global_policy().name == "float32"
+    assert seen[0] == "float32" and seen[1].startswith("mixed_")
+
+
+def test_the_seed_decides_about_the_first_weights(data_dir, tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def fit(config, model, *_, **__):
+        begun.append(np.concatenate([value.ravel() for value in model.network.get_weights()]))
+        raise UserError("no further")
+
+    monkeypatch.setattr(training, "_fit", fit)
+    for number, seed in enumerate((3, 3, 4)):
+        workdir = f"--workdir={tmp_path / str(number)}"
+        assert run([f"--data_dir={data_dir}", workdir, *FLAGS, *SMALL, f"--seed={seed}"]) == 2
+    capsys.readouterr()
+    np.testing.assert_array_equal(begun[0], begun[1])
+    assert np.mean(begun[0] != begun[2]) > 0.5
+
+
 def test_the_saved_model_runs_without_our_code(trained, tmp_path):
-    slices = tiny_dataset.scanner_slices("IXI990", constant_slice=True).astype(np.float32)
+    slices = tiny_dataset.scanner_slices("IXI990").astype(np.float32)
+    slices[0] = 7
     limits = [(float(image.min()), float(image.max())) for image in slices]
     # The dataset's own rule, from its own code.
     stored = [intensity.quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
@@ -170,7 +310,8 @@ def test_the_saved_model_runs_without_our_code(trained, tmp_path):
     np.testing.assert_allclose(outputs["raw_residual"], slices - expected, atol=tolerance)
     given_back = outputs["raw_reconstruction"] + outputs["raw_residual"]
     np.testing.assert_allclose(given_back, slices, atol=1e-3)
-    assert not outputs["raw_residual"][0].any()
+    assert (outputs["raw_reconstruction"][0] == 7).all() and not outputs["raw_residual"][0].any()
+    assert all(np.isfinite(output).all() for output in outputs.values())
 
 
 @pytest.mark.parametrize("limits", [None, (-3.7, 411.3)])
@@ -256,12 +397,16 @@ def test_slips_of_the_user_get_one_line(flags, message, data_dir, tmp_path, caps
 
 def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
     command = [f"--data_dir={data_dir}", f"--workdir={trained}", *FLAGS]
-    before = (trained / "config.json").read_bytes()
+    before = files(trained)
     assert run([*command, "--epochs=3", "--loss=dssim", "--seed=3"]) == 2
-    assert "--loss=mse, --seed=0" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"--workdir={trained}: belongs to a run with --loss=mse, --seed=0; give" in error
+    assert error.count("\n") == 1
     assert run([*command, "--epochs=2"]) == 2
-    assert "--epochs=3" in capsys.readouterr().err
-    assert (trained / "config.json").read_bytes() == before
+    error = capsys.readouterr().err
+    assert f"--workdir={trained}: its run has --epochs=3; give as many or more" in error
+    assert error.count("\n") == 1
+    assert files(trained) == before
 
 
 @pytest.mark.parametrize("cache", [False, True])
@@ -327,10 +472,12 @@ def test_the_cosine_ends_near_zero_and_a_constant_rate_stays():
 
 
 def test_a_run_under_a_cosine_keeps_its_epochs(data_dir, tmp_path, capsys):
-    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", *FLAGS, "--schedule=cosine"]
-    assert run([*command, "--epochs=1"]) == 0
-    assert run([*command, "--epochs=2"]) == 2
-    assert "--epochs=1" in capsys.readouterr().err
+    command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", *FLAGS, *SMALL]
+    command += ["--schedule=cosine", "--batch_size=8"]
+    assert run([*command, "--epochs=2"]) == 0
+    assert [row["learning_rate"] for row in history(tmp_path)] == ["0.01", "0.005"]
+    assert run([*command, "--epochs=3"]) == 2
+    assert "--epochs=2" in capsys.readouterr().err
 
 
 def test_augmentation_leaves_the_rest_of_the_images_alone():
@@ -446,13 +593,13 @@ def foreign_state(workdir):
 def lose_checkpoint(workdir):
     for path in (workdir / "checkpoints").iterdir():
         path.unlink()
-    return "this checkpoint is missing or damaged"
+    return "checkpoints/epoch-00003: this checkpoint is missing or damaged"
 
 
 def truncate_checkpoint(workdir):
     for path in (workdir / "checkpoints").glob("*.data-*"):
         path.write_bytes(path.read_bytes()[:1000])
-    return "this checkpoint is missing or damaged"
+    return "checkpoints/epoch-00003: this checkpoint is missing or damaged"
 
 
 def spoil_claim(workdir):
@@ -470,7 +617,7 @@ def test_a_damaged_workdir_gets_one_line(damage, trained, data_dir, tmp_path, ca
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'run'}", "--epochs=4", *FLAGS]
     assert run(command) == 2
     error = capsys.readouterr().err
-    assert words in error and error.count("\n") == 1
+    assert f"{tmp_path}/run" in error and words in error and error.count("\n") == 1
     assert not (tmp_path / "run/export").exists()
 
 
@@ -491,4 +638,5 @@ def test_a_damaged_shard_stops_the_run_before_or_at_it(verify, data_dir, tmp_pat
         assert "slices to train on" not in captured.out and not (tmp_path / "run").exists()
     else:
         assert "a shard is damaged (corrupted record" in captured.err
-    assert not (tmp_path / "run/state.json").exists()
+    for name in ("state.json", "checkpoints", "export"):
+        assert not (tmp_path / "run" / name).exists()

@@ -39,10 +39,11 @@ class FiniteLoss(keras.callbacks.Callback):
     """
 
     _LATER = 8
-    _supports_tf_logs = True
 
     def __init__(self, workdir: pathlib.Path, keys_of: Callable[[int, int], list[str]]) -> None:
         super().__init__()
+        # Keras hands over tensors then, and waits for none; its own constructor has set it False.
+        self._supports_tf_logs = True
         self.workdir = workdir
         self.keys_of = keys_of
         self.epoch = 0
