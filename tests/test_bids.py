@@ -109,6 +109,14 @@ def test_what_one_row_of_a_person_lacks_another_tells(tmp_path):
     assert warnings == ()
 
 
+def test_names_of_people_keep_all_their_letters(tmp_path):
+    people, _ = participants(tmp_path, "participant_id\tage\nsub-bus1\t30\nus2\t40\n")
+    assert {name: person["age"] for name, person in people.items()} == {
+        "sub-bus1": 30.0,
+        "sub-us2": 40.0,
+    }
+
+
 def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
     for name in (
         *("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),

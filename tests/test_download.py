@@ -737,6 +737,7 @@ def test_the_command_fails_with_one_line_and_exit_code_2(server, tmp_path, monke
 )
 def test_bad_command_lines_get_one_line_and_exit_code_2(argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(download, "download_ixi", lambda *args, **kwargs: pytest.fail("went on"))
     assert command_line.run(argv) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
