@@ -117,11 +117,17 @@ def test_names_of_people_keep_all_their_letters(tmp_path):
     }
 
 
+def test_a_byte_order_mark_before_the_names_of_people_is_passed_over(tmp_path):
+    people, warnings = participants(tmp_path, "\ufeffparticipant_id\tsex\nsub-01\tF\n")
+    assert people["sub-01"]["sex"] == "female" and warnings == ()
+
+
 def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
     for name in (
         *("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
         *("sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz", "sub-02/anat/sub-02_label-roi_T1w.nii"),
         *("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T1w.json", "sub-02/sub-02_T1w.nii"),
+        *("sub-02/anat/sub-02_T1w.nii.gz.part", "sub-02/anat/x_T1w.nii"),
         *("sub-02/func/sub-02_T1w.nii", "sourcedata/sub-03/anat/sub-03_T1w.nii"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

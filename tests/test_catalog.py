@@ -62,6 +62,8 @@ def test_without_a_workbook_everything_is_unknown(tmp_path):
         ("oas-1.v2-t1.nii.gz", "oas-1.v2"),
         ("openms_p07_T1_MNI.nii.gz", "openms_p07_T1_MNI"),
         ("labelled01.nii.gz", "labelled01"),
+        ("IXI012-HH-12110-T1.nii.gz", "IXI012-HH-12110"),
+        ("IXI0123-HH-1211-T1.nii.gz", "IXI0123-HH-1211"),
     ],
 )
 def test_own_names_give_own_subjects(tmp_path, name, subject):
@@ -165,6 +167,20 @@ def test_subject_that_stands_twice_is_an_error_that_names_both(tmp_path, first, 
         find_scans(str(tmp_path))
     assert str(tmp_path / first) in str(caught.value)
     assert str(tmp_path / second) in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_listed_is_named_and_nobody_in_it_lost(tmp_path, monkeypatch):
+    touch(tmp_path, "a/IXI002-Guys-0828-T1.nii.gz", "b/IXI013-HH-1212-T1.nii.gz")
+    listed = os.scandir
+
+    def refused(path):
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=r"/b: cannot list this folder \(Permission denied\)"):
+        find_scans(str(tmp_path))
 
 
 def test_missing_folder_is_named(tmp_path):

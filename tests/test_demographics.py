@@ -110,6 +110,13 @@ def test_zero_filled_row_loses_but_may_complete(read, order):
 
 
 @pytest.mark.parametrize("order", [1, -1])
+def test_of_zero_filled_rows_alone_none_wins(read, order):
+    found = read(*[row(**ZEROS), row(**ZEROS, AGE=41.25)][::order])
+    assert found.table.loc[701, "sex"] == "female" and math.isnan(found.table.loc[701, "age"])
+    assert found.warnings == ("id 701: rows disagree on AGE (35.5 and 41.25): missing",)
+
+
+@pytest.mark.parametrize("order", [1, -1])
 def test_row_about_someone_else_completes_nothing(read, order):
     rows = [row(AGE=None), row(**ZEROS, **{SEX: 1}, AGE=41.25)][::order]
     found = read(*rows)

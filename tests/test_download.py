@@ -540,11 +540,19 @@ def test_an_expired_certificate_is_named_and_not_bypassed(server, tmp_path, monk
 
 
 def test_a_wrong_file_in_the_way_is_neither_used_nor_overwritten(server, tmp_path):
-    (tmp_path / NAME).write_bytes(BODY[:-1])
-    with pytest.raises(DownloadError, match=f"rename it to {NAME}.part"):
-        fetch(tmp_path, a_source(server.url + "/f"))
-    assert (tmp_path / NAME).read_bytes() == BODY[:-1]
+    for wrong in (BODY[:-1], BODY[:-1] + b"?"):
+        (tmp_path / NAME).write_bytes(wrong)
+        with pytest.raises(DownloadError, match=f"rename it to {NAME}.part"):
+            fetch(tmp_path, a_source(server.url + "/f"))
+        assert (tmp_path / NAME).read_bytes() == wrong
     assert server.seen == []
+
+
+def test_a_right_file_beside_what_is_left_of_another_is_not_fetched_again(server, tmp_path):
+    (tmp_path / NAME).write_bytes(BODY)
+    (tmp_path / f"{NAME}.part").write_bytes(BODY[:1000])
+    fetch(tmp_path, a_source(server.url + "/f"))
+    assert (tmp_path / NAME).read_bytes() == BODY and server.seen == []
 
 
 def test_another_copy_of_the_workbook_is_kept_with_a_warning(server, tmp_path, caplog):
