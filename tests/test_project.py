@@ -170,7 +170,13 @@ def write_heads(folder, shape, zooms):
         nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
 
 
-@pytest.mark.parametrize("page", ["README.md", "BUILD_NOTES.md", "docs/dependencies.md"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "BUILD_NOTES.md", "docs/dependencies.md"),
+        "docs/reliability.md",
+    ],
+)
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)]+)\)", text):
