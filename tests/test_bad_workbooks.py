@@ -2,7 +2,10 @@
 
 import io
 import math
+import re
+import tracemalloc
 import zipfile
+import zlib
 from unittest import mock
 
 import openpyxl
@@ -47,7 +50,7 @@ def test_ids_out_of_range_are_passed_over(tmp_path, ixi_id):
     rows = [row(), row(IXI_ID=ixi_id)]
     pd.DataFrame(rows).to_csv(tmp_path / "IXI.csv", index=False)
     found = read_demographics(str(tmp_path / "IXI.csv"))
-    assert list(found.table.index) == [701]
+    assert list(found.table.index) == [701] and found.table.loc[701, "age"] == 35.5
     assert len(found.warnings) == 1
     assert found.warnings[0].startswith("row 2 of 'Table' has ")
     assert found.warnings[0].endswith("as id: passed over")
@@ -87,7 +90,9 @@ def test_ids_that_are_formulas_nobody_computed_give_one_line(tmp_path):
 
 def test_error_cells_are_missing(tmp_path):
     path = write_xlsx(tmp_path / "IXI.xlsx", table(row(AGE="#REF!", WEIGHT="#DIV/0!")))
-    assert read_demographics(path).table.loc[701, ["age", "weight"]].isna().all()
+    table_of = read_demographics(path).table
+    assert table_of.loc[701, ["age", "weight"]].isna().all()
+    assert table_of.loc[701, "height"] == 170.0 and table_of.loc[701, "sex"] == "female"
 
 
 def test_the_order_of_sheets_and_columns_does_not_matter(tmp_path):
@@ -100,6 +105,9 @@ def test_columns_that_stand_twice_are_read_once(tmp_path):
     lines = table(row(), row(IXI_ID=702))
     path = write_xlsx(tmp_path / "IXI.xlsx", [line + line[:1] + [99] for line in lines])
     assert list(read_demographics(path).table.index) == [701, 702]
+    lines = [[*line, other] for line, other in zip(lines, ["AGE", 50, 51], strict=True)]
+    path = write_xlsx(tmp_path / "twice.xlsx", lines)
+    assert list(read_demographics(path).table["age"]) == [35.5, 35.5], "the first counts"
 
 
 @pytest.mark.parametrize("name", ["IXI.csv", "IXI.xlsx"])
@@ -125,7 +133,10 @@ def test_a_million_rows_are_refused_before_they_are_read(tmp_path, name):
                         + tail
                     )
                 out.writestr(member.filename, body)
-    assert "bytes, more than 16777216" in error_of(path)
+    unread = mock.Mock(side_effect=AssertionError("was read"))
+    with mock.patch("pandas.read_csv", unread), mock.patch("pandas.ExcelFile", unread):
+        assert "bytes, more than 16777216" in error_of(path)
+    unread.assert_not_called()
 
 
 @pytest.mark.parametrize("name", ["IXI.csv", "IXI.xlsx"])
@@ -135,7 +146,16 @@ def test_more_rows_than_there_are_ids_are_refused(tmp_path, name):
         pd.DataFrame(people).to_csv(tmp_path / name, index=False)
     else:
         write_xlsx(tmp_path / name, table(*people))
-    assert f"has more than {MOST_ROWS} rows" in error_of(tmp_path / name)
+    with mock.patch("pandas.read_csv", wraps=pd.read_csv) as reader:
+        assert "has more than 2000 rows" in error_of(tmp_path / name)
+    assert all(call.kwargs["nrows"] == 2001 for call in reader.call_args_list)
+    if name == "IXI.csv":
+        assert reader.call_count == 1
+        # As many as may be are read, to the last of them.
+        last = [row(IXI_ID=1), *[row(IXI_ID=2)] * (MOST_ROWS - 2), row(IXI_ID=999, AGE=77)]
+        pd.DataFrame(last).to_csv(tmp_path / name, index=False)
+        found = read_demographics(str(tmp_path / name)).table
+        assert list(found.index) == [1, 2, 999] and found.loc[999, "age"] == 77
 
 
 def test_a_far_away_cell_does_not_fill_the_memory(tmp_path):
@@ -151,13 +171,43 @@ def test_a_far_away_cell_does_not_fill_the_memory(tmp_path):
 
 def test_a_workbook_that_inflates_to_gigabytes_is_refused(tmp_path):
     path = write_xlsx(tmp_path / "IXI.xlsx", table(row()))
-    with (
-        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as packed,
-        packed.open("xl/bomb.xml", "w", force_zip64=True) as bomb,
-    ):
-        for _ in range(200):
-            bomb.write(bytes(1 << 20))
-    assert "bytes, more than 16777216" in error_of(path)
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    mebibyte = deflate.compress(bytes(1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    with zipfile.ZipFile(path, "a") as packed:
+        # Three GiB of zeros, packed by hand: the library would take seconds to pack them.
+        packed.writestr("xl/bomb.xml", mebibyte * 3072 + b"\x03\0")
+        bomb = packed.getinfo("xl/bomb.xml")
+        bomb.compress_type, bomb.file_size = zipfile.ZIP_DEFLATED, 3 << 30
+    with zipfile.ZipFile(path) as packed, packed.open("xl/bomb.xml") as inflated:
+        assert inflated.read(2 << 20) == bytes(2 << 20), "it does inflate"
+    unpacked = mock.Mock(side_effect=AssertionError("was unpacked"))
+    with mock.patch("zipfile.ZipFile.open", unpacked):
+        said = error_of(path)
+    unpacked.assert_not_called()
+    assert int(re.search(r"it holds (\d+) bytes, more than 16777216", said)[1]) > 3 << 30
+
+
+def test_a_workbook_whose_directory_lies_about_its_size_costs_no_memory(tmp_path):
+    """A sheet of a GiB that the directory gives as small is read no further than that."""
+    write_xlsx(tmp_path / "sound.xlsx", table(row()))
+    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    mebibyte = deflate.compress(b" " * (1 << 20)) + deflate.flush(zlib.Z_FULL_FLUSH)
+    path = tmp_path / "IXI.xlsx"
+    with zipfile.ZipFile(tmp_path / "sound.xlsx") as sound, zipfile.ZipFile(path, "w") as packed:
+        for member in sound.infolist():
+            if member.filename.endswith("sheet1.xml"):
+                packed.writestr(member.filename, mebibyte * 1024 + b"\x03\0")
+                bomb = packed.getinfo(member.filename)
+                bomb.compress_type, bomb.file_size = zipfile.ZIP_DEFLATED, 1000
+            else:
+                packed.writestr(member.filename, sound.read(member))
+    tracemalloc.start()
+    try:
+        assert "cannot be read as a workbook" in error_of(path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 << 20, peak
 
 
 def test_entities_that_expand_without_end_are_refused(tmp_path):

@@ -9,7 +9,7 @@ from bids_folder import write_bids
 from volumes import SMALL
 
 from beam_preprocess.__main__ import run
-from ixi_tfds.bids import is_bids
+from ixi_tfds.bids import is_bids, read_participants
 from ixi_tfds.catalog import find_scans, find_volumes
 from ixi_tfds.errors import UserError, WorkbookError
 
@@ -60,6 +60,86 @@ def test_one_volume_a_person_with_what_participants_tsv_says(tmp_path):
     assert len(catalog.warnings) == 4
 
 
+def participants(folder, text):
+    folder.mkdir(exist_ok=True)
+    (folder / "participants.tsv").write_text(text, encoding="utf-8")
+    return read_participants(str(folder))
+
+
+@pytest.mark.parametrize("unknown", ["", "n/a", "N/A", "NA", "nan", "O", "other", "Unknown", " "])
+def test_words_for_unknown_are_missing_without_a_warning(tmp_path, unknown):
+    text = f"participant_id\tsex\tage\nsub-01\t{unknown}\t{unknown}\n"
+    people, warnings = participants(tmp_path, text)
+    assert people["sub-01"]["sex"] == "unknown" and math.isnan(people["sub-01"]["age"])
+    assert warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("word", "sex"),
+    [("F", "female"), ("f", "female"), ("Female", "female"), (" M ", "male"), ("MALE", "male")],
+)
+def test_words_for_sex(tmp_path, word, sex):
+    people, warnings = participants(tmp_path, f"participant_id\tsex\nsub-01\t{word}\n")
+    assert people["sub-01"]["sex"] == sex and warnings == ()
+
+
+@pytest.mark.parametrize("age", ["0", "120", "0.5", "33", "-0.5", "120.5", "200", "inf", "3O"])
+def test_ages_are_believed_from_0_to_120(tmp_path, age):
+    people, warnings = participants(tmp_path, f"participant_id\tage\nsub-01\t{age}\n")
+    if age in ("0", "120", "0.5", "33"):
+        assert people["sub-01"]["age"] == float(age) and warnings == ()
+    else:
+        assert math.isnan(people["sub-01"]["age"])
+        assert warnings == (
+            f"sub-01: age '{age.lower()}' in participants.tsv is no age in years: missing",
+        )
+
+
+def test_what_one_row_of_a_person_lacks_another_tells(tmp_path):
+    """A row a session is usual; columns stand in any order, and Excel begins with a mark."""
+    text = (
+        "\ufeffgroup\tage\tparticipant_id\tsex\n"
+        "1\tn/a\tsub-02\tM\n2\t41\tsub-01\tn/a\n3\t62\tsub-02\tm\n4\t41\t01\tF\n"
+    )
+    people, warnings = participants(tmp_path, text)
+    assert people == {
+        "sub-01": {"sex": "female", "age": 41.0},
+        "sub-02": {"sex": "male", "age": 62.0},
+    }
+    assert warnings == ()
+
+
+def test_names_of_people_keep_all_their_letters(tmp_path):
+    people, _ = participants(tmp_path, "participant_id\tage\nsub-bus1\t30\nus2\t40\n")
+    assert {name: person["age"] for name, person in people.items()} == {
+        "sub-bus1": 30.0,
+        "sub-us2": 40.0,
+    }
+
+
+def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
+    for name in (
+        *("sub-01/ses-1/anat/sub-01_ses-1_T1w.nii", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
+        *("sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz", "sub-02/anat/sub-02_label-roi_T1w.nii"),
+        *("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T1w.json", "sub-02/sub-02_T1w.nii"),
+        *("sub-02/func/sub-02_T1w.nii", "sourcedata/sub-03/anat/sub-03_T1w.nii"),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    catalog = find_scans(str(tmp_path))
+    assert [(scan.subject, scan.path.removeprefix(f"{tmp_path}/")) for scan in catalog.scans] == [
+        ("sub-01", "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii"),
+        ("sub-02", "sub-02/anat/sub-02_T1w.nii.gz"),
+    ]
+    assert [
+        (error.reason, error.path.removeprefix(f"{tmp_path}/")) for error in catalog.refused
+    ] == [
+        ("same_person", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
+        ("label_map", "sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz"),
+        ("label_map", "sub-02/anat/sub-02_label-roi_T1w.nii"),
+    ]
+
+
 def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
     source = write_bids(tmp_path / "study")
     assert run([f"--source_dir={source}", f"--data_dir={tmp_path}", *SMALL]) == 0
@@ -83,6 +163,8 @@ def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
     (source / "participants.tsv").write_text("participant_id\tsex\nsub-01\tM\n")
     assert run([f"--source_dir={source}", f"--data_dir={tmp_path}", *SMALL]) == 2
     assert "other inputs" in capsys.readouterr().err
+    with_sex = [(scan.subject, scan.sex) for scan in find_scans(str(source)).scans]
+    assert with_sex[:2] == [("sub-01", "male"), ("sub-02", "unknown")]
 
 
 def test_what_is_wrong_with_a_bids_folder_is_said(tmp_path, capsys):

@@ -5,6 +5,7 @@ import json
 import pathlib
 import pickle
 import shutil
+import subprocess
 
 import pytest
 import tiny_dataset
@@ -12,6 +13,7 @@ import untrained
 
 from evaluator import __main__ as evaluator
 from evaluator import bundle, scoring
+from ixi_tfds import bundle as model_folder
 from ixi_tfds.errors import UserError
 
 
@@ -43,12 +45,37 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", ["saved_model.pb", "variables/variables.data-00000-of-00001"])
-def test_a_changed_model_is_refused_before_it_is_loaded(name, model, monkeypatch):
-    flip_a_bit(model / name)
+@pytest.fixture
+def loads_nothing(monkeypatch):
     monkeypatch.setattr("tensorflow.saved_model.load", lambda path: pytest.fail("was loaded"))
-    with pytest.raises(UserError, match=r"not those of its model card.*--allow_changed_model"):
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["saved_model.pb", "variables/variables.data-00000-of-00001", "variables/variables.index"],
+)
+def test_a_changed_model_is_refused_before_it_is_loaded(name, model, loads_nothing):
+    flip_a_bit(model / name)
+    with pytest.raises(UserError, match=r"not those of its model card.*--allow_changed_model") as e:
         scoring.load_model(model)
+    assert "a SavedModel is code" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_the_digest_is_what_sha256sum_prints_in_the_folder(tmp_path):
+    for name in ("b", "a", "saved_model.pb", "variables/b.2", "variables/b.10", "variables/a"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode() * 1000)
+    command = "LC_ALL=C; export LC_ALL; sha256sum saved_model.pb variables/* | sha256sum"
+    printed = subprocess.check_output(command, shell=True, cwd=tmp_path, text=True)
+    digest = model_folder.digest(tmp_path)
+    assert digest == printed.split()[0]
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert model_folder.digest(tmp_path / "moved") == digest, "wherever it lies"
+    (tmp_path / "variables/c").touch()
+    assert model_folder.digest(tmp_path) != digest
+    (tmp_path / "saved_model.pb").unlink()
+    with pytest.raises(OSError, match=r"saved_model\.pb"):
+        model_folder.digest(tmp_path)
 
 
 def test_a_changed_model_is_taken_when_told_so(model, data_dir, capsys):
@@ -74,15 +101,18 @@ def test_a_model_without_a_digest_gets_a_warning(card, model, capsys):
     path.unlink()
     if card:
         path.write_text(card)
-    assert bundle.check_model(model)[1] == {}
-    assert "a SavedModel is code" in capsys.readouterr().err
+    assert scoring.load_model(model).sha256 == model_folder.digest(model), "it can be scored"
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {model}: has no model card with a digest")
+    assert "a SavedModel is code" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("card", [b"{", b"\xff", b"[" * 100_000])
-def test_a_damaged_card_gets_one_line(card, model):
+def test_a_damaged_card_gets_one_line(card, model, loads_nothing):
     (model / "assets.extra/model_card.json").write_bytes(card)
-    with pytest.raises(UserError, match=r"model_card\.json: is not JSON"):
-        bundle.check_model(model, allow_changed_model=True)
+    with pytest.raises(UserError, match=r"model_card\.json: is not JSON") as caught:
+        scoring.load_model(model, allow_changed_model=True)
+    assert "\n" not in str(caught.value)
 
 
 def test_slices_of_another_preprocessing_are_refused_unless_told_otherwise(model, data_dir, capsys):
@@ -92,13 +122,15 @@ def test_slices_of_another_preprocessing_are_refused_unless_told_otherwise(model
     assert evaluate(model, data_dir) == 2
     message = capsys.readouterr().err
     assert "preprocessing 0.9.0, and those of ixi_t1/tiny are of 1.0.0" in message
+    assert message.count("error: ") == 1 and "--allow_other_preprocessing" in message
+    assert not (model.parent / "scores/report.html").exists()
     assert evaluate(model, data_dir, "--allow_other_preprocessing") == 0
 
 
-def test_flags_that_are_no_table_get_one_line(model):
+def test_flags_that_are_no_table_get_one_line(model, loads_nothing):
     (model / "assets.extra/model_card.json").write_text('{"flags": [1]}')
     with pytest.raises(UserError, match="its flags are no table"):
-        bundle.check_model(model)
+        scoring.load_model(model)
 
 
 @pytest.mark.parametrize("graph", [b"", b"\x00" * 64, b"<html>", None])

@@ -10,7 +10,7 @@ import pytest
 
 from ixi_tfds.catalog import Scan, find_scans, stem_of
 from ixi_tfds.demographics import Demographics
-from ixi_tfds.errors import UserError
+from ixi_tfds.errors import ScanError, UserError
 
 
 def touch(folder, *names):
@@ -93,6 +93,48 @@ def test_other_things_are_refused_by_name(tmp_path, name, reason):
     (error,) = catalog.refused
     assert (error.reason, error.path) == (reason, str(tmp_path / name))
     assert "in its name" in str(error)
+
+
+OTHER_THINGS = {
+    "other_modality": (
+        "T2 T2w T2f T2star T2starw PD PDw PDT2 MRA angio TOF DTI DWI ADC FA MD FLAIR bold fMRI EPI "
+        "sbref ASL CBF SWI SWAN T1c T1ce T1Gd T1map T2map phase magnitude fieldmap CT PET"
+    ),
+    "label_map": (
+        "label labels labelmap mask masks brainmask seg dseg probseg segmentation lesion lesions "
+        "aseg aparc parc wmparc parcellation atlas ROI ROIs"
+    ),
+}
+
+
+def test_each_word_for_another_thing_is_known(tmp_path):
+    words = {word: reason for reason, text in OTHER_THINGS.items() for word in text.split()}
+    touch(tmp_path, *(f"{word}/person {number}_{word}.nii" for number, word in enumerate(words)))
+    touch(tmp_path, *(f"ok/p{number}_{word}.nii" for number, word in enumerate(("T1n", "MPRAGE"))))
+    # Among words for T1 the last one counts.
+    touch(tmp_path, "ok/p3_FLAIR_mprage.nii", "ok/p4_FLAIR_t1n.nii", "ok/p5_FLAIR_T1W.nii")
+    catalog = find_scans(str(tmp_path))
+    assert [scan.subject for scan in catalog.scans] == [
+        *("p0", "p1_MPRAGE", "p3_FLAIR_mprage", "p4_FLAIR", "p5_FLAIR")
+    ]
+    found = {Path(error.path).parent.name: error.reason for error in catalog.refused}
+    assert found == words and len(words) == len(catalog.refused)
+
+
+def test_people_of_the_workbook_are_known_by_id_and_not_by_scan_number(tmp_path, demographics):
+    touch(tmp_path, "IXI701-HH-0002-T1.nii", "IXI002-Guys-0701-T1.nii", "sub-701_T1w.nii")
+    found = {scan.subject: scan for scan in find_scans(str(tmp_path), demographics).scans}
+    assert (found["IXI002"].sex, found["IXI002"].site) == ("female", "Guys")
+    assert (found["IXI701"].sex, found["IXI701"].site) == ("male", "HH")
+    assert (found["sub-701"].sex, found["sub-701"].ethnicity) == ("unknown", "unknown")
+
+
+def test_a_refusal_has_a_known_reason_and_goes_between_processes():
+    error = pickle.loads(pickle.dumps(ScanError("near_empty", "a/b.nii", "is black")))
+    assert (error.reason, error.path, error.detail) == ("near_empty", "a/b.nii", "is black")
+    assert str(error) == "a/b.nii: is black"
+    with pytest.raises(ValueError, match="unknown reason 'dull'"):
+        ScanError("dull", "a/b.nii", "is dull")
 
 
 def test_order_is_that_of_subjects_and_not_of_the_disk(tmp_path, monkeypatch):

@@ -126,6 +126,80 @@ def test_study_date_decides_between_filled_rows(read, order):
     assert found.warnings == ("id 701: ignored a row that contradicts the kept one on AGE, HEIGHT",)
 
 
+@pytest.mark.parametrize(
+    ("column", "lowest", "highest"),
+    [
+        ("AGE", 0, 120),
+        ("HEIGHT", 120, 220),
+        ("WEIGHT", 30, 200),
+    ],
+)
+def test_the_ends_of_what_is_plausible_are_believed(read, column, lowest, highest):
+    rows = [lowest, highest, lowest - 0.5, highest + 0.5]
+    found = read(*(row(IXI_ID=number, **{column: value}) for number, value in enumerate(rows)))
+    values = list(found.table[column.lower()])
+    assert values[:2] == [lowest, highest] and all(math.isnan(value) for value in values[2:])
+    assert len(found.warnings) == 2
+    others = {"AGE", "HEIGHT", "WEIGHT"} - {column}
+    assert all((found.table[other.lower()] == SOMEONE[other]).all() for other in others)
+
+
+def test_the_first_and_the_last_id_count(read):
+    found = read(row(IXI_ID=999), row(IXI_ID=0), row(IXI_ID="17"))
+    assert list(found.table.index) == [0, 17, 999] and found.warnings == ()
+
+
+def test_a_row_in_which_little_is_filled_is_not_a_zero_filled_one(read):
+    """Any one of its columns shows that somebody filled it."""
+    for column in ZEROS:
+        little = row(**(ZEROS | {column: SOMEONE[column]}), AGE=58.0)
+        found = read(row(AGE=35.5), little)
+        assert math.isnan(found.table.loc[701, "age"]), column
+        assert found.warnings == ("id 701: rows disagree on AGE (35.5 and 58): missing",), column
+
+
+def test_the_study_date_of_someone_else_decides_nothing(read):
+    other = row(AGE=58.0, STUDY_DATE=pd.Timestamp("2006-03-10"))
+    found = read(row(), other, study_dates=[(702, pd.Timestamp("2006-03-10"))])
+    assert math.isnan(found.table.loc[701, "age"])
+
+
+def test_a_study_date_that_several_rows_have_decides_nothing(read):
+    third = row(AGE=58.0, STUDY_DATE=pd.Timestamp("2006-03-10"))
+    found = read(row(), row(), third, study_dates=[(701, SOMEONE["STUDY_DATE"])])
+    assert math.isnan(found.table.loc[701, "age"])
+    assert found.warnings == ("id 701: rows disagree on AGE (35.5 and 58): missing",)
+
+
+def test_what_good_rows_disagree_on_is_not_taken_from_a_zero_filled_one(read):
+    found = read(row(), row(AGE=58.0, WEIGHT=0), row(**ZEROS, AGE=58.0))
+    assert math.isnan(found.table.loc[701, "age"]) and found.table.loc[701, "weight"] == 60.0
+
+
+def test_one_person_is_told_from_the_next(read):
+    """Rows of several people, some twice, in no order: each gets their own."""
+    people = {
+        number: row(
+            IXI_ID=number,
+            **{SEX: 1 + number % 2},
+            ETHNIC_ID=(1, 3, 4, 5, 6)[number % 5],
+            AGE=20.0 + number,
+            HEIGHT=150 + number,
+            WEIGHT=50 + number,
+        )
+        for number in range(20)
+    }
+    blank = [person | ZEROS | {"AGE": None} for person in list(people.values())[::3]]
+    found = read(*blank[::2], *list(people.values())[::-1], *blank[1::2])
+    assert list(found.table.index) == list(range(20)) and found.warnings == ()
+    for number, person in found.table.iterrows():
+        assert list(person) == [
+            ("male", "female")[number % 2],
+            ("white", "asian", "black", "chinese", "other")[number % 5],
+            *(20.0 + number, 150.0 + number, 50.0 + number),
+        ]
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_what_equally_good_rows_disagree_on_becomes_missing(read, order):
     rows = [row(WEIGHT=0), row(AGE=58.0, **{SEX: 1})][::order]
@@ -145,6 +219,11 @@ def test_missing_columns_and_sheets_are_named(read, tmp_path):
         read(short)
     with pytest.raises(WorkbookError, match=r"sheet 'Table' has no row"):
         read(dict.fromkeys(SOMEONE))
+    with pytest.raises(WorkbookError, match=r"sheet 'Study Date' lacks the column 'study_date'"):
+        with pd.ExcelWriter(tmp_path / "dates.xlsx") as book:
+            pd.DataFrame({"ixi_id": [1]}).to_excel(book, sheet_name="Study Date", index=False)
+            pd.DataFrame([SOMEONE]).to_excel(book, sheet_name="Table", index=False)
+        read_demographics(str(tmp_path / "dates.xlsx"))
     other = tmp_path / "other.xlsx"
     pd.DataFrame([SOMEONE]).to_excel(other, sheet_name="table", index=False)
     with pytest.raises(WorkbookError, match=r"other\.xlsx: has no sheet 'Table'"):

@@ -39,6 +39,8 @@ def test_another_python_gets_one_clear_line(tmp_path):
     line = done.stderr.splitlines()[0]
     assert line.startswith("error:")
     assert "Python 3.11" in line
+    assert [each for each in done.stderr.splitlines() if not each.startswith("make")] == [line]
+    assert not (tmp_path / ".venv").exists()
 
 
 def requirements(text):
@@ -47,7 +49,7 @@ def requirements(text):
     return {re.split(r"[=\[ ]", block)[0]: block for block in blocks}
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "tests/soak.lock"])
+@pytest.mark.parametrize("lock", ["requirements.lock", "tests/soak.lock", "tests/mutants.lock"])
 def test_the_lock_pins_everything_by_version_and_hash(lock):
     blocks = requirements((ROOT / lock).read_text())
     assert blocks
@@ -96,6 +98,7 @@ def test_a_package_with_another_hash_is_not_installed(tmp_path):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert (tmp_path / "out" / "harm.py").exists() == (code == 0)
+        assert ("harm==1.0" in done.stderr) == (code == 1), "pip names it"
 
 
 def test_the_list_of_licences_is_that_of_the_lock():
