@@ -6,10 +6,12 @@ way; what it writes is read by this builder as well.
 """
 
 import pathlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tqdm import tqdm
 
 from ixi_tfds.catalog import Scan, find_scans
 from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
@@ -105,7 +107,7 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
                 self._geometries.append((volume.voxels.shape, volume.zooms))
             except ScanError as error:
                 # As in the Beam job, one bad volume does not stop the others.
-                tfds.core.utils.print_notebook(f"refused: {error}")
+                tqdm.write(f"refused: {error}", file=sys.stderr)
 
     def _download_and_prepare(
         self,

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+# As our commands set it, so that the first test that runs one leaves nothing behind.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:

@@ -49,7 +49,7 @@ def main():
         Change(bug["file"], planted(bug, (ROOT / bug["file"]).read_text()), (bug["test"],))
         for bug in chosen
     ]
-    titles = ("file", "bug", "before", "test that fails", "first line of the failure")
+    titles = ("file", "bug", "before it", "test that fails", "first line of the failure")
     rows, missed = [" | ".join(titles), "|".join("---" for _ in titles)], 0
     results = try_all(changes, jobs=args.jobs, title="planting")
     for bug, (code, output) in zip(chosen, results, strict=True):
@@ -59,7 +59,7 @@ def main():
         missed += not caught
         print(f"{'caught' if caught else 'MISSED'}  {bug['what']}\n    {bug['test']}")
         print(f"    {line or output[-1000:] or 'no answer'}")
-        before = "survived" if bug.get("survived") else "caught"
+        before = "none" if bug.get("survived") else ""
         cells = [bug["file"], bug["what"], before, bug["test"].removeprefix("tests/"), line]
         rows.append(" | ".join(cell.replace("|", "\\|")[:160] for cell in cells))
     if args.table:

@@ -175,11 +175,11 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
     voxels[:, :, 7], voxels[:, :, 14] = 5000, -5000
     nib.save(image(voxels), scan.path)
     content = bytearray(pathlib.Path(scan.path).read_bytes())
-    content[112:120] = struct.pack("<ff", -0.3712, 12.5)
+    content[112:120] = struct.pack("<ff", -0.3712, 12.5678)
     pathlib.Path(scan.path).write_bytes(content)
     write_shard(task)
     first, second = (dict(volume) for volume in record_of(task)["volumes"])
-    values = voxels[:, :, 8:14] * float(np.float32(-0.3712)) + 12.5
+    values = voxels[:, :, 8:14] * float(np.float32(-0.3712)) + float(np.float32(12.5678))
     thumbnails = first.pop("thumbnail"), second.pop("thumbnail")
     assert all(thumbnails) and thumbnails[0] != thumbnails[1]
     assert second == {
@@ -198,6 +198,7 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
     }
     assert second["mean"] != float(f"{values.mean():.2f}")
     assert second["lowest"] != float(f"{values.min():.2f}")
+    assert second["highest"] != float(f"{values.max():.4f}")
     assert second["highest"] - second["lowest"] > 100
     told = {name: first[name] for name in ("subject", "site", "sex", "ethnicity", "age")}
     assert told == {
