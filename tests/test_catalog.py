@@ -32,6 +32,7 @@ def test_scans_are_found_at_any_depth_with_what_the_workbook_says(tmp_path, demo
         tmp_path, "a/b/IXI002-Guys-0828-T1.nii.gz", "IXI701-IOP-0701-T1.NII", "c/IXI003-HH-1-T1.nii"
     )
     touch(tmp_path, "IXI.xls", "notes.txt", "a/._IXI004-Guys-0001-T1.nii.gz", ".cache/x.nii")
+    touch(tmp_path, "a/.IXI005-Guys-0002-T1.nii.gz")
     catalog = find_scans(str(tmp_path), demographics)
     known, own, odd = catalog.scans
     assert known == Scan(

@@ -178,6 +178,32 @@ def test_a_study_date_that_several_rows_have_decides_nothing(read):
     assert found.warnings == ("id 701: rows disagree on AGE (35.5 and 58): missing",)
 
 
+def test_each_study_date_of_a_person_counts(read):
+    dates = [pd.Timestamp("2006-03-10"), pd.Timestamp("1999-01-01")]
+    for order in (1, -1):
+        found = read(
+            *(row(), row(AGE=58.0, STUDY_DATE=dates[0])),
+            study_dates=[(701, date) for date in dates[::order]],
+        )
+        assert found.table.loc[701, "age"] == 58.0
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [(SEX, 1), ("ETHNIC_ID", 4), ("HEIGHT", 150), ("WEIGHT", 90)]
+)
+def test_a_row_of_another_date_that_contradicts_in_any_field_completes_nothing(read, column, value):
+    other = row(STUDY_DATE=pd.Timestamp("2006-03-10"), **{column: value})
+    found = read(row(AGE=None), other, study_dates=[(701, SOMEONE["STUDY_DATE"])])
+    assert math.isnan(found.table.loc[701, "age"])
+    assert found.warnings == (f"id 701: ignored a row that contradicts the kept one on {column}",)
+
+
+def test_of_rows_that_lost_the_first_completes_and_the_next_may_contradict_it(read):
+    found = read(row(**ZEROS, AGE=41.25), row(AGE=None), row(**ZEROS, AGE=42.0))
+    assert found.table.loc[701, "age"] == 41.25
+    assert found.warnings == ("id 701: ignored a row that contradicts the kept one on AGE",)
+
+
 def test_what_good_rows_disagree_on_is_not_taken_from_a_zero_filled_one(read):
     found = read(row(), row(AGE=58.0, WEIGHT=0), row(**ZEROS, AGE=58.0))
     assert math.isnan(found.table.loc[701, "age"]) and found.table.loc[701, "weight"] == 60.0
@@ -259,6 +285,7 @@ def test_workbook_is_found_in_any_case(tmp_path):
     assert find_workbook(str(tmp_path)) is None
     (tmp_path / "deeper").mkdir()
     (tmp_path / "deeper" / "IXI.xls").touch()
+    (tmp_path / "IXI.xlsx").mkdir()
     assert find_workbook(str(tmp_path)) is None
     (tmp_path / "ixi.XLS").touch()
     assert find_workbook(str(tmp_path)) == str(tmp_path / "ixi.XLS")

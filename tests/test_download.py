@@ -398,6 +398,15 @@ def test_a_connection_that_breaks_often_but_gains_is_not_given_up(server, tmp_pa
     assert len(server.seen) == 15 > download.ATTEMPTS
 
 
+def test_an_address_that_gains_no_more_is_given_up(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_PROGRESS_BYTES", 10_000)
+    # Were it asked for ever, the 404 would end it.
+    server.answers["/f"] = [serve(stop_after=20_000), *[fixed(500)] * 20, fixed(404)]
+    with pytest.raises(DownloadError, match=r"HTTP 500 .*, 4 attempts"):
+        fetch(tmp_path, a_source(server.url + "/f"))
+    assert len(server.seen) == download.ATTEMPTS
+
+
 def test_a_server_that_always_breaks_at_the_start_is_given_up(server, tmp_path):
     server.answers["/f"] = [fixed(200, BODY[:1000], Content_Length=str(len(BODY)))]
     with pytest.raises(DownloadError, match="ended after 1000 of 300000 bytes, 4 attempts"):
