@@ -177,7 +177,7 @@ def test_a_step_is_looked_at_eight_steps_later_and_the_rest_when_the_epoch_ends(
 
 
 @pytest.mark.parametrize(
-    ("epoch", "kept"), [(0, ""), (2, "; {workdir} keeps the weights after epoch 2")]
+    ("epoch", "kept"), [(0, ""), (3, "; {workdir} keeps the weights after epoch 3")]
 )
 @pytest.mark.parametrize(("bad", "last"), [(1, 9), (11, None)])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -313,9 +313,9 @@ def test_the_bar_tells_means_speed_and_the_time_left_for_all_epochs(monkeypatch,
     # The next epoch has a clock of its own, the run's goes on.
     clock.now += 20
     bar.on_epoch_begin(3)
-    clock.now += 1
+    clock.now += 1.03
     bar.on_batch_end(0, {"loss": 0.5})
-    # 101 s for 1.1 epochs; 2.9 are left.
+    # 16 in 1.03 s are 15.53 a second, not 15; 101 s for 1.1 epochs; 2.9 are left.
     assert bar.format_metrics({}) == "loss 0.5  16 images/s  4:26 left"
     bar.on_train_end()
     assert "Epoch 3/6" in capsys.readouterr().out
