@@ -174,7 +174,7 @@ def write_heads(folder, shape, zooms):
     "page",
     [
         *("README.md", "BUILD_NOTES.md", "docs/dependencies.md"),
-        "docs/reliability.md",
+        *("docs/testing.md", "docs/reliability.md"),
     ],
 )
 def test_links_lead_somewhere(page):
