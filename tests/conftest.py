@@ -1,6 +1,7 @@
 """What the tests share."""
 
 import collections
+import logging
 import os
 import pathlib
 import sys
@@ -32,7 +33,13 @@ def _surroundings():
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
     keras = sys.modules.get("keras")
     policy = keras.mixed_precision.global_policy().name if keras else "float32"
-    return {"folder": pathlib.Path.cwd(), "environment": environment, "precision": policy}
+    loggers = logging.Logger.manager.loggerDict.items()
+    return {
+        "folder": pathlib.Path.cwd(),
+        "environment": environment,
+        "precision": policy,
+        "silent": {name for name, logger in loggers if getattr(logger, "disabled", False)},
+    }
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -12,7 +12,6 @@ import zipfile
 
 import nibabel as nib
 import pytest
-from importlinter.cli import lint_imports
 
 from ixi_tfds.head import make_head
 
@@ -20,9 +19,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_arrows_between_packages_hold(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert lint_imports() == 0
+def test_the_arrows_between_packages_hold():
+    # In a process of its own: it turns off every logger that is there.
+    lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_another_python_gets_one_clear_line(tmp_path):
