@@ -46,9 +46,10 @@ def test_interval_covers_the_truth_as_often_as_it_says():
 
 
 def test_interval_is_that_of_2000_draws_from_a_fixed_seed():
-    values = np.array([[0.0, 3.0], [1.0, 5.0], [4.0, 4.0], [9.0, 1.0], [2.0, 2.0]])
-    counts = np.random.default_rng(0).multinomial(5, [0.2] * 5, size=2000)
-    means = np.sort([[(count * column).sum() / 5 for column in values.T] for count in counts], 0)
+    # So many people that hardly two draws have the same mean, and another seed another interval.
+    values = np.random.default_rng(5).normal(size=(20, 2))
+    counts = np.random.default_rng(0).multinomial(20, [0.05] * 20, size=2000)
+    means = np.sort([[(count * column).sum() / 20 for column in values.T] for count in counts], 0)
     # 0.025 and 0.975 of the way through the 2000 places, which are numbered from 0.
     expected = [
         means[49] + 0.975 * (means[50] - means[49]),
