@@ -77,9 +77,9 @@ def score(module, equivalent, again, args):
     path = module["path"]
     code = (ROOT / path).read_text()
     drawn, everything = sample(path, code, args.size)
-    tried = [text for text in drawn if (path, *changed(code, text)) not in equivalent]
     if args.again:
-        tried = [text for text in tried if list(changed(code, text)) in again.get(path, [])]
+        drawn = [text for text in drawn if list(changed(code, text)) in again.get(path, [])]
+    tried = [text for text in drawn if (path, *changed(code, text)) not in equivalent]
     tests, started = tuple(module["tests"]), time.monotonic()
     ((passed, output),) = try_all([Change(path, code, tests)], jobs=1, title=path)
     if passed != 0:

@@ -12,11 +12,23 @@ The bugs are tables in `tests/planted/*.toml`:
 """
 
 import argparse
+import html
 import pathlib
+import re
 import sys
 import tomllib
 
 from changed_copies import ROOT, Change, try_all
+
+PAGE = """# Planted bugs
+
+`make planted FLAGS=--table=docs/planted_bugs.md` planted each of these {bugs} bugs alone, ran the test
+named beside it, and wrote this page: {caught} tests failed, with the line in the last column. "None"
+under "before" says that no test noticed the bug until this one was written or made stronger
+({survived} of them; found by running the tests of that time on the same theme, in part by reading
+them). Where nothing stands there a test noticed it already, or it was not tried.
+
+"""
 
 
 def bugs(files):
@@ -36,6 +48,12 @@ def first_line(output):
     return next((line[1:].strip() for line in output.splitlines() if line.startswith("E ")), "")
 
 
+def as_text(cell):
+    """A cell of a Markdown table that shows the text as it is, without folders of this machine."""
+    short = re.sub(r"/[\w./-]*/pytest-[\w./-]*/", "TMP/", cell)[:160]
+    return html.escape(short, quote=False).replace("|", "\\|").replace("`", "'")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="*", type=pathlib.Path, help="tables of bugs; default: all")
@@ -49,7 +67,7 @@ def main():
         Change(bug["file"], planted(bug, (ROOT / bug["file"]).read_text()), (bug["test"],))
         for bug in chosen
     ]
-    titles = ("file", "bug", "before it", "test that fails", "first line of the failure")
+    titles = ("file", "bug", "before", "test that fails", "first line of the failure")
     rows, missed = [" | ".join(titles), "|".join("---" for _ in titles)], 0
     results = try_all(changes, jobs=args.jobs, title="planting")
     for bug, (code, output) in zip(chosen, results, strict=True):
@@ -61,9 +79,12 @@ def main():
         print(f"    {line or output[-1000:] or 'no answer'}")
         before = "none" if bug.get("survived") else ""
         cells = [bug["file"], bug["what"], before, bug["test"].removeprefix("tests/"), line]
-        rows.append(" | ".join(cell.replace("|", "\\|")[:160] for cell in cells))
+        rows.append(" | ".join(as_text(cell) for cell in cells))
     if args.table:
-        args.table.write_text("".join(f"| {row} |\n" for row in rows))
+        survived = sum(bug.get("survived", False) for bug in chosen)
+        counts = {"bugs": len(chosen), "caught": len(chosen) - missed, "survived": survived}
+        page = PAGE.format(**counts) + "".join(f"| {row} |\n" for row in rows)
+        args.table.write_text(page)
     print(f"{len(chosen)} bugs planted, {len(chosen) - missed} caught, {missed} missed")
     return missed > 0
 
