@@ -22,11 +22,12 @@ from changed_copies import ROOT, Change, try_all
 
 PAGE = """# Planted bugs
 
-`make planted FLAGS=--table=docs/planted_bugs.md` planted each of these {bugs} bugs alone, ran the test
-named beside it, and wrote this page: {caught} tests failed, with the line in the last column. "None"
-under "before" says that no test noticed the bug until this one was written or made stronger
-({survived} of them; found by running the tests of that time on the same theme, in part by reading
-them). Where nothing stands there a test noticed it already, or it was not tried.
+`make planted FLAGS=--table=docs/planted_bugs.md` planted each of these {bugs} bugs alone, ran
+the test named beside it, and wrote this page: {caught} tests failed, with the line in the last
+column. "None" under "before" says that no test noticed the bug until this one was written or
+made stronger ({survived} of them; found by running the tests of that time on the same theme, in
+part by reading them). Where nothing stands there a test noticed it already, or it was not
+tried.
 
 """
 
