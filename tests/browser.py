@@ -10,7 +10,9 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 
-browser = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="reports as a browser shows them (no chromium on the PATH)"
+)
 
 # Counts what a person would see as broken, and leaves the counts where --dump-dom shows them.
 PROBE = """<script>
