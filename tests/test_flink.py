@@ -65,8 +65,9 @@ def expected(source, tmp_path_factory):
     return tree(data)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cluster():
+    """A cluster of the test's own: each may break its machines, in any order of the tests."""
     if "IXI_FLINK" not in os.environ:
         pytest.skip(
             "IXI_FLINK is unset: that the job makes the same bytes on a Flink cluster, also when a "
