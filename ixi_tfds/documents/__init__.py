@@ -1,0 +1,1 @@
+"""What is written to files as JSON and read again: a frozen dataclass each, with one codec."""

@@ -1,0 +1,1 @@
+"""What every command needs: flags and commands, errors, storage, files."""

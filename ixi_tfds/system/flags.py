@@ -1,0 +1,235 @@
+"""Flags from dataclasses: a field of a config declares its flag, default, help text and bounds.
+
+A config is a frozen dataclass whose fields are made by `flag`. A field that holds another such
+dataclass gives its flags too, so that configs can be parts of configs while their flags stay flat.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import flags
+
+from ixi_tfds.errors import UserError
+
+Config = TypeVar("Config")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Flag:
+    """What a field says of its flag; `kind` is the type of its values, of their items if many."""
+
+    help: str
+    default: Any
+    name: str = ""
+    choices: Collection[str] = ()
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    only_with: str = ""
+    kind: type = str
+    many: bool = False
+
+
+def flag(
+    help: str,
+    default: Any = dataclasses.MISSING,
+    *,
+    name: str = "",
+    choices: Collection[str] = (),
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    only_with: str = "",
+) -> Any:
+    """A field of a config that is a flag as well.
+
+    The field's type is `str`, `int`, `float`, `bool`, `tuple[str, ...]` or `tuple[int, ...]` (given
+    with commas), or one of these or None.
+
+    Args:
+      help: the text in `--help`.
+      default: the value without the flag; a flag without a default has to be given.
+      name: of the flag, where it is not that of the field.
+      choices: the values that are allowed, such as a table whose keys they are; none for all.
+      least: the lowest value that is allowed, of a tuple's items if it is one.
+      most: the highest.
+      above: all allowed values are higher.
+      below: all allowed values are lower.
+      only_with: another flag and its value, such as "loss=mix", without which this one is refused.
+    """
+    made = _Flag(help, default, name, choices, least, most, above, below, only_with)
+    return dataclasses.field(default=default, kw_only=True, metadata={"flag": made})
+
+
+def flags_of(config: type) -> dict[str, _Flag]:
+    """The flags of a config, by name, those of the configs in it among them, in their order."""
+    return {found.name: found for _, found in _leaves(config)}
+
+
+def define(config: type) -> flags.FlagValues:
+    """The absl flags for a config, without a value yet."""
+    values = flags.FlagValues()
+    for name, found in flags_of(config).items():
+        default = None if found.default is dataclasses.MISSING else found.default
+        if found.many and found.kind is str:
+            flags.DEFINE_list(name, default, found.help, flag_values=values)
+        elif found.many:
+            shown = default and ",".join(map(str, default))
+            parser, serializer = _Numbers(), _NumbersAsText()
+            flags.DEFINE(parser, name, shown, found.help, values, serializer)
+        else:
+            kinds: dict[type, Callable[..., Any]] = {
+                bool: flags.DEFINE_bool,
+                int: flags.DEFINE_integer,
+                float: flags.DEFINE_float,
+            }
+            make = kinds.get(found.kind, flags.DEFINE_string)
+            make(name, default, found.help, flag_values=values)
+    return values
+
+
+def config_of(config: type[Config], values: flags.FlagValues) -> Config:
+    """The config that parsed flags describe.
+
+    Raises:
+      UserError: a flag is missing, out of bounds, or given where it has no meaning.
+    """
+    for name, found in flags_of(config).items():
+        if found.default is dataclasses.MISSING and values[name].value in (None, "", []):
+            raise UserError(f"--{name} is missing; see --help")
+        other, _, wanted = found.only_with.partition("=")
+        if other and values[name].present and values[other].value != wanted:
+            raise UserError(f"--{name} goes with --{found.only_with} only")
+    return from_flags(config, {name: values[name].value for name in flags_of(config)})
+
+
+def from_flags(config: type[Config], values: Mapping[str, Any]) -> Config:
+    """A config from the values of its flags; those that are not given keep their defaults."""
+    given: dict[str, Any] = {}
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]  # a dataclass, as all are
+        inner = typing.get_type_hints(config)[field.name]
+        if dataclasses.is_dataclass(inner):
+            given[field.name] = from_flags(inner, values)  # type: ignore[arg-type]
+        elif "flag" in field.metadata:
+            name = field.metadata["flag"].name or field.name
+            if name in values:
+                value = values[name]
+                given[field.name] = tuple(value) if isinstance(value, list) else value
+    return config(**given)
+
+
+def as_flags(config: Any) -> dict[str, Any]:
+    """The values of a config's flags, by name, in their order."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            values |= as_flags(value)
+        elif "flag" in field.metadata:
+            values[field.metadata["flag"].name or field.name] = value
+    return values
+
+
+def as_lines(values: Mapping[str, Any]) -> list[str]:
+    """Flags as lines of a file for `--flagfile`."""
+    lines = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            lines.append(f"--{name}" if value else f"--no{name}")
+        else:
+            lines.append(f"--{name}={_shown(value)}")
+    return lines
+
+
+def check(config: Any) -> None:
+    """See that every flag of a config has a value that its declaration allows.
+
+    Raises:
+      UserError: names the first flag whose value is not one of its choices or out of its bounds.
+    """
+    values = as_flags(config)
+    for name, found in flags_of(type(config)).items():
+        value = values[name]
+        if value is None:
+            continue
+        for item in value if found.many else (value,):
+            wrong = _wrong(found, item)
+            if wrong:
+                raise UserError(f"--{name}={_shown(value)}: {wrong}")
+
+
+def describe(config: type) -> str:
+    """A line a flag, sorted by name, for `--help`."""
+    lines = []
+    for name, found in sorted(flags_of(config).items()):
+        has_default = found.default not in (dataclasses.MISSING, None)
+        choices = f" One of {', '.join(found.choices)}." if found.choices else ""
+        default = f" (default {_shown(found.default)})" if has_default else ""
+        lines.append(f"  --{name}: {' '.join(found.help.split())}{choices}{default}")
+    return "\n".join(lines)
+
+
+def _leaves(config: type) -> Iterator[tuple[str, _Flag]]:
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _leaves(hint)  # type: ignore[arg-type]  # a type, since it is a hint
+        elif "flag" in field.metadata:
+            kind, many = _kind(hint)
+            made = field.metadata["flag"]
+            name = made.name or field.name
+            yield name, dataclasses.replace(made, name=name, kind=kind, many=many)
+
+
+def _kind(hint: Any) -> tuple[type, bool]:
+    """The type of a flag's value, of its items where it has many; None aside."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (part for part in hint.__args__ if part is not types.NoneType)
+    many = typing.get_origin(hint) is tuple
+    return (typing.get_args(hint)[0] if many else hint), many
+
+
+def _wrong(found: _Flag, value: Any) -> str:
+    """What is wrong with a value; "" where nothing is."""
+    if found.choices:
+        return "" if value in found.choices else f"choose one of {', '.join(found.choices)}"
+    if found.least is not None and found.most is not None:
+        if not found.least <= value <= found.most:
+            return f"must be between {found.least:g} and {found.most:g}"
+    elif found.least is not None and not value >= found.least:
+        return f"must be at least {found.least:g}"
+    elif found.most is not None and not value <= found.most:
+        return f"must be at most {found.most:g}"
+    if found.above is not None and not value > found.above:
+        return f"must be above {found.above:g}"
+    if found.below is not None and not value < found.below:
+        return f"must be below {found.below:g}"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+class _Numbers(flags.ArgumentParser[Sequence[int]]):
+    """Whole numbers with commas between them."""
+
+    def parse(self, argument: Any) -> tuple[int, ...]:
+        """A tuple of the numbers; empty text gives none."""
+        if not isinstance(argument, str):
+            return tuple(argument)
+        try:
+            return tuple(int(part) for part in argument.split(",")) if argument else ()
+        except ValueError as error:
+            raise ValueError("give whole numbers with commas between them") from error
+
+
+class _NumbersAsText(flags.ArgumentSerializer[Sequence[int]]):
+    def serialize(self, value: Sequence[int]) -> str:
+        return ",".join(map(str, value))
