@@ -3,6 +3,7 @@
 import dataclasses
 
 from ixi_tfds import storage
+from ixi_tfds.errors import UserError
 from ixi_tfds.system import flags
 from ixi_tfds.system.flags import flag, like
 from trainer.config import TrainConfig
@@ -51,4 +52,4 @@ class SearchConfig:
         # keras-tuner leaves its state in place, and trials are told apart by renaming folders.
         storage.check_local(self.tuning_dir, "tuning_dir")
         if not self.batch_sizes:
-            raise flags.UserError("--batch_sizes=: give numbers with commas between them")
+            raise UserError("--batch_sizes=: give numbers with commas between them")

@@ -20,12 +20,13 @@ from tensorflow import keras
 from ixi_tfds import folders
 from ixi_tfds.errors import UserError
 from ixi_tfds.system import files, flags
-from trainer import distribution, sources, training
+from trainer import data, distribution, training
 from trainer.callbacks import DivergedError
 from trainer.cluster import read_cluster
-from trainer.config import TrainConfig, read_claim, write_claim
+from trainer.config import TrainConfig
 from trainer.search import space, tuner
 from trainer.search.config import SearchConfig
+from trainer.workdir import check_same_run, write_config
 
 
 def tune(config: SearchConfig) -> pd.DataFrame | None:
@@ -48,11 +49,11 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         raise UserError(
             "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
         )
-    data = sources.open_sources(config.data_dir, config.dataset.split(","), config.verify)
+    opened = data.open_data(config.data_dir, config.dataset.split(","), config.verify)
     asked = json.loads(json.dumps(flags.as_flags(config)))
-    asked["dataset_fingerprint"] = data.fingerprint
+    asked["dataset_fingerprint"] = opened.fingerprint
     if part != "chief":
-        _check_batch_sizes(config, data.train.slices)
+        _check_batch_sizes(config, opened.train.slices)
     with contextlib.ExitStack() as stack:
         # A worker writes in the folders of its trials only, which training locks.
         watch = folders.telling_faults if part == "worker" else folders.writing
@@ -64,7 +65,7 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
     folder = pathlib.Path(config.tuning_dir)
 
     def check() -> None:
-        read_claim(folder, "tuning_dir", asked, _free_to_change(config))
+        check_same_run(folder, "tuning_dir", asked, _free_to_change(config))
 
     def train(trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
         result = _train(config, trial, folder_of)
@@ -76,7 +77,7 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
 
     check()
     if part != "worker":
-        write_claim(folder, asked)
+        write_config(folder, asked)
     oracle = tuner.make_oracle(config, lambda oracle: _report(config, oracle))
     tuner.Tuner(oracle, config.tuning_dir, train, check).search()
     if part == "worker":
