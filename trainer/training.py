@@ -17,7 +17,6 @@ from ixi_tfds import folders, integrity, storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.system import flags
 from trainer import callbacks, data, distribution, losses, models, workdir
-from trainer.augmentation import AugmentationConfig
 from trainer.autoencoder import Autoencoder
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import OPTIMIZERS, TrainConfig
@@ -224,7 +223,7 @@ def build(
         losses.make_loss(config.loss, weight=config.dssim_weight),
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=_augmentation(config),
+        augment=config.corruptions,
         augment_validation=config.augment_validation,
     )
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -232,10 +231,6 @@ def build(
     model.compile(optimizer=_optimizer(config), jit_compile=jit)
     model.optimizer.build(network.trainable_variables)
     return model
-
-
-def _augmentation(config: TrainConfig) -> AugmentationConfig | None:
-    return AugmentationConfig(**vars(config.augmentation)) if config.augment else None
 
 
 def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
@@ -340,7 +335,7 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     made = card.make_card(
         run.config,
         run.data,
-        _augmentation(run.config),
+        run.config.corruptions,
         parameters=network.count_params(),
         best=best,
         epochs_trained=state.epochs_done,
