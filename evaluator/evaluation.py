@@ -17,10 +17,10 @@ from evaluator import (
     robustness_report,
     scoring,
     sections,
-    statistics,
 )
-from evaluator.scoring import Model, Score, Split
+from evaluator.scoring import Model, Split
 from ixi_tfds import folders
+from ixi_tfds.images.metrics import METRICS
 
 
 def evaluate(
@@ -61,9 +61,8 @@ def evaluate(
     models = scoring.load_models(saved_models, allow_changed_model=allow_changed_model)
     for model in models:
         scoring.check_fit(model, opened, allow_other_preprocessing=allow_other_preprocessing)
-    scores: list[Score] = []
-    for model in models:
-        scores += scoring.score_split(model, opened, batch_size=batch_size)
+    tables = [scoring.score_split(model, opened, batch_size=batch_size) for model in models]
+    scores = pd.concat(tables, ignore_index=True)
     frame = robustness.score_corrupted(models, opened, batch_size=batch_size) if corrupted else None
     curves = None if frame is None else robustness.curves(frame)
     facts = results.summary(models, opened, scores)
@@ -98,24 +97,23 @@ def evaluate(
 def _sections(
     models: Sequence[Model],
     facts: dict[str, Any],
-    scores: Sequence[Score],
+    scores: pd.DataFrame,
     slices: dict[str, np.ndarray],
     workdirs: Sequence[pathlib.Path],
 ) -> list[report.Section]:
-    frame = results.as_frame(scores)
     chosen = results.gallery(scores)
     histories = sections.find_histories(models, workdirs)
     parts = [
         sections.scores_section(facts),
         sections.subjects_section(facts),
-        sections.groups_section(frame),
-        sections.gallery_section(chosen, slices, models, frame),
-        sections.spread_section(frame),
+        sections.groups_section(scores),
+        sections.gallery_section(chosen, slices, models, scores),
+        sections.spread_section(scores),
     ]
     if histories:
         cards = {model.name: model.card for model in models}
         parts.append(sections.learning_section(histories, cards))
-    parts += [sections.people_section(frame), sections.origin_section(facts, models)]
+    parts += [sections.people_section(scores), sections.origin_section(facts, models)]
     return [part for part in parts if part.tables or part.figures]
 
 
@@ -137,5 +135,5 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"\n{facts['dataset']}, {facts['split']}: {facts['slices']} slices", end=" ")
     print(f"of {facts['subjects']} subjects")
     for entry in facts["models"]:
-        table = pd.DataFrame({name: entry[name] for name in statistics.METRICS}).T
+        table = pd.DataFrame({name: entry[name] for name in METRICS}).T
         print(f"\n{entry['model']}\n{table.to_string(float_format='{:.6f}'.format)}")

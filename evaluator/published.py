@@ -1,25 +1,13 @@
-"""The results that the thesis published, for the models that are one of its twelve runs."""
+"""What the thesis published for a model of the kind that is scored."""
 
-import importlib.resources
 import json
 from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
+from ixi_tfds.thesis_results import published
 
 SETTINGS = ("optimizer", "batch_size", "epochs")
 """Flags in which a model may differ from the run that it is shown beside."""
-
-
-def published() -> pd.DataFrame:
-    """A row a run, in the thesis's order, indexed by the name of its recipe.
-
-    Columns: the flags `model`, `weights`, `loss` and `SETTINGS`; the best validation loss
-    `val_loss` and its `epoch`; mean, std, min and max of PSNR (dB) and SSIM over the 2,880 slices
-    of 256x256 of its test split, such as `psnr_mean`.
-    """
-    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
-        return pd.read_csv(file, index_col="recipe")
 
 
 def published_for(card: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ import tqdm
 from evaluator import statistics
 from evaluator.scoring import Model, Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
+from ixi_tfds.images import metrics
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -159,11 +160,9 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
     """
     import tensorflow as tf
 
-    from evaluator import metrics
-
     @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1))] * 2)
     def judge(clean: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-        return tf.stack([metrics.psnr(clean, other), metrics.ssim(clean, other)], axis=1)
+        return tf.stack([metrics.METRICS[name].function(clean, other) for name in METRICS], axis=1)
 
     tables = []
     total = split.slices * len(conditions()) * len(models)

@@ -8,7 +8,8 @@ import pandas as pd
 from evaluator import figures, robustness
 from evaluator.report import Figure, Section
 from evaluator.scoring import Model
-from evaluator.sections import PLACES, reconstruct
+from evaluator.sections import reconstruct
+from ixi_tfds.images.metrics import METRICS
 
 
 def collage_slices(frame: pd.DataFrame) -> pd.DataFrame:
@@ -37,9 +38,9 @@ def robustness_section(
     """
     plots = [
         Figure(
-            f"{figures.LABELS[metric]} of reconstructions of corrupted slices",
+            f"{METRICS[metric].title} of reconstructions of corrupted slices",
             {
-                f"{figures.LABELS[metric]}, {corruption}": figures.robustness_curve(
+                f"{METRICS[metric].title}, {corruption}": figures.robustness_curve(
                     curves, corruption, metric, unit
                 )
                 for corruption, unit in robustness.UNITS.items()
@@ -82,7 +83,7 @@ def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
     """A row a model, a column a corruption."""
     shown = scores.assign(
         cell=[
-            f"{row.psnr:.{PLACES['psnr']}f} / {row.ssim:.{PLACES['ssim']}f}"
+            f"{METRICS['psnr'].shown(row.psnr)} / {METRICS['ssim'].shown(row.ssim)}"
             for row in scores.itertuples()
         ],
         title=[f"{row.corruption} ({row.slices} slices)" for row in scores.itertuples()],

@@ -8,48 +8,19 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import tqdm
 
 from evaluator import bundle
 from ixi_tfds import datasets, integrity
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
+from ixi_tfds.images.metrics import METRICS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SIGNATURE = "serving_default"
-
-
-@dataclasses.dataclass(frozen=True)
-class Score:
-    """What one slice scored.
-
-    Attributes:
-      model: name of the model that reconstructed it.
-      key: name of the slice, such as `IXI002/052`.
-      subject: id of the person.
-      site: hospital; "" where unknown.
-      sex: "female", "male" or "unknown".
-      age: years, NaN where unknown.
-      slice_index: place along the volume's right axis, from 0.
-      psnr: dB, at most `metrics.PSNR_CAP`.
-      ssim: -1 to 1.
-      ms_ssim: 0 to 1, of as many scales as `metrics.ms_ssim_scales` says.
-      mae: mean absolute error, in units of the slice's range.
-    """
-
-    model: str
-    key: str
-    subject: str
-    site: str
-    sex: str
-    age: float
-    slice_index: int
-    psnr: float
-    ssim: float
-    ms_ssim: float
-    mae: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,34 +207,38 @@ def check_fit(model: Model, split: Split, *, allow_other_preprocessing: bool = F
             )
 
 
-def score_split(model: Model, split: Split, *, batch_size: int) -> list[Score]:
-    """Score every slice of a split, in the order of their keys.
+def score_split(model: Model, split: Split, *, batch_size: int) -> pd.DataFrame:
+    """Score every slice of a split.
 
     The reconstruction is judged as the model gives it, without clipping.
+
+    Returns:
+      A row a slice, sorted by `key`, its name, such as `IXI002/052`. Further columns: `model`, the
+      name of the model; `subject`, the person's id; `site`, the hospital ("" where unknown); `sex`
+      ("female", "male" or "unknown"); `age` in years (NaN where unknown); `slice_index`, the place
+      along the volume's right axis, from 0; and one for each of `METRICS`.
 
     Raises:
       UserError: the model takes slices of another size, or gives values that are not finite.
     """
     import tensorflow as tf
 
-    from evaluator import metrics
-
     @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1), tf.uint8)])
     def judge(images: tf.Tensor) -> tf.Tensor:
         slices = tf.cast(images, tf.float32) / 255.0
         reconstruction = tf.ensure_shape(model.reconstruct(slices), slices.shape)
-        judges = (metrics.psnr, metrics.ssim, metrics.ms_ssim, metrics.mae)
-        return tf.stack([judged_by(slices, reconstruction) for judged_by in judges])
+        judged = [metric.function(slices, reconstruction) for metric in METRICS.values()]
+        return tf.stack(judged)
 
-    scores: list[Score] = []
+    tables = []
     with tqdm.tqdm(
         total=split.slices, unit="slice", desc=f"scoring {model.name}", disable=None
     ) as progress:
         for batch in read_batches(split, batch_size):
             values = judge(batch["image"]).numpy()
-            scores += _rows(model, split, batch, values)
+            tables.append(_table(model, split, batch, values))
             progress.update(values.shape[1])
-    return sorted(scores, key=lambda score: score.key)
+    return pd.concat(tables).sort_values("key", kind="stable", ignore_index=True)
 
 
 def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
@@ -285,36 +260,34 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
         yield from dataset.prefetch(2)
 
 
-def _rows(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> Iterator[Score]:
-    fields = {
-        name: batch[name].numpy() for name in ("subject", "site", "sex", "age", "slice_index")
-    }
+def _table(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> pd.DataFrame:
+    """The rows of a batch whose slices have `values`, float32 [metrics, slices]."""
+    keys = batch_keys(batch)
+    finite = np.isfinite(values).all(axis=0)
+    if not finite.all():
+        key = keys[int(np.argmin(finite))]
+        raise UserError(f"{model.name} gives values that are not finite for slice {key}")
     sex_name = split.builder.info.features["sex"].int2str
-    for place, (psnr, ssim, ms_ssim, mae) in enumerate(values.T.tolist()):
-        subject = fields["subject"][place].decode()
-        index = int(fields["slice_index"][place])
-        key = slice_key(subject, index)
-        if not np.isfinite([psnr, ssim, ms_ssim, mae]).all():
-            raise UserError(f"{model.name} gives values that are not finite for slice {key}")
-        yield Score(
-            model=model.name,
-            key=key,
-            subject=subject,
-            site=fields["site"][place].decode(),
-            sex=sex_name(int(fields["sex"][place])),
-            age=float(fields["age"][place]),
-            slice_index=index,
-            psnr=psnr,
-            ssim=ssim,
-            ms_ssim=ms_ssim,
-            mae=mae,
-        )
+    facts = {
+        "model": model.name,
+        "key": keys,
+        "subject": _texts(batch["subject"]),
+        "site": _texts(batch["site"]),
+        "sex": [sex_name(int(code)) for code in batch["sex"].numpy()],
+        "age": batch["age"].numpy().astype(float),
+        "slice_index": batch["slice_index"].numpy().astype(int),
+    }
+    return pd.DataFrame(facts | dict(zip(METRICS, values.astype(float), strict=True)))
+
+
+def _texts(strings: Any) -> list[str]:
+    return [text.decode() for text in strings.numpy()]
 
 
 def batch_keys(batch: dict[str, Any]) -> list[str]:
     """The names of a batch's slices."""
-    names = zip(batch["subject"].numpy(), batch["slice_index"].numpy(), strict=True)
-    return [slice_key(subject.decode(), int(index)) for subject, index in names]
+    names = zip(_texts(batch["subject"]), batch["slice_index"].numpy(), strict=True)
+    return [slice_key(subject, int(index)) for subject, index in names]
 
 
 def read_slices(split: Split, keys: Collection[str], *, batch_size: int) -> dict[str, np.ndarray]:

@@ -30,6 +30,8 @@ from browser import browser, see
 from evaluator import __main__ as evaluator
 from evaluator import figures, results, scoring, sections, statistics
 from ixi_tfds import bundle, configs
+from ixi_tfds.images import metrics
+from ixi_tfds.images.metrics import METRICS
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -467,13 +469,16 @@ def test_flags_are_read_without_tensorflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def score(key, psnr):
-    age = float("nan")
-    return scoring.Score("m", key, "IXI901", "", "unknown", age, 0, psnr, 0.9, 0.9, 0.1)
+def scores_of(psnr, model="m", **more):
+    """Scores of slices, by key, in the columns that `scoring.score_split` gives."""
+    facts = {"model": model, "key": list(psnr), "subject": "IXI901", "site": "", "sex": "unknown"}
+    facts |= {"age": float("nan"), "slice_index": 0}
+    scores = {"psnr": list(psnr.values()), "ssim": 0.9, "ms_ssim": 0.9, "mae": 0.1}
+    return pd.DataFrame(facts | scores | more)
 
 
 def test_gallery_spreads_over_the_order_of_psnr():
-    scores = [score(f"{place:03d}", psnr=float(place)) for place in range(101)]
+    scores = scores_of({f"{place:03d}": float(place) for place in range(101)})
     chosen = results.gallery(scores[::-1])
     assert chosen == {"worst": "000", "median": "050", "best": "100"}
     assert list(results.gallery(scores[:2])) == ["worst", "best"]
@@ -481,9 +486,9 @@ def test_gallery_spreads_over_the_order_of_psnr():
 
 
 def test_unknown_age_is_an_empty_cell_and_still_a_group():
-    scores = [score("IXI901/000", 30.0)]
+    scores = scores_of({"IXI901/000": 30.0})
     assert results.scores_csv(scores).splitlines()[1].split(",")[3:7] == ["", "unknown", "", "0"]
-    groups = statistics.by_group(results.as_frame(scores), ["subject", "age"])
+    groups = statistics.by_group(scores, ["subject", "age"])
     assert len(groups) == 1
 
 
@@ -644,7 +649,7 @@ def test_every_row_is_that_of_its_model_slice_and_person(mixed, originals):
 
 
 def test_each_model_has_statistics_of_its_own(mixed):
-    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(METRICS, float))
     facts = mixed.facts
     assert [entry["model"] for entry in facts["models"]] == list(RECONSTRUCTIONS)
     assert [entry["slices_at_psnr_cap"] for entry in facts["models"]] == [0, 9, 0]
@@ -652,7 +657,7 @@ def test_each_model_has_statistics_of_its_own(mixed):
     assert recipes == ["resnet50_dssim", None, "small_mse"]
     for entry in facts["models"]:
         mine = rows[rows["model"] == entry["model"]]
-        for metric in statistics.METRICS:
+        for metric in METRICS:
             values = mine[metric].to_numpy()
             expected = [values.mean(), values.std(), values.min(), values.max()]
             found = [entry[metric][name] for name in ("mean", "std", "min", "max")]
@@ -664,10 +669,10 @@ def test_each_model_has_statistics_of_its_own(mixed):
             assert found["mean"] - 2e-6 <= found["high"] <= people.max() + 2e-6
         folder = mixed.models / entry["model"]
         assert entry["model_sha256"] == bundle.digest(folder)
-    people = rows.groupby(["model", "subject"])[list(statistics.METRICS)].mean()
+    people = rows.groupby(["model", "subject"])[list(METRICS)].mean()
     differences = facts["paired_differences"]
     assert differences["reference"] == "wild/1"
-    wanted = [(name, metric) for name in ("same/1", "blur/1") for metric in statistics.METRICS]
+    wanted = [(name, metric) for name in ("same/1", "blur/1") for metric in METRICS]
     assert [(row["model"], row["metric"]) for row in differences["rows"]] == wanted
     for row in differences["rows"]:
         apart = (people.loc[row["model"]] - people.loc["wild/1"])[row["metric"]]
@@ -686,7 +691,7 @@ def test_the_statistics_are_printed(mixed):
     for block, entry in zip(blocks[1:], mixed.facts["models"], strict=True):
         name, titles, *lines = block.splitlines()
         assert (name, titles.split()) == (entry["model"], ["mean", "std", "min", "max"])
-        for line, metric in zip(lines, statistics.METRICS, strict=False):
+        for line, metric in zip(lines, METRICS, strict=False):
             expected = [f"{value:.6f}" for value in entry[metric].values()]
             assert line.split() == [metric, *expected]
     assert f"Report: {mixed.folder / 'report.html'}" in mixed.printed
@@ -713,6 +718,28 @@ def tables(page):
         title = html.unescape(caption[1]) if caption else rows[0][0]
         found[title] = [[html.unescape(cell) for cell in row] for row in rows]
     return found
+
+
+def test_a_new_metric_is_one_entry_in_the_table(model, data_dir, tmp_path, monkeypatch, capsys):
+    def rmse(a, b):
+        return 100 * tf.sqrt(tf.reduce_mean(tf.math.squared_difference(a, b), axis=(1, 2, 3)))
+
+    entry = metrics.Metric(rmse, "RMSE", unit="%", places=1, better="lower")
+    monkeypatch.setitem(METRICS, "rmse", entry)
+    assert evaluator.run(arguments(model, data_dir, tmp_path)) == 0
+    rows = read_scores(tmp_path)
+    for row in rows:
+        assert float(row["psnr"]) == pytest.approx(40 - 20 * np.log10(float(row["rmse"])), abs=1e-3)
+    (told,) = json.loads((tmp_path / "summary.json").read_text())["models"]
+    values = [float(row["rmse"]) for row in rows]
+    assert told["rmse"]["mean"] == pytest.approx(np.mean(values), abs=2e-6)
+    means = told["by_subject"]["rmse"]
+    assert means["low"] < means["mean"] < means["high"]
+    shown = tables((tmp_path / "report.html").read_text())
+    assert shown["RMSE (%), lower is better"][1][1] == f"{np.mean(values):.1f}"
+    for caption in ("Mean over people [95% interval]", "By sex", "Person"):
+        assert shown[caption][0][-1] == "RMSE (%)"
+    assert re.search(r"^rmse .*\d", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_report_begins_with_the_best_model(mixed):
@@ -780,7 +807,7 @@ def test_intervals_and_differences_in_the_report_are_those_of_the_summary(mixed)
 
 def means_of(mixed, column):
     """Mean of each metric over the slices by a column and model, as the report writes them."""
-    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(METRICS, float))
     places = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
     for (name, model), group in rows.groupby([column, "model"]):
         means = [f"{group[metric].mean():.{digits}f}" for metric, digits in places.items()]
@@ -1109,11 +1136,11 @@ def test_each_of_several_models_has_to_fit_the_slices(data_dir, tmp_path, capsys
 def test_gallery_of_several_models_goes_by_their_mean():
     first = {"a": 20.0, "b": 30.0, "c": 31.0, "d": 29.0, "e": 10.0}
     second = {"a": 20.0, "b": 15.0, "c": 22.0, "d": 30.0, "e": 29.0}
-    scores = [score(key, psnr) for table in (first, second) for key, psnr in table.items()]
+    scores = pd.concat([scores_of(first), scores_of(second)])
     # Means: a 20, b 22.5, c 26.5, d 29.5, e 19.5.
     assert results.gallery(scores) == {"worst": "e", "median": "b", "best": "d"}
     # Of equal slices the first by name comes first, in whatever order they were scored.
-    same = [score(key, 20.0) for key in "cab"]
+    same = scores_of(dict.fromkeys("cab", 20.0))
     assert results.gallery(same) == {"worst": "a", "median": "b", "best": "c"}
 
 
@@ -1121,8 +1148,9 @@ def test_of_one_person_there_is_no_interval():
     """Which JSON says with null, for it knows no NaN, and the page in words."""
     split = scoring.Split("d", "1.0.0", "test", "abc", (32, 48), 2, None)
     models = [scoring.Model(name, None, "", {}, None, (None, None)) for name in ("m", "n")]
-    scores = [score(f"IXI901/00{n}", 20.0 + n) for n in range(2)]
-    scores += [dataclasses.replace(each, model="n", psnr=each.psnr + 2) for each in scores]
+    psnr = {f"IXI901/00{n}": 20.0 + n for n in range(2)}
+    others = {key: value + 2 for key, value in psnr.items()}
+    scores = pd.concat([scores_of(psnr), scores_of(others, model="n")])
     facts = results.summary(models, split, scores)
     assert facts["models"][0]["by_subject"]["psnr"] == {"mean": 20.5, "low": None, "high": None}
     assert facts["models"][1]["by_subject"]["psnr"] == {"mean": 22.5, "low": None, "high": None}
@@ -1139,7 +1167,7 @@ def test_of_one_person_there_is_no_interval():
 
 
 def test_scores_are_written_with_six_decimals():
-    text = results.scores_csv([dataclasses.replace(score("k", 1 / 3), age=30.456, mae=2e-7)])
+    text = results.scores_csv(scores_of({"k": 1 / 3}, age=30.456, mae=2e-7))
     header, row, *rest = text.split("\n")
     assert header == "model,key,subject,site,sex,age,slice_index,psnr,ssim,ms_ssim,mae"
     assert row == "m,k,IXI901,,unknown,30.46,0,0.333333,0.900000,0.900000,0.000000"

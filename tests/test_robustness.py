@@ -10,8 +10,9 @@ import scipy.ndimage
 import tensorflow as tf
 import tiny_dataset
 
-from evaluator import figures, metrics, robustness, robustness_report, scoring
+from evaluator import figures, robustness, robustness_report, scoring
 from ixi_tfds.errors import UserError
+from ixi_tfds.images import metrics
 
 KEYS = ["IXI901/000", "IXI901/001", "IXI902/000"]
 RANDOM = ["zeroed patches", "coarse dropout", "pixel dropout", "Gaussian noise", "Rician noise"]

@@ -1,6 +1,5 @@
 """Rerun the thesis's twelve experiments: `python -m trainer.thesis --data_dir=D --workdir=W`."""
 
-import importlib.resources
 import json
 import pathlib
 import subprocess
@@ -12,6 +11,7 @@ from absl import flags
 
 from ixi_tfds import cli, folders, storage
 from ixi_tfds.errors import UserError
+from ixi_tfds.thesis_results import published
 from trainer.cluster import read_cluster
 
 USAGE = """
@@ -37,16 +37,6 @@ flags.DEFINE_string(
     flag_values=FLAGS,
 )
 flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
-
-
-def published() -> pd.DataFrame:
-    """The thesis's results: a row a recipe, in its order.
-
-    Columns: its flags, `val_loss` and its `epoch`, then mean, std, min and max of PSNR (dB) and of
-    SSIM over the 2,880 slices of the test split, such as `psnr_mean`.
-    """
-    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
-        return pd.read_csv(file, index_col="recipe")
 
 
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
