@@ -9,7 +9,8 @@ import pandas as pd
 
 from evaluator import statistics
 from evaluator.published import published_for
-from evaluator.scoring import Model, Split
+from evaluator.models import Model
+from evaluator.scoring import Split
 from ixi_tfds.images.metrics import METRICS, PSNR_CAP, ms_ssim_scales
 
 GALLERY = {"worst": 0.0, "median": 0.5, "best": 1.0}

@@ -16,7 +16,8 @@ import pandas as pd
 import tqdm
 
 from evaluator import statistics
-from evaluator.scoring import Model, Split, batch_keys, read_batches
+from evaluator.models import Model
+from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.images import metrics
 

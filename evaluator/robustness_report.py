@@ -7,7 +7,7 @@ import pandas as pd
 
 from evaluator import figures, robustness
 from evaluator.report import Figure, Section
-from evaluator.scoring import Model
+from evaluator.models import Model
 from evaluator.sections import reconstruct
 from ixi_tfds.images.metrics import METRICS
 

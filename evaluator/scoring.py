@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import tqdm
 
-from evaluator import bundle
+from evaluator.models import Model, check_preprocessing
 from ixi_tfds import datasets, integrity
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
@@ -19,31 +19,6 @@ from ixi_tfds.images.metrics import METRICS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-SIGNATURE = "serving_default"
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A SavedModel, known by nothing but its files and its signature.
-
-    Attributes:
-      name: what tells it from the other models, such as `small_resnet/1`.
-      folder: of the SavedModel.
-      sha256: digest of graph and weights, so that two exports can be told apart.
-      card: `model_card.json` of the export, empty where it has none.
-      reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
-      size: (height, width) it takes; None on a side where any will do.
-      raw: the signature `raw`, which takes and gives scanner units; None where it has none.
-    """
-
-    name: str
-    folder: pathlib.Path
-    sha256: str
-    card: dict[str, Any]
-    reconstruct: Callable[[Any], Any]
-    size: tuple[int | None, int | None]
-    raw: Callable[..., dict[str, Any]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,96 +42,6 @@ class Split:
     size: tuple[int, int]
     slices: int
     builder: tfds.core.DatasetBuilder
-
-
-def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
-    """Load a SavedModel from its version folder, or the highest version in a folder of versions.
-
-    Args:
-      path: of either.
-      allow_changed_model: take a model whose files are not those that its card names.
-
-    Raises:
-      UserError: there is no SavedModel, it is not the one of its card, cannot be loaded, or lacks
-        the signature.
-    """
-    import tensorflow as tf
-
-    folder = _version_folder(path)
-    digest, card = bundle.check_model(folder, allow_changed_model=allow_changed_model)
-    try:
-        loaded = tf.saved_model.load(str(folder))
-    # TensorFlow raises whatever a broken graph leads it to; none of it is a bug of ours.
-    except Exception as error:
-        said = (str(error).splitlines() or [""])[0] or type(error).__name__
-        raise UserError(f"--saved_model={path}: cannot be loaded: {said}") from error
-    signature = loaded.signatures.get(SIGNATURE)
-    inputs = signature.structured_input_signature[1] if signature else {}
-    if set(inputs) != {"slices"} or "reconstruction" not in signature.structured_outputs:
-        raise UserError(
-            f"--saved_model={path}: has no signature {SIGNATURE!r} from `slices` to "
-            "`reconstruction`; export it with python -m trainer"
-        )
-    takes, gives = inputs["slices"], signature.structured_outputs["reconstruction"]
-    for spec in (takes, gives):
-        if spec.dtype != tf.float32 or not spec.shape.is_compatible_with((None, None, None, 1)):
-            raise UserError(
-                f"--saved_model={path}: takes {takes.dtype.name} {takes.shape} and gives "
-                f"{gives.dtype.name} {gives.shape}, not grey float32 slices [B, H, W, 1]"
-            )
-
-    def reconstruct(slices: Any) -> Any:
-        # The signature's function lives only as long as the object it was loaded with.
-        return loaded.signatures[SIGNATURE](slices=slices)["reconstruction"]
-
-    def raw(**inputs: Any) -> dict[str, Any]:
-        return loaded.signatures["raw"](**inputs)
-
-    name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
-    size = tuple(takes.shape[1:3])
-    given = raw if "raw" in loaded.signatures else None
-    return Model(name, folder, digest, card, reconstruct, size, given)
-
-
-def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:
-    """Load several models, with names that tell them apart; the arguments are `load_model`'s.
-
-    Raises:
-      UserError: as `load_model` does, or the same one is given twice.
-    """
-    models = [load_model(path, allow_changed_model=allow_changed_model) for path in paths]
-    folders = [model.folder for model in models]
-    for path, folder in zip(paths, folders, strict=True):
-        if folders.count(folder) > 1:
-            raise UserError(f"--saved_model={path}: is named twice")
-    names = tell_apart([model.name for model in models], folders)
-    return [dataclasses.replace(m, name=name) for m, name in zip(models, names, strict=True)]
-
-
-def tell_apart(names: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
-    """The names if they all differ, else the last parts of the paths that do: often, the runs'."""
-    if len(set(names)) == len(names):
-        return list(names)
-    backwards = [folder.parts[::-1] for folder in folders]
-    for parts in zip(*backwards, strict=False):
-        if len(set(parts)) == len(parts):
-            return list(parts)
-    return [str(folder) for folder in folders]
-
-
-def _version_folder(path: pathlib.Path) -> pathlib.Path:
-    path = path.resolve()
-    if (path / "saved_model.pb").is_file():
-        return path
-    versions = [
-        found.parent for found in path.glob("*/saved_model.pb") if found.parent.name.isdigit()
-    ]
-    if not versions:
-        raise UserError(
-            f"--saved_model={path}: no SavedModel there; name the folder that holds "
-            "saved_model.pb, or the one above it"
-        )
-    return max(versions, key=lambda folder: int(folder.name))
 
 
 def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "full") -> Split:
@@ -191,13 +76,7 @@ def check_fit(model: Model, split: Split, *, allow_other_preprocessing: bool = F
     Raises:
       UserError: it does.
     """
-    bundle.check_preprocessing(
-        model.card,
-        model=model.name,
-        slices=split.dataset,
-        version=split.version,
-        allowed=allow_other_preprocessing,
-    )
+    check_preprocessing(model, split.dataset, split.version, allowed=allow_other_preprocessing)
     for takes, has in zip(model.size, split.size, strict=True):
         if takes not in (None, has):
             raise UserError(

@@ -12,7 +12,9 @@ import pandas as pd
 
 from evaluator import figures, statistics
 from evaluator.report import Figure, Section
-from evaluator.scoring import Model
+from evaluator.models import Model
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images.metrics import METRICS
 
 _GROUPS = {"site": "Site", "sex": "Sex", "age_band": "Age"}
@@ -179,7 +181,7 @@ def reconstruct(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def learning_section(
-    histories: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]
+    histories: Mapping[str, pd.DataFrame], cards: Mapping[str, ModelCard]
 ) -> Section:
     """The curves of the training runs whose histories are at hand.
 
@@ -190,7 +192,7 @@ def learning_section(
     panels = {}
     by_loss: dict[str, dict[str, pd.DataFrame]] = {}
     for model, history in histories.items():
-        loss = str((cards[model].get("flags") or {}).get("loss", "loss"))
+        loss = str(cards[model].flags.get("loss", "loss"))
         by_loss.setdefault(loss, {})[model] = history
     for loss, runs in by_loss.items():
         for column, label in (("val_loss", "validation"), ("loss", "training")):
@@ -213,9 +215,10 @@ def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section
         **_environment(),
     }
     tables = {"": _facts(shared)}
-    cards = {model.name: _scalars(model.card) for model in models if model.card}
-    if cards:
-        table = pd.DataFrame(cards).fillna("")
+    cards = {model.name: _scalars(codec.to_plain(model.card)) for model in models}
+    told = {model: values for model, values in cards.items() if values}
+    if told:
+        table = pd.DataFrame(told).fillna("")
         tables["The models' own cards"] = table.rename_axis("").reset_index()
     return Section("What was scored, and with what", tables=tables)
 

@@ -71,6 +71,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, unstructure)
     for kind in (str, int, float, bool):
         converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook(int | float, _number)
     return converter
 
 
@@ -81,6 +82,11 @@ def _exactly(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def _number(value: Any, kind: Any) -> int | float:
+    """A whole number stays one, which `_exactly` makes a float where a float is wanted."""
+    return _exactly(value, int if isinstance(value, int) else float)
 
 
 def _in_words(error: BaseException, kind: type | None) -> str:
