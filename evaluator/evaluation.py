@@ -79,9 +79,7 @@ def _open(config: ScoreConfig) -> tuple[Split, list[Model]]:
         allow_changed_model=checks.allow_changed_model,
     )
     for model in models:
-        scoring.check_fit(
-            model, split, allow_other_preprocessing=checks.allow_other_preprocessing
-        )
+        scoring.check_fit(model, split, allow_other_preprocessing=checks.allow_other_preprocessing)
     return split, models
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from evaluator import statistics
-from evaluator.published import published_for
 from evaluator.models import Model
+from evaluator.published import published_for
 from evaluator.scoring import Split
 from ixi_tfds.images.metrics import METRICS, PSNR_CAP, ms_ssim_scales
 

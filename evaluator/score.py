@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from evaluator import robustness
 from evaluator.options import Dataset, ModelChecks, check_folders
 from ixi_tfds import folders
 from ixi_tfds.errors import UserError
+from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
 from ixi_tfds.system import flags
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
@@ -33,9 +33,9 @@ class ScoreConfig:
     output_dir: str = flag("Folder for the results.")
     batch_size: int = flag("Slices at a time.", 32, least=1)
     robustness: bool = flag(
-        f"Also score reconstructions of corrupted slices, {len(robustness.SEVERITIES)} corruptions "
+        f"Also score reconstructions of corrupted slices, {len(CORRUPTIONS)} corruptions "
         "at several severities each, into O/robustness.csv and the report. Takes "
-        f"{len(robustness.conditions())} times as long as scoring alone.",
+        f"{len(conditions())} times as long as scoring alone.",
         False,
     )
     lesions: bool = flag(

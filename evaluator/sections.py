@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from evaluator import figures, statistics
-from evaluator.report import Figure, Section
 from evaluator.models import Model
+from evaluator.report import Figure, Section
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images.metrics import METRICS
