@@ -94,8 +94,8 @@ def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
     """A row a model, a column a corruption."""
     shown = scores.assign(
         cell=[
-            f"{METRICS['psnr'].shown(row.psnr)} / {METRICS['ssim'].shown(row.ssim)}"
-            for row in scores.itertuples()
+            f"{METRICS['psnr'].shown(psnr)} / {METRICS['ssim'].shown(ssim)}"
+            for psnr, ssim in zip(scores["psnr"], scores["ssim"], strict=True)
         ],
         title=[f"{row.corruption} ({row.slices} slices)" for row in scores.itertuples()],
     )

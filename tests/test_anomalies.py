@@ -20,7 +20,7 @@ from test_evaluator import blur, export
 from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
-from evaluator import anomalies, anomaly, curves, lesions, pairs, scoring, volumes
+from evaluator import anomalies, anomaly, curves, lesions, models, pairs, volumes
 from ixi_tfds import configs, datasets, nifti
 from ixi_tfds.errors import UserError
 
@@ -206,7 +206,7 @@ def scores_in_head(image, head_mask, pixels):
 
 def test_the_slices_that_are_shown_are_the_first_of_each_contrast(model, data_dir):
     _, _, _, found = anomalies.score_lesions(
-        scoring.load_models([model]),
+        models.load_models([model]),
         data_dir=data_dir,
         dataset="ixi_t1/tiny",
         source_dir=None,

@@ -28,8 +28,11 @@ import tiny_dataset
 from browser import browser, see
 
 from evaluator import __main__ as evaluator
-from evaluator import figures, results, scoring, sections, statistics
-from ixi_tfds import bundle, configs
+from evaluator import figures, models, results, scoring, sections, statistics
+from evaluator.models import Model
+from ixi_tfds import configs
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images import metrics
 from ixi_tfds.images.metrics import METRICS
 
@@ -60,7 +63,8 @@ def model(tmp_path_factory):
     export(folder / "1", blur)
     card = folder / "1" / "assets.extra" / "model_card.json"
     card.parent.mkdir()
-    card.write_text(json.dumps({"loss": "<mse>", "data": {"fingerprint": "abc"}}))
+    facts = {"ixi_t1/x": {"fingerprint": "abc"}}
+    card.write_text(json.dumps({"flags": {"loss": "<mse>"}, "datasets": facts}))
     return folder
 
 
@@ -255,7 +259,7 @@ def test_report_stands_alone(output):
     assert "<h1>How well blur/1 reconstructs ixi_t1/tiny</h1>" in page
     # Of one hospital and one age there is nothing to compare.
     assert "By sex" in page and "By site" not in page and "By age" not in page
-    assert "data.fingerprint" in page
+    assert "<td>datasets.ixi_t1/x.fingerprint</td>" in page
 
 
 @browser
@@ -282,7 +286,7 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_split(data_dir):
     split = scoring.open_split(data_dir, "ixi_t1/tiny", "test")
-    model = scoring.Model("same", pathlib.Path(), "", {}, lambda slices: slices, (None, None))
+    model = Model("same", pathlib.Path(), "", ModelCard(), lambda slices: slices, (None, None))
     side, slices = 128, 2000
 
     class Endless:
@@ -320,7 +324,7 @@ def test_memory_does_not_grow_with_the_split(data_dir):
 def test_highest_version_is_taken(data_dir, tmp_path):
     for version in ("2", "10"):
         export(tmp_path / "models" / version, tf.identity)
-    assert scoring.load_model(tmp_path / "models").name == "models/10"
+    assert models.load_model(tmp_path / "models").name == "models/10"
 
 
 @pytest.mark.parametrize(
@@ -335,7 +339,7 @@ def test_highest_version_is_taken(data_dir, tmp_path):
 def test_models_get_short_names_that_differ(folders, expected):
     paths = [pathlib.Path(folder) for folder in folders]
     names = [f"{path.parent.name}/{path.name}" for path in paths]
-    assert scoring.tell_apart(names, paths) == (expected or folders)
+    assert models.different_names(names, paths) == (expected or folders)
 
 
 def refuse(arguments, capsys):
@@ -668,7 +672,7 @@ def test_each_model_has_statistics_of_its_own(mixed):
             assert people.min() - 2e-6 <= found["low"] <= found["mean"] + 2e-6
             assert found["mean"] - 2e-6 <= found["high"] <= people.max() + 2e-6
         folder = mixed.models / entry["model"]
-        assert entry["model_sha256"] == bundle.digest(folder)
+        assert entry["model_sha256"] == model_card.digest(folder)
     people = rows.groupby(["model", "subject"])[list(METRICS)].mean()
     differences = facts["paired_differences"]
     assert differences["reference"] == "wild/1"
@@ -862,7 +866,7 @@ def test_the_report_tells_what_was_scored(mixed):
     assert told["Size of its slices"] == "24 x 40"
     assert told["Dataset's fingerprint"] == facts["dataset_fingerprint"]
     for entry in facts["models"]:
-        digest = bundle.digest(mixed.models / entry["model"])
+        digest = model_card.digest(mixed.models / entry["model"])
         assert told[f"SHA-256 of {entry['model']}"] == digest
     header, *rows = shown["The models' own cards"]
     assert header == ["", "wild/1", "blur/1"]
@@ -1008,7 +1012,7 @@ def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
         folder = tmp_path / run / "export/small/1"
         folder.mkdir(parents=True)
         (tmp_path / run / "history.csv").write_text(run_losses(number))
-        models.append(scoring.Model(run, folder, "", {}, None, (None, None)))
+        models.append(Model(run, folder, "", ModelCard(), None, (None, None)))
     for workdirs in ((), (tmp_path / "a", tmp_path / "b")):
         found = sections.find_histories(models, workdirs)
         assert list(found["a"]["loss"]) == [1.1, 1.2, 1.3]
@@ -1017,7 +1021,7 @@ def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
     assert list(exchanged["a"]["loss"]) == [2.1, 2.2, 2.3]
     # Where no run of ours left them, or what is there is no history, none is shown.
     (tmp_path / "a/history.csv").write_text("epoch,loss\n1,0.5\n")
-    moved = scoring.Model("c", tmp_path / "b/export/small", "", {}, None, (None, None))
+    moved = Model("c", tmp_path / "b/export/small", "", ModelCard(), None, (None, None))
     assert list(sections.find_histories([*models, moved], ())) == ["b"]
 
 
@@ -1147,7 +1151,7 @@ def test_gallery_of_several_models_goes_by_their_mean():
 def test_of_one_person_there_is_no_interval():
     """Which JSON says with null, for it knows no NaN, and the page in words."""
     split = scoring.Split("d", "1.0.0", "test", "abc", (32, 48), 2, None)
-    models = [scoring.Model(name, None, "", {}, None, (None, None)) for name in ("m", "n")]
+    models = [Model(name, None, "", ModelCard(), None, (None, None)) for name in ("m", "n")]
     psnr = {f"IXI901/00{n}": 20.0 + n for n in range(2)}
     others = {key: value + 2 for key, value in psnr.items()}
     scores = pd.concat([scores_of(psnr), scores_of(others, model="n")])

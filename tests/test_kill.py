@@ -23,7 +23,8 @@ from test_beam_preprocess import tree
 from volumes import SMALL, write_cohort, write_head
 
 from beam_preprocess import shards, workers
-from ixi_tfds import bundle, datasets, integrity
+from ixi_tfds import datasets, integrity
+from ixi_tfds.documents import model_card
 from trainer import models
 
 real_work = workers._work
@@ -342,8 +343,8 @@ def test_an_export_killed_at_any_touch_or_time(replaces, given, tmp_path):
         run.start()
         killed += forked.finish(run) == [-9]
         if (root / "1").exists():
-            card = json.loads((root / "1" / bundle.CARD).read_text())
-            assert card["digest"] == bundle.digest(root / "1")
+            card = json.loads((root / "1" / model_card.CARD).read_text())
+            assert card["digest"] == model_card.digest(root / "1")
         export(root / "1")
         assert tree(root) == wanted, number
     # Those by time may come when all is done.

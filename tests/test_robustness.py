@@ -11,6 +11,8 @@ import tensorflow as tf
 import tiny_dataset
 
 from evaluator import figures, robustness, robustness_report, scoring
+from evaluator.models import Model
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
 from ixi_tfds.images import metrics
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
@@ -77,7 +79,7 @@ def test_odd_sides_lose_pixels_in_place_of_blocks():
 
 
 def model(name, function):
-    return scoring.Model(name, None, "", {}, function, (None, None))
+    return Model(name, None, "", ModelCard(), function, (None, None))
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,8 @@ import pytest
 import tiny_dataset
 
 from ixi_tfds import configs, datasets
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.manifest import Counts
 from ixi_tfds.errors import UserError
 from trainer import data
 from trainer.__main__ import run
@@ -33,10 +35,10 @@ def test_several_datasets_are_read_as_one(data_dir):
     assert both.train.slices == 6 * 4 + 4 * 3
     assert both.validation.slices == 2 * 4 + 1 * 3
     assert list(both.facts) == list(names)
-    assert both.facts["ixi_t1/other"]["splits"] == {
-        "train": {"volumes": 4, "slices": 12},
-        "validation": {"volumes": 1, "slices": 3},
-        "test": {"volumes": 1, "slices": 3},
+    assert both.facts["ixi_t1/other"].splits == {
+        "train": Counts(volumes=4, slices=12),
+        "validation": Counts(volumes=1, slices=3),
+        "test": Counts(volumes=1, slices=3),
     }
     assert len({both.fingerprint, each[0].fingerprint, each[1].fingerprint}) == 3
     wanted = [
@@ -73,13 +75,13 @@ def test_damage_is_found_in_each_dataset_and_split_before_training(
 def test_the_facts_of_each_dataset_are_its_own(data_dir):
     names = ("ixi_t1/tiny", "ixi_t1/other")
     both = data.open_data(str(data_dir), names)
-    for name, window in zip(names, ([0, 4], [0, 3]), strict=True):
+    for name, window in zip(names, ((0, 4), (0, 3)), strict=True):
         manifest = datasets.read_manifest(data_dir / name / "1.0.0")
         facts = both.facts[name]
-        assert facts["fingerprint"] == manifest["fingerprint"]
-        assert facts["slices"]["window"] == window
-        assert facts["description"].startswith(f"slices [{window[0]}, {window[1]})")
-        assert facts["splits"] == manifest["splits"]
+        assert facts.fingerprint == manifest["fingerprint"]
+        assert facts.slices.window == window
+        assert facts.description.startswith(f"slices [{window[0]}, {window[1]})")
+        assert codec.to_plain(facts)["splits"] == manifest["splits"]
 
 
 def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from evaluator import statistics
 from evaluator.published import published_for
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.thesis_results import published
 
 
@@ -198,22 +199,22 @@ def test_age_bands():
 def test_every_run_of_the_thesis_is_known_by_its_card():
     for name, row in published().iterrows():
         flags = row[["model", "weights", "loss", "optimizer", "batch_size", "epochs"]].to_dict()
-        found = published_for({"flags": flags})
+        found = published_for(ModelCard(flags=flags))
         assert (found["recipe"], found["differing"]) == (name, "")
         assert found["psnr_mean"] == row["psnr_mean"]
         if flags["weights"] == "imagenet":
-            assert published_for({"flags": flags | {"weights": "f.h5"}})["recipe"] == name
+            assert published_for(ModelCard(flags=flags | {"weights": "f.h5"}))["recipe"] == name
 
 
 def test_a_run_trained_otherwise_says_so():
     flags = {"model": "small_resnet", "loss": "mse", "optimizer": "adam", "batch_size": 8}
-    found = published_for({"flags": flags})
+    found = published_for(ModelCard(flags=flags))
     assert found["recipe"] == "small_mse"
     assert found["differing"] == "optimizer adam instead of rmsprop, batch_size 8 instead of 32"
 
 
 @pytest.mark.parametrize(
-    "card", [{}, {"flags": {}}, {"flags": {"model": "small_resnet", "loss": "mix"}}]
+    "card", [ModelCard(), ModelCard(flags={"model": "small_resnet", "loss": "mix"})]
 )
 def test_other_models_have_no_published_row(card):
     assert published_for(card) is None

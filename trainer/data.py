@@ -16,6 +16,9 @@ import tensorflow as tf
 
 from ixi_tfds import datasets, features, integrity, storage
 from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.manifest import Counts, Geometry
+from ixi_tfds.documents.model_card import DatasetFacts
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.splits import SPLITS
 
@@ -56,7 +59,7 @@ class TrainingData:
     scaling: str
     version: str
     fingerprint: str
-    facts: dict[str, dict[str, Any]]
+    facts: dict[str, DatasetFacts]
 
 
 def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
@@ -112,26 +115,24 @@ def _check_alike(
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
 
 
-def _facts(folder: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(folder: pathlib.Path, manifest: Mapping[str, Any]) -> DatasetFacts:
     """What the model's card says of a dataset."""
-    config = SliceConfig(**manifest["config"])
+    config = codec.from_plain(SliceConfig, manifest["config"])
+    # Datasets made before this was recorded lack it.
+    geometry = manifest.get("geometry")
     splits = datasets.open_builder(folder).info.splits
-    return {
-        "fingerprint": manifest["fingerprint"],
-        "version": manifest["version"],
-        "slices": manifest["config"],
-        # Datasets made before this was recorded lack it.
-        "geometry": manifest.get("geometry"),
-        "description": config.description,
-        "splits": {
-            name: {
-                "volumes": splits[name].num_examples // config.slices_per_volume,
-                "slices": splits[name].num_examples,
-            }
-            for name in SPLITS
-            if name in splits
+    counts = {name: splits[name].num_examples for name in SPLITS if name in splits}
+    return DatasetFacts(
+        fingerprint=manifest["fingerprint"],
+        version=manifest["version"],
+        slices=config,
+        geometry=geometry and codec.from_plain(Geometry, geometry),
+        description=config.description,
+        splits={
+            name: Counts(volumes=slices // config.slices_per_volume, slices=slices)
+            for name, slices in counts.items()
         },
-    }
+    )
 
 
 def _join(splits: Sequence[Shards]) -> Shards:

@@ -10,6 +10,8 @@ import pandas as pd
 from absl import flags
 
 from ixi_tfds import cli, folders, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
 from ixi_tfds.thesis_results import published
 from trainer.cluster import read_cluster
@@ -49,14 +51,14 @@ def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
     theirs = published().to_dict(orient="index")
     rows: dict[str, dict[str, float]] = {}
     for name in recipes:
-        (card_path,) = (workdir / name).glob("export/*/1/assets.extra/model_card.json")
-        card = json.loads(card_path.read_text())
+        (exported,) = (workdir / name).glob("export/*/1")
+        card = model_card.read(exported) or ModelCard()
         summary = json.loads((workdir / name / "evaluation/summary.json").read_text())
-        monitored = "val_loss_augmented" if card["flags"]["augment_validation"] else "val_loss"
+        monitored = "val_loss_augmented" if card.flags["augment_validation"] else "val_loss"
         (scored,) = summary["models"]
         ours = {
-            "val_loss": card["best"][monitored],
-            "epoch": card["best"]["epoch"],
+            "val_loss": card.best[monitored],
+            "epoch": card.best["epoch"],
             "psnr_mean": scored["psnr"]["mean"],
             "ssim_mean": scored["ssim"]["mean"],
         }
