@@ -28,13 +28,15 @@ import tiny_dataset
 from browser import browser, see
 
 from evaluator import __main__ as evaluator
-from evaluator import figures, models, results, scoring, sections, statistics
+from evaluator import evaluation, figures, models, results, scoring, sections, statistics
 from evaluator.models import Model
+from evaluator.score import COMMAND
 from ixi_tfds import configs
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images import metrics
 from ixi_tfds.images.metrics import METRICS
+from ixi_tfds.system import commands, flags
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -580,10 +582,10 @@ def mixed(tmp_path_factory):
         "wild": {"model": "resnet50", "loss": "dssim", "optimizer": "adam", "batch_size": 8},
         "blur": {"model": "small_resnet", "loss": "mse", "batch_size": 32},
     }
-    for name, flags in cards.items():
+    for name, told in cards.items():
         (models / name / "1/assets.extra").mkdir()
         card = models / name / "1/assets.extra/model_card.json"
-        card.write_text(json.dumps({"flags": flags, "preprocessing_version": "1.0.0"}))
+        card.write_text(json.dumps({"flags": told, "preprocessing_version": "1.0.0"}))
     for number, name in enumerate(("a", "b", "c"), start=1):
         (models / name).mkdir()
         if name != "b":
@@ -1077,30 +1079,65 @@ def test_precision_is_drawn_against_recall(drawn):
     assert list(chance.get_ydata()) == [0.1, 0.1]
 
 
-@pytest.mark.parametrize("lesions", [True, False])
-def test_every_flag_reaches_the_scoring(lesions, tmp_path, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(
-        "evaluator.evaluation.evaluate",
-        lambda models, output, **more: asked.update(more, models=models, output=output),
-    )
-    folders = [tmp_path / name for name in ("m", "n", "d", "w", "x")]
-    for folder in folders:
+def config_of(*argv):
+    config, _ = commands.parse(COMMAND, argv)
+    return config
+
+
+def test_every_flag_has_its_default_and_reaches_the_config(tmp_path):
+    m, n, d, w, x = (tmp_path / name for name in "mndwx")
+    for folder in (m, n, d, w, x):
         folder.mkdir()
-    m, n, d, w, x = folders
     command = [f"--saved_model={m},{n}", f"--data_dir={d}", f"--output_dir={tmp_path}/o"]
-    assert evaluator.run(command) == 0
-    expected = {"models": (m, n), "output": tmp_path / "o", "data_dir": d, "workdirs": ()}
+    expected = {"saved_model": (str(m), str(n)), "data_dir": str(d), "output_dir": f"{tmp_path}/o"}
     expected |= {"dataset": "ixi_t1/thesis", "split": "test", "batch_size": 32, "verify": "full"}
-    switches = ("corrupted", "lesions", "allow_changed_model", "allow_other_preprocessing")
-    assert asked == expected | dict.fromkeys(switches, False)
-    command += [f"--workdir={w},{x}", "--dataset=a/b", "--split=train", "--batch_size=1"]
-    command += ["--verify=quick", "--lesions" if lesions else "--robustness"]
-    command += ["--allow_changed_model" if lesions else "--allow_other_preprocessing"]
-    assert evaluator.run(command) == 0
-    expected |= {"workdirs": (w, x), "dataset": "a/b", "split": "train", "batch_size": 1}
-    given = dict(zip(switches, (not lesions, lesions, lesions, not lesions), strict=True))
-    assert asked == expected | {"verify": "quick"} | given
+    switches = ("robustness", "lesions", "allow_changed_model", "allow_other_preprocessing")
+    expected |= {"workdir": (), **dict.fromkeys(switches, False)}
+    assert flags.as_flags(config_of(*command)) == expected
+    given = {"dataset": "a/b", "split": "train", "batch_size": 1, "verify": "quick"}
+    command += [f"--workdir={w},{x}", *(f"--{name}={value}" for name, value in given.items())]
+    expected |= {"workdir": (str(w), str(x)), **given}
+    for switch in switches:
+        assert flags.as_flags(config_of(*command, f"--{switch}")) == expected | {switch: True}
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_the_scoring_does_what_the_flags_say(lesions, model, sharper, data_dir, tmp_path):
+    """All that is asked for and nothing else, when half of the switches are on."""
+    asked = {}
+
+    def noted(module, name):
+        plain = getattr(module, name)
+
+        def note(*args, **more):
+            asked.setdefault(name, []).append((args, more))
+            return plain(*args, **more)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (scoring, "open_split"),
+            (scoring, "score_split"),
+            (scoring, "check_fit"),
+            (evaluation, "load_models"),
+            (sections, "find_histories"),
+        ):
+            patch.setattr(module, name, noted(module, name))
+        command = arguments(f"{model},{sharper}", data_dir, tmp_path / "out", "--batch_size=7")
+        command += [f"--workdir={model},{sharper}", "--verify=quick", "--split=validation"]
+        command += ["--lesions", "--allow_changed_model"] if lesions else ["--robustness"]
+        assert evaluator.run(command + ["--allow_other_preprocessing"] * (not lesions)) == 0
+    assert asked["open_split"][0] == ((data_dir, "ixi_t1/tiny", "validation", "quick"), {})
+    assert all(call[3] == "quick" for call, _ in asked["open_split"])
+    assert asked["load_models"] == [(([model, sharper],), {"allow_changed_model": lesions})]
+    allowed = [more["allow_other_preprocessing"] for _, more in asked["check_fit"]]
+    assert allowed == [not lesions] * 2
+    assert [more["batch_size"] for _, more in asked["score_split"]] == [7, 7]
+    assert [args[1] for args, _ in asked["find_histories"]] == [[model, sharper]]
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
+    more = {"anomalies.csv", "anomalies.json"} if lesions else {"robustness.csv"}
+    assert names == {"scores.csv", "summary.json", "report.html", *more}
 
 
 def test_without_more_flags_the_thesis_config_is_scored(model, tmp_path, capsys):
