@@ -269,15 +269,10 @@ def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
     """
     from evaluator import volumes
     from ixi_tfds import datasets
-    from ixi_tfds.configs import SliceConfig
-    from ixi_tfds.documents import codec
-    from ixi_tfds.documents.manifest import Geometry
+    from ixi_tfds.documents import manifest
 
-    manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
-    # Datasets made before it was recorded lack it.
-    recorded = manifest.get("geometry")
-    geometry = recorded and codec.from_plain(Geometry, recorded)
-    return volumes.geometry_of(codec.from_plain(SliceConfig, manifest["config"]), geometry)
+    made = manifest.read(datasets.find_dataset(data_dir, dataset))
+    return volumes.geometry_of(made.config, made.geometry)
 
 
 def print_lesions(
