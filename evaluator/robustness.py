@@ -17,8 +17,10 @@ import pandas as pd
 import tqdm
 
 from evaluator import statistics
-from evaluator.scoring import Model, Split, batch_keys, read_batches
+from evaluator.models import Model
+from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
+from ixi_tfds.images import metrics
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
 
 if TYPE_CHECKING:
@@ -109,11 +111,9 @@ def _judge(size: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
     """Give a function of clean and other slices, [B, H, W, 1]: `METRICS`, float32 [B, 2]."""
     import tensorflow as tf
 
-    from evaluator import metrics
-
     @tf.function(input_signature=[tf.TensorSpec((None, *size, 1))] * 2)
     def judge(clean: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-        return tf.stack([metrics.psnr(clean, other), metrics.ssim(clean, other)], axis=1)
+        return tf.stack([metrics.METRICS[name].function(clean, other) for name in METRICS], axis=1)
 
     return judge
 

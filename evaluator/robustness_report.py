@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 
 from evaluator import figures, robustness
+from evaluator.models import Model
 from evaluator.report import Figure, Section
-from evaluator.scoring import Model
-from evaluator.sections import PLACES, reconstruct
+from evaluator.sections import reconstruct
 from ixi_tfds.images.corruptions import CORRUPTIONS
+from ixi_tfds.images.metrics import METRICS
 
 
 def collage_slices(frame: pd.DataFrame) -> pd.DataFrame:
@@ -59,9 +60,9 @@ def _plots(curves: pd.DataFrame) -> list[Figure]:
     """A figure a metric, with a panel a corruption."""
     return [
         Figure(
-            f"{figures.LABELS[metric]} of reconstructions of corrupted slices",
+            f"{METRICS[metric].title} of reconstructions of corrupted slices",
             {
-                f"{figures.LABELS[metric]}, {name}": figures.robustness_curve(
+                f"{METRICS[metric].title}, {name}": figures.robustness_curve(
                     curves, name, metric, corruption.unit
                 )
                 for name, corruption in CORRUPTIONS.items()
@@ -93,8 +94,8 @@ def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
     """A row a model, a column a corruption."""
     shown = scores.assign(
         cell=[
-            f"{row.psnr:.{PLACES['psnr']}f} / {row.ssim:.{PLACES['ssim']}f}"
-            for row in scores.itertuples()
+            f"{METRICS['psnr'].shown(psnr)} / {METRICS['ssim'].shown(ssim)}"
+            for psnr, ssim in zip(scores["psnr"], scores["ssim"], strict=True)
         ],
         title=[f"{row.corruption} ({row.slices} slices)" for row in scores.itertuples()],
     )

@@ -15,7 +15,9 @@ from tensorflow import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ixi_tfds import bundle, intensity, storage
+from ixi_tfds import intensity, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from trainer import models, training
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
@@ -212,7 +214,7 @@ def test_a_run_exports_the_weights_and_the_numbers_of_its_best_epoch(tmp_path):
         rows.append({"epoch": epoch, "val_loss": abs(epoch - 2), "val_psnr": 20 + epoch})
     run_state = RunState(0.1, rows, best_epoch=2, best_loss=0)
     split = Shards((), 24, (8, 12))
-    facts = {"version": "1", "description": "blobs", "fingerprint": "abc", "splits": {}}
+    facts = DatasetFacts(version="1", description="blobs", fingerprint="abc")
     data = TrainingData(split, split, "slice", "1", "abc", {"ixi_t1/tiny": facts})
     run = training._Run(config, data, Cluster(), tf.distribute.get_strategy(), None)
     outcome = training._export_best(run, run_state)
@@ -221,13 +223,13 @@ def test_a_run_exports_the_weights_and_the_numbers_of_its_best_epoch(tmp_path):
     np.testing.assert_allclose(served["reconstruction"], expected[1], atol=1e-5)
     for other in (expected[0], expected[2]):
         assert np.abs(other - expected[1]).max() > 1e-3
-    card = json.loads((outcome.folder / bundle.CARD).read_text())
+    card = json.loads((outcome.folder / model_card.CARD).read_text())
     assert card["best"] == rows[1] and card["epochs_trained"] == 3
     assert card["parameters"] == network.count_params()
 
 
 def test_the_card_is_json_that_people_can_read(exported):
-    text = (exported["slice"] / bundle.CARD).read_text()
+    text = (exported["slice"] / model_card.CARD).read_text()
     assert text == json.dumps(json.loads(text), indent=2) + "\n"
 
 
@@ -406,4 +408,4 @@ def test_the_page_says_what_the_card_says(exported):
 
 def test_a_card_that_lacks_something_gives_no_page_with_gaps():
     with pytest.raises(jinja2.UndefinedError, match="intended_use"):
-        card.markdown({"name": "x", "versions": {"ixi-autoencoders": "1"}})
+        card.markdown(ModelCard(name="x", versions={"ixi-autoencoders": "1"}))

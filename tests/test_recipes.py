@@ -15,9 +15,10 @@ import tiny_dataset
 import untrained
 from tensorflow import keras
 
-import evaluator
+import ixi_tfds
 from evaluator.__main__ import run as evaluate
 from ixi_tfds.system import flags
+from ixi_tfds.thesis_results import published
 from trainer import thesis, training
 from trainer.__main__ import run
 from trainer.models import pretrained
@@ -70,7 +71,7 @@ def weights_file(tmp_path_factory):
 
 
 def test_the_recipes_are_the_thesis_twelve_runs(monkeypatch):
-    assert RECIPES.keys() == RUNS.keys() == set(thesis.published().index)
+    assert RECIPES.keys() == RUNS.keys() == set(published().index)
     for name, path in RECIPES.items():
         config = config_of(monkeypatch, f"--flagfile={path}")
         run_of = (
@@ -160,15 +161,15 @@ def test_results_stand_beside_those_of_the_same_run_of_the_thesis(tmp_path, comm
     with (tmp_path / "thesis.csv").open() as file:
         rows = {row["recipe"]: row for row in csv.DictReader(file)}
     assert list(rows) == names[::-1]
-    with (pathlib.Path(evaluator.__file__).parent / "published.csv").open() as file:
-        published = {row["recipe"]: row for row in csv.DictReader(file)}
+    with (pathlib.Path(ixi_tfds.__file__).parent / "thesis_results.csv").open() as file:
+        rows_published = {row["recipe"]: row for row in csv.DictReader(file)}
     for name in names:
         number, row = list(RUNS).index(name), {k: v for k, v in rows[name].items() if k != "recipe"}
         # The one without augmented validation went by the plain loss.
         loss = 1 / 64 if name == "small_dssim" else number
         ours = {"val_loss": loss, "epoch": number + 1, "psnr_mean": 30 + number}
         ours["ssim_mean"] = 1 / (2 + number)
-        theirs = {f"{key}_thesis": float(published[name][key]) for key in ours}
+        theirs = {f"{key}_thesis": float(rows_published[name][key]) for key in ours}
         assert {key: float(value) for key, value in row.items()} == ours | theirs
 
 
@@ -186,7 +187,7 @@ def test_each_recipe_tells_its_command_and_the_published_result():
     for name, path in RECIPES.items():
         text = path.read_text()
         assert f"python -m trainer --flagfile=trainer/recipes/{name}.flags" in text
-        row = thesis.published().loc[name]
+        row = published().loc[name]
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", text.split("Published")[1])]
         assert numbers[:9] == [row["val_loss"], *row.filter(regex="psnr|ssim")]
         assert f"in epoch {row['epoch']:.0f};" in text

@@ -10,8 +10,11 @@ import scipy.ndimage
 import tensorflow as tf
 import tiny_dataset
 
-from evaluator import figures, metrics, robustness, robustness_report, scoring
+from evaluator import figures, robustness, robustness_report, scoring
+from evaluator.models import Model
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
+from ixi_tfds.images import metrics
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
 
 KEYS = ["IXI901/000", "IXI901/001", "IXI902/000"]
@@ -76,7 +79,7 @@ def test_odd_sides_lose_pixels_in_place_of_blocks():
 
 
 def model(name, function):
-    return scoring.Model(name, None, "", {}, function, (None, None))
+    return Model(name, None, "", ModelCard(), function, (None, None))
 
 
 @pytest.fixture(scope="module")

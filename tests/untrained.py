@@ -5,6 +5,8 @@ import pathlib
 from tensorflow import keras
 
 from ixi_tfds import configs
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import DatasetFacts
 from trainer import models
 from trainer.config import TrainConfig
 from trainer.data import Shards, TrainingData
@@ -37,14 +39,14 @@ def export_network(network, folder, name="small_resnet", scaling="slice", size=S
     facts = {
         "fingerprint": "abc",
         "version": configs.VERSION,
-        "slices": {},
         "description": slices.description,
         "splits": {"train": {"volumes": 6, "slices": 24}},
         **dict(known),
     }
+    told = codec.from_plain(DatasetFacts, facts)
     made = card.make_card(
         config,
-        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": facts}),
+        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": told}),
         None,
         parameters=network.count_params(),
         best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 from tensorflow import keras
 
-from evaluator import metrics
+from ixi_tfds.images import metrics
 from trainer import augmentation
 from trainer.models import networks
 

@@ -8,14 +8,15 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from ixi_tfds import datasets, features, integrity, storage
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents import manifest
+from ixi_tfds.documents.manifest import Counts, Manifest
+from ixi_tfds.documents.model_card import DatasetFacts
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.splits import SPLITS
 
@@ -56,7 +57,7 @@ class TrainingData:
     scaling: str
     version: str
     fingerprint: str
-    facts: dict[str, dict[str, Any]]
+    facts: dict[str, DatasetFacts]
 
 
 def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
@@ -72,35 +73,35 @@ def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> Trai
         the size, scaling or preprocessing of its slices.
     """
     folders = [datasets.find_dataset(data_dir, name) for name in names]
-    manifests = [datasets.read_manifest(folder) for folder in folders]
-    for folder, manifest in zip(folders, manifests, strict=True):
-        integrity.check_dataset(folder, manifest, ("train", "validation"), verify)
+    manifests = [manifest.read(folder) for folder in folders]
+    for folder, made in zip(folders, manifests, strict=True):
+        integrity.check_dataset(folder, made, ("train", "validation"), verify)
     train, validation = (
         [find_shards(folder, split) for folder in folders] for split in ("train", "validation")
     )
     _check_alike(names, train, manifests)
-    prints = [manifest["fingerprint"] for manifest in manifests]
+    prints = [made.fingerprint for made in manifests]
     together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
     return TrainingData(
         train=_join(train),
         validation=_join(validation),
-        scaling=manifests[0]["config"]["scaling"],
-        version=manifests[0]["version"],
+        scaling=manifests[0].config.scaling,
+        version=manifests[0].version,
         fingerprint=prints[0] if len(prints) == 1 else together,
         facts={
-            name: _facts(folder, manifest)
-            for name, folder, manifest in zip(names, folders, manifests, strict=True)
+            name: _facts(folder, made)
+            for name, folder, made in zip(names, folders, manifests, strict=True)
         },
     )
 
 
 def _check_alike(
-    names: Sequence[str], train: Sequence[Shards], manifests: Sequence[Mapping[str, Any]]
+    names: Sequence[str], train: Sequence[Shards], manifests: Sequence[Manifest]
 ) -> None:
     kinds = [
-        f"{shards.size[0]}x{shards.size[1]}, scaled by {manifest['config']['scaling']}, of "
-        f"preprocessing {manifest['version']}"
-        for shards, manifest in zip(train, manifests, strict=True)
+        f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}, of "
+        f"preprocessing {made.version}"
+        for shards, made in zip(train, manifests, strict=True)
     ]
     for number, name in enumerate(names):
         if kinds[number] != kinds[0]:
@@ -112,26 +113,21 @@ def _check_alike(
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
 
 
-def _facts(folder: pathlib.Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:
     """What the model's card says of a dataset."""
-    config = SliceConfig(**manifest["config"])
     splits = datasets.open_builder(folder).info.splits
-    return {
-        "fingerprint": manifest["fingerprint"],
-        "version": manifest["version"],
-        "slices": manifest["config"],
-        # Datasets made before this was recorded lack it.
-        "geometry": manifest.get("geometry"),
-        "description": config.description,
-        "splits": {
-            name: {
-                "volumes": splits[name].num_examples // config.slices_per_volume,
-                "slices": splits[name].num_examples,
-            }
-            for name in SPLITS
-            if name in splits
+    counts = {name: splits[name].num_examples for name in SPLITS if name in splits}
+    return DatasetFacts(
+        fingerprint=made.fingerprint,
+        version=made.version,
+        slices=made.config,
+        geometry=made.geometry,
+        description=made.config.description,
+        splits={
+            name: Counts(volumes=slices // made.config.slices_per_volume, slices=slices)
+            for name, slices in counts.items()
         },
-    }
+    )
 
 
 def _join(splits: Sequence[Shards]) -> Shards:

@@ -1,7 +1,6 @@
 """Repeat the thesis's experiments: `python -m trainer thesis --data_dir=D --workdir=W`."""
 
 import dataclasses
-import importlib.resources
 import json
 import pathlib
 import subprocess
@@ -11,9 +10,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from ixi_tfds import folders, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
 from ixi_tfds.system import commands
 from ixi_tfds.system.flags import flag, like
+from ixi_tfds.thesis_results import published
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import TrainConfig
 
@@ -43,16 +45,6 @@ class ThesisConfig:
     )
 
 
-def published() -> pd.DataFrame:
-    """The thesis's results: a row a recipe, in its order.
-
-    Columns: its flags, `val_loss` and its `epoch`, then mean, std, min and max of PSNR (dB) and of
-    SSIM over the 2,880 slices of the test split, such as `psnr_mean`.
-    """
-    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
-        return pd.read_csv(file, index_col="recipe")
-
-
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
     """Results of finished runs beside the thesis's, a row a recipe.
 
@@ -63,14 +55,14 @@ def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
     theirs = published().to_dict(orient="index")
     rows: dict[str, dict[str, float]] = {}
     for name in recipes:
-        (card_path,) = (workdir / name).glob("export/*/1/assets.extra/model_card.json")
-        card = json.loads(card_path.read_text())
+        (exported,) = (workdir / name).glob("export/*/1")
+        card = model_card.read(exported) or ModelCard()
         summary = json.loads((workdir / name / "evaluation/summary.json").read_text())
-        monitored = "val_loss_augmented" if card["flags"]["augment_validation"] else "val_loss"
+        monitored = "val_loss_augmented" if card.flags["augment_validation"] else "val_loss"
         (scored,) = summary["models"]
         ours = {
-            "val_loss": card["best"][monitored],
-            "epoch": card["best"]["epoch"],
+            "val_loss": card.best[monitored],
+            "epoch": card.best["epoch"],
             "psnr_mean": scored["psnr"]["mean"],
             "ssim_mean": scored["ssim"]["mean"],
         }

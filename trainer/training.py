@@ -142,7 +142,7 @@ def _train(run: _Run, until: int) -> workdir.RunState:
     with (
         _precision(config),
         distribution.user_error_if_a_worker_is_lost(run.cluster),
-        integrity.telling_damage(config.dataset),
+        integrity.user_error_if_damaged(config.dataset),
     ):
         state = _agree_on_state(run)
         with run.strategy.scope():

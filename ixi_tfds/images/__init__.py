@@ -1,1 +1,1 @@
-"""What is done to pixels: metrics, corruptions."""
+"""Images: scaling, corruptions, metrics."""

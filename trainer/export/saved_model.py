@@ -4,7 +4,7 @@ It is a plain `tf.Module` with two explicit signatures, so any TensorFlow reads 
 Serving included.
 """
 
-import json
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -13,7 +13,9 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import bundle, folders, storage
+from ixi_tfds import folders, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from trainer.export import canonical, warmup
 from trainer.export import card as cards
 from trainer.models import networks
@@ -122,7 +124,7 @@ def export(
     *,
     size: tuple[int, int],
     scaling: str,
-    card: dict[str, Any],
+    card: ModelCard,
 ) -> None:
     """Write the SavedModel under another name, then move it to `folder`, replacing what is there.
 
@@ -149,10 +151,8 @@ def export(
         functions = signatures(network, size, scaling)
         tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
         canonical.make_canonical(partial)
-        card = card | {"digest": bundle.digest(partial)}
-        card_path = partial / bundle.CARD
-        card_path.parent.mkdir(exist_ok=True)
-        card_path.write_text(json.dumps(card, indent=2) + "\n")
-        card_path.with_suffix(".md").write_text(cards.markdown(card), encoding="utf-8")
+        card = dataclasses.replace(card, digest=model_card.digest(partial))
+        written = model_card.write(partial, card)
+        written.with_suffix(".md").write_text(cards.markdown(card), encoding="utf-8")
         warmup.write_warmup(partial / warmup.FILE, functions)
         folders.put_in_place(partial, folder, "saved_model.pb")
