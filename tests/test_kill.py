@@ -302,7 +302,7 @@ def export(folder, filters=8):
     keras.utils.set_random_seed(0)
     keras.backend.reset_uids()
     shape = {"stem_filters": filters, "stage_filters": (8,), "stage_blocks": (1,)}
-    network = models.build("resnet_like", (32, 32), **shape)
+    network = models.build(models.ModelSpec(name="resnet_like", **shape), (32, 32))
     untrained.export_network(network, folder, "resnet_like")
 
 

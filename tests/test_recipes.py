@@ -1,6 +1,5 @@
 import collections
 import csv
-import dataclasses
 import json
 import pathlib
 import re
@@ -18,8 +17,11 @@ from tensorflow import keras
 
 import evaluator
 from evaluator.__main__ import run as evaluate
-from trainer import models, pretrained, thesis, training
+from ixi_tfds.system import flags
+from trainer import thesis, training
 from trainer.__main__ import run
+from trainer.models import pretrained
+from trainer.models.networks import to_grey
 
 RECIPES = {path.stem: path for path in thesis.RECIPES.glob("*.flags")}
 
@@ -44,7 +46,7 @@ class AskedError(Exception):
     """Carries the config instead of training by it."""
 
 
-def config_of(monkeypatch, *flags):
+def config_of(monkeypatch, *given):
     """The config that the command line makes of flags."""
 
     def train(config):
@@ -53,7 +55,7 @@ def config_of(monkeypatch, *flags):
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", train)
         with pytest.raises(AskedError) as asked:
-            run(["--data_dir=d", "--workdir=w", *flags])
+            run(["--data_dir=d", "--workdir=w", *given])
     return asked.value.args[0]
 
 
@@ -71,16 +73,21 @@ def test_the_recipes_are_the_thesis_twelve_runs(monkeypatch):
     assert RECIPES.keys() == RUNS.keys() == set(thesis.published().index)
     for name, path in RECIPES.items():
         config = config_of(monkeypatch, f"--flagfile={path}")
-        run_of = (config.model, config.weights, config.loss, config.optimizer, config.batch_size)
+        run_of = (
+            config.model.name,
+            config.model.weights,
+            config.loss,
+            config.optimizer,
+            config.batch_size,
+        )
         assert run_of == RUNS[name]
         assert (config.epochs, config.learning_rate) == (100, 1e-3)
         assert config.augment and config.augment_validation
         # All else is as the trainer has it by itself.
-        plain = dataclasses.asdict(config_of(monkeypatch, "--augment_validation"))
+        plain = flags.as_flags(config_of(monkeypatch, "--augment_validation"))
         stated = ("model", "weights", "loss", "optimizer", "batch_size", "epochs", "learning_rate")
-        assert dataclasses.asdict(config) == plain | {
-            flag: getattr(config, flag) for flag in stated
-        }
+        given = flags.as_flags(config)
+        assert given == plain | {flag: given[flag] for flag in stated}
 
 
 @pytest.fixture
@@ -211,7 +218,7 @@ def test_every_recipe_and_the_same_with_adam_trains_and_exports(
         config = config_of(
             monkeypatch, *flags, *[f"--weights={weights_file}"] * (RUNS[name][1] == "imagenet")
         )
-        weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+        weights = pretrained.read_resnet50(config.model.weights) if config.model.rgb else None
         model = training.build(config, (32, 32), weights)
         assert type(model.optimizer).__name__ == (
             "Adam" if config.optimizer == "adam" else "RMSprop"
@@ -226,7 +233,7 @@ def test_every_recipe_and_the_same_with_adam_trains_and_exports(
     untrained.export_network(model.network, tmp_path / "1")
     slices = random.random((2, 32, 32, 1), dtype=np.float32)
     served = tf.saved_model.load(tmp_path / "1").signatures["serving_default"](slices=slices)
-    expected = models.to_grey(model.network(slices, training=False))
+    expected = to_grey(model.network(slices, training=False))
     assert served["reconstruction"].shape == (2, 32, 32, 1)
     np.testing.assert_allclose(served["reconstruction"], expected, atol=1e-4)
 

@@ -30,15 +30,10 @@ def facts_of(config, geometry):
 def write_model(folder, config, geometry):
     """A narrow network with random weights, exported as the trainer does."""
     keras.utils.set_random_seed(0)
-    network = models.build(
-        "resnet_like",
-        config.size,
-        rgb=False,
-        stem_filters=4,
-        stage_filters=(4,),
-        stage_blocks=(1,),
-        upsampling_filters=(),
+    spec = models.ModelSpec(
+        name="resnet_like", stem_filters=4, stage_filters=(4,), stage_blocks=(1,)
     )
+    network = models.build(spec, config.size)
     facts = facts_of(config, geometry)
     export_network(network, folder / "1", "resnet_like", config.scaling, config.size, facts)
     return folder

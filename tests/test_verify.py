@@ -22,7 +22,7 @@ from evaluator import scoring
 from ixi_tfds import datasets, integrity, leakage
 from ixi_tfds.errors import DatasetError
 from ixi_tfds.splits import assign_splits
-from trainer import sources
+from trainer import data as trainer_data
 
 FLAGS = (*SMALL, "--volumes_per_shard=3")
 TRAIN = "ixi_t1-train.tfrecord-00001-of-00003"
@@ -147,7 +147,7 @@ DAMAGES = (
 
 
 def read_to_train(data, *how):
-    sources.open_sources(str(data), ["ixi_t1/small"], *how)
+    trainer_data.open_data(str(data), ["ixi_t1/small"], *how)
 
 
 def read_to_score(data, *how):

@@ -167,7 +167,7 @@ def describe(config: type) -> str:
     """A line a flag, sorted by name, for `--help`."""
     lines = []
     for name, found in sorted(flags_of(config).items()):
-        has_default = found.default not in (dataclasses.MISSING, None)
+        has_default = found.default not in (dataclasses.MISSING, None, (), "")
         choices = f" One of {', '.join(found.choices)}." if found.choices else ""
         default = f" (default {_shown(found.default)})" if has_default else ""
         lines.append(f"  --{name}: {' '.join(found.help.split())}{choices}{default}")

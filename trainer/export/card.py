@@ -8,9 +8,10 @@ from typing import Any
 
 import jinja2
 
+from ixi_tfds.system import flags
 from trainer.augmentation import AugmentationConfig
 from trainer.config import TrainConfig
-from trainer.sources import Sources
+from trainer.data import TrainingData
 
 _PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
 
@@ -30,7 +31,7 @@ _LICENCE = (
 
 def make_card(
     config: TrainConfig,
-    data: Sources,
+    data: TrainingData,
     augmentation: AugmentationConfig | None,
     *,
     parameters: int,
@@ -50,11 +51,10 @@ def make_card(
       best: the history's row of the epoch whose weights these are; metrics are of validation.
       epochs_trained: epochs done in all.
     """
-    flags = dataclasses.asdict(config)
-    for name in ("data_dir", "workdir", "verify"):
-        del flags[name]
+    left_out = ("data_dir", "workdir", "verify")
+    values = {k: v for k, v in flags.as_flags(config).items() if k not in left_out}
     return {
-        "name": config.model,
+        "name": config.model.name,
         "intended_use": _INTENDED_USE,
         "not_for": _NOT_FOR,
         "data_licence": _LICENCE,
@@ -64,7 +64,7 @@ def make_card(
         "data_fingerprint": data.fingerprint,
         "datasets": data.facts,
         "parameters": parameters,
-        "flags": flags,
+        "flags": values,
         "augmentation": dataclasses.asdict(augmentation) if augmentation else None,
         "best": dict(best),
         "epochs_trained": epochs_trained,
@@ -73,7 +73,7 @@ def make_card(
 
 
 def describe_signatures(size: tuple[int, int], scaling: str) -> dict[str, dict[str, Any]]:
-    """What the signatures of `export.signatures` take and give, each value in a sentence."""
+    """What the signatures of `saved_model.signatures` take and give, each value in a sentence."""
     plane = f"{size[0]}, {size[1]}"
     unit, scanner = f"float32 [B, {plane}, 1] in [0, 1]", f"float32 [B, {plane}] in scanner units"
     limits = {
