@@ -41,9 +41,8 @@ class SliceFlags:
         Raises:
           UserError: an unknown name without a geometry, or a geometry under a known name.
         """
-        window = self.slices and _pair("slices", self.slices, ":")
-        size = self.size and _pair("size", self.size, "x")
-        in_plane = size
+        window = _pair("slices", self.slices, ":") if self.slices else None
+        in_plane = size = _pair("size", self.size, "x") if self.size else None
         if self.in_plane == "any":
             in_plane = None
         elif self.in_plane:
@@ -62,7 +61,7 @@ class SliceFlags:
                 "needs --slices and --size"
             )
         scaling = self.scaling or "slice"
-        return SliceConfig(self.config, in_plane or None, size, window, scaling)
+        return SliceConfig(self.config, in_plane, size, window, scaling)
 
 
 @dataclasses.dataclass(frozen=True)

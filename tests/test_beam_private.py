@@ -7,6 +7,8 @@ tests: where a name is gone it cannot be imported, and the test of that name say
 import contextlib
 import importlib
 import inspect
+import subprocess
+import sys
 
 import apache_beam as beam
 import pytest
@@ -201,3 +203,9 @@ def test_other_errors_are_left_as_they_are():
             with pytest.raises(type(error)) as caught:
                 fail(error)
             assert caught.value is error
+
+
+@pytest.mark.parametrize("module", ["plan", "shards", "make", "verify", "repair", "workers"])
+def test_modules_that_need_no_beam_do_not_import_it(module):
+    code = f"import sys, beam_preprocess.{module}; print('apache_beam' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
