@@ -6,7 +6,6 @@ of earlier versions, which lack it, are read and written alike.
 
 import dataclasses
 import json
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cattrs
@@ -68,14 +67,12 @@ def _make_converter() -> cattrs.Converter:
             for field in dataclasses.fields(kind)
             if field.default is None
         }
-        plain: Callable[[Any], dict[str, Any]] = gen.make_dict_unstructure_fn(
-            kind, converter, **absent
-        )
+        omitting = gen.make_dict_unstructure_fn(kind, converter, **absent)
         names = [field.name for field in dataclasses.fields(kind)]
 
         def in_order(document: Any) -> dict[str, Any]:
-            """The fields in their order; `plain` has those that may be left out at the end."""
-            values = plain(document)
+            """The fields in their order; `omitting` has those that may be left out at the end."""
+            values = omitting(document)
             return {name: values[name] for name in names if name in values}
 
         return in_order
