@@ -67,7 +67,7 @@ def _make_converter() -> cattrs.Converter:
             for field in dataclasses.fields(kind)
             if field.default is None
         }
-        omitting = gen.make_dict_unstructure_fn(kind, converter, **absent)
+        omitting: Any = gen.make_dict_unstructure_fn(kind, converter, **absent)
         names = [field.name for field in dataclasses.fields(kind)]
 
         def in_order(document: Any) -> dict[str, Any]:
