@@ -6,6 +6,7 @@ of earlier versions, which lack it, are read and written alike.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cattrs
@@ -67,7 +68,7 @@ def _make_converter() -> cattrs.Converter:
             for field in dataclasses.fields(kind)
             if field.default is None
         }
-        plain = gen.make_dict_unstructure_fn(kind, converter, **absent)
+        plain: Callable[[Any], Any] = gen.make_dict_unstructure_fn(kind, converter, **absent)
         names = [field.name for field in dataclasses.fields(kind)]
 
         def in_order(document: Any) -> dict[str, Any]:
