@@ -18,6 +18,7 @@ import tqdm
 from evaluator import statistics
 from evaluator.scoring import Model, Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
+from ixi_tfds.images.scaling import to_unit
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -169,7 +170,7 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
     total = split.slices * len(conditions()) * len(models)
     with tqdm.tqdm(total=total, unit="slice", desc="robustness", disable=None) as progress:
         for batch in read_batches(split, batch_size):
-            clean = tf.cast(batch["image"], tf.float32) / 255.0
+            clean = to_unit(batch["image"])
             keys = batch_keys(batch)
             subjects = [subject.decode() for subject in batch["subject"].numpy()]
             for corruption, severity in conditions():

@@ -15,11 +15,11 @@ from tensorflow import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ixi_tfds import bundle, intensity, storage
+from ixi_tfds import bundle, storage
+from ixi_tfds.images.scaling import PERCENTILES, scale_to_unit
 from trainer import __main__ as trainer
 from trainer import (
     canonical,
-    export,
     input_pipeline,
     model_card,
     models,
@@ -165,7 +165,7 @@ def test_levels_are_the_nearest_with_ties_going_down():
             [[0] * 8],
         ]
     )
-    unit = export.scale_to_unit(values, low, high).numpy()
+    unit = scale_to_unit(values, low, high).numpy()
     assert unit.shape == (4, 1, 8, 1) and unit.dtype == np.float32
     np.testing.assert_array_equal(unit[..., 0], levels / np.float32(255))
 
@@ -374,7 +374,7 @@ def test_the_card_says_which_percentile_is_which(exported):
     told = [
         float(re.search(r"the ([\d.]+)th percentile", takes[name])[1]) for name in ("low", "high")
     ]
-    assert tuple(told) == intensity.PERCENTILES
+    assert tuple(told) == PERCENTILES
 
 
 def test_the_page_says_what_the_card_says(exported):

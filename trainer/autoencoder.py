@@ -6,12 +6,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from evaluator import metrics
+from ixi_tfds.images.scaling import to_unit
 from trainer import augmentation, models
-
-
-def to_unit(images: tf.Tensor) -> tf.Tensor:
-    """8-bit images as float32 in [0, 1]."""
-    return tf.cast(images, tf.float32) / 255.0
 
 
 class Autoencoder(keras.Model):

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import autoencoder, models, state
+from ixi_tfds.images.scaling import to_unit
+from trainer import models, state
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -154,7 +155,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
-        slices = autoencoder.to_unit(self.images)
+        slices = to_unit(self.images)
         reconstructions = models.to_grey(self.model(slices, training=False))
         # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)

@@ -1,0 +1,1 @@
+"""Images: scaling, corruptions, metrics."""
