@@ -45,9 +45,9 @@ def _deliver(batches, count):
 
 
 def _train_split(arguments):
-    from trainer import input_pipeline
+    from trainer import data
 
-    return input_pipeline.find_split(pathlib.Path(arguments.dataset), "train")
+    return data.find_shards(pathlib.Path(arguments.dataset), "train")
 
 
 def ours(arguments):
@@ -55,9 +55,9 @@ def ours(arguments):
     import tensorflow as tf
 
     from ixi_tfds.images.scaling import to_unit
-    from trainer import augmentation, input_pipeline
+    from trainer import augmentation, data
 
-    batches = input_pipeline.train_batches(
+    batches = data.train_batches(
         _train_split(arguments), batch_size=BATCH, seed=0, epochs=range(1000)
     )
 
@@ -179,7 +179,7 @@ def prepare(folder, subjects):
     import tensorflow as tf
 
     from ixi_tfds import features
-    from trainer import input_pipeline
+    from trainer.data import find_shards
 
     scans, data = folder / "scans", folder / "data"
     run = [sys.executable, "-m"]
@@ -190,7 +190,7 @@ def prepare(folder, subjects):
     (dataset,) = data.glob("ixi_t1/thesis/*/")
     pictures = folder / "pictures" / "all"
     pictures.mkdir(parents=True)
-    split = input_pipeline.find_split(dataset, "train")
+    split = find_shards(dataset, "train")
     for record in tf.data.TFRecordDataset(list(split.paths)).batch(1):
         slice_ = features.decode_slices(record, split.size, ("image", "key"))
         name = slice_["key"][0].numpy().decode().replace("/", "_")

@@ -41,7 +41,7 @@ def ours(pairs):
     """The evaluator's metrics."""
     import tensorflow as tf
 
-    from evaluator import metrics
+    from ixi_tfds.images import metrics
 
     originals, copies = (tf.constant(images[..., None]) for images in pairs)
 

@@ -68,8 +68,8 @@ def ours(arguments, policy="float32"):
     images = _images(arguments)
     with make_strategy(0).scope():
         model = Autoencoder(
-            models.build(arguments.model, (arguments.side, arguments.side)),
-            losses.make_loss("mse", dssim_weight=0.0),
+            models.build(models.ModelSpec(name=arguments.model), (arguments.side, arguments.side)),
+            losses.mse,
             batch_size=arguments.batch_size,
             seed=0,
             augment=augmentation.AugmentationConfig(),
@@ -90,7 +90,7 @@ def keras_fit(arguments):
     from trainer import models
 
     keras.utils.set_random_seed(0)
-    network = models.build(arguments.model, (arguments.side, arguments.side))
+    network = models.build(models.ModelSpec(name=arguments.model), (arguments.side, arguments.side))
     inputs = keras.Input((arguments.side, arguments.side, 1))
     values = network.stem(inputs)
     for layer in [*network.blocks, *network.decoder.blocks, network.decoder.convolution]:

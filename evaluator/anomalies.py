@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from evaluator import bundle
+from evaluator.options import ModelChecks
 from ixi_tfds import cli, folders, storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
+from ixi_tfds.system.flags import define
 
 if TYPE_CHECKING:
-    from evaluator.scoring import Model
+    from evaluator.models import Model
     from evaluator.tallies import Found
 
 USAGE = """
@@ -82,7 +83,7 @@ flags.DEFINE_enum(
     "What to check of the dataset first: every byte, or names and sizes.",
     flag_values=FLAGS,
 )
-bundle.define_flags(FLAGS)
+FLAGS.append_flag_values(define(ModelChecks))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,16 +158,16 @@ def find_lesions(config: Config) -> None:
 
 
 def _find_lesions(config: Config) -> None:
-    from evaluator import anomaly_report, detection, report, scoring
+    from evaluator import anomaly_report, detection, models, report, scoring
 
     validation = scoring.open_split(config.data_dir, config.dataset, "validation", "quick")
-    models = scoring.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
-    for model in models:
+    loaded = models.load_models(config.saved_model, allow_changed_model=config.allow_changed_model)
+    for model in loaded:
         scoring.check_fit(
             model, validation, allow_other_preprocessing=config.allow_other_preprocessing
         )
     facts, rows, comparisons, found = score_lesions(
-        models,
+        loaded,
         data_dir=config.data_dir,
         dataset=config.dataset,
         source_dir=config.source_dir,
@@ -268,11 +269,10 @@ def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
     """
     from evaluator import volumes
     from ixi_tfds import datasets
+    from ixi_tfds.documents import manifest
 
-    manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
-    # As a model's card tells it; datasets made before it was recorded lack the geometry.
-    facts = {"slices": manifest["config"], "geometry": manifest.get("geometry")}
-    return volumes.training_geometry({"datasets": {dataset: facts}})
+    made = manifest.read(datasets.find_dataset(data_dir, dataset))
+    return volumes.geometry_of(made.config, made.geometry)
 
 
 def print_lesions(

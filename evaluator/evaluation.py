@@ -17,105 +17,92 @@ from evaluator import (
     robustness_report,
     scoring,
     sections,
-    statistics,
 )
-from evaluator.scoring import Model, Score, Split
-from ixi_tfds import folders
+from evaluator.models import Model, load_models
+from evaluator.score import ScoreConfig
+from evaluator.scoring import Split
+from ixi_tfds import folders, storage
+from ixi_tfds.images.metrics import METRICS
 
 
-def evaluate(
-    saved_models: Sequence[pathlib.Path],
-    output_dir: pathlib.Path,
-    *,
-    data_dir: pathlib.Path,
-    dataset: str,
-    split: str,
-    batch_size: int,
-    corrupted: bool,
-    lesions: bool,
-    workdirs: Sequence[pathlib.Path],
-    verify: str,
-    allow_changed_model: bool,
-    allow_other_preprocessing: bool,
-) -> None:
+def evaluate(config: ScoreConfig) -> None:
     """Score models, write the results and print the statistics.
 
-    Args:
-      saved_models: folder of each; the others are compared with the first.
-      output_dir: existing folder for `scores.csv`, `summary.json`, `report.html`.
-      data_dir: root of the datasets.
-      dataset: name and config within it.
-      split: name of the split to score.
-      batch_size: slices at a time.
-      corrupted: score corrupted inputs, too, into `robustness.csv`.
-      lesions: score synthetic lesions in the test split, too, into `anomalies.csv`.
-      workdirs: of the run of each model, or none to look where the trainer leaves them.
-      verify: as `scoring.open_split` takes it.
-      allow_changed_model: as `scoring.load_model` takes it.
-      allow_other_preprocessing: as `scoring.check_fit` takes it.
+    Writes `scores.csv`, `summary.json` and `report.html`, `robustness.csv` and `anomalies.csv` if
+    asked for, to the output folder, which has to be there.
 
     Raises:
       UserError: a model, dataset or split is not there or not fit for the others.
     """
-    opened = scoring.open_split(data_dir, dataset, split, verify)
-    models = scoring.load_models(saved_models, allow_changed_model=allow_changed_model)
-    for model in models:
-        scoring.check_fit(model, opened, allow_other_preprocessing=allow_other_preprocessing)
-    scores: list[Score] = []
-    for model in models:
-        scores += scoring.score_split(model, opened, batch_size=batch_size)
-    frame = robustness.score_corrupted(models, opened, batch_size=batch_size) if corrupted else None
-    curves = None if frame is None else robustness.curves(frame)
-    facts = results.summary(models, opened, scores)
+    split, models = _open(config)
+    tables = [scoring.score_split(model, split, batch_size=config.batch_size) for model in models]
+    scores = pd.concat(tables, ignore_index=True)
+    facts = results.summary(models, split, scores)
     keys = list(results.gallery(scores).values())
-    if frame is not None:
-        keys += list(robustness_report.collage_slices(frame)["key"])
-    slices = scoring.read_slices(opened, dict.fromkeys(keys), batch_size=batch_size)
-    parts = _sections(models, facts, scores, slices, workdirs)
-    texts = results.result_files(scores, facts, curves)
-    if frame is not None and curves is not None:
-        section = robustness_report.robustness_section(frame, curves, models, slices)
+    corrupted = curves = None
+    if config.robustness:
+        corrupted = robustness.score_corrupted(models, split, batch_size=config.batch_size)
+        keys += list(robustness_report.collage_slices(corrupted)["key"])
+    slices = scoring.read_slices(split, dict.fromkeys(keys), batch_size=config.batch_size)
+    parts = _sections(models, facts, scores, slices, [storage.at(path) for path in config.workdir])
+    if corrupted is not None:
+        curves = robustness.curves(corrupted)
+        section = robustness_report.robustness_section(corrupted, curves, models, slices)
         parts.insert(-2, section)
-    if lesions:
+    texts = results.result_files(scores, facts, curves)
+    if config.lesions:
         scored = anomalies.score_lesions(
             models,
-            data_dir=data_dir,
-            dataset=dataset,
+            data_dir=storage.at(config.data.data_dir),
+            dataset=config.data.dataset,
             source_dir=None,
-            batch_size=batch_size,
-            verify=verify,
+            batch_size=config.batch_size,
+            verify=config.data.verify,
         )
         parts[-2:-2] = anomaly_report.short_sections(*scored)
         texts |= detection.result_files(scored[1], scored[2], scored[0])
-    page = report.render(*_head(models, opened, facts), parts)
-    folders.write_files(output_dir, texts | {"report.html": page})
+    texts["report.html"] = report.render(*_head(models, split, facts), parts)
+    output_dir = storage.at(config.output_dir)
+    folders.write_files(output_dir, texts)
     _print(facts)
-    if lesions:
+    if config.lesions:
         anomalies.print_lesions(*scored[:3])
     print(f"\nReport: {output_dir / 'report.html'}")
+
+
+def _open(config: ScoreConfig) -> tuple[Split, list[Model]]:
+    """The split and the models, if these fit it."""
+    data, checks = config.data, config.checks
+    split = scoring.open_split(storage.at(data.data_dir), data.dataset, config.split, data.verify)
+    models = load_models(
+        [storage.at(path) for path in config.saved_model],
+        allow_changed_model=checks.allow_changed_model,
+    )
+    for model in models:
+        scoring.check_fit(model, split, allow_other_preprocessing=checks.allow_other_preprocessing)
+    return split, models
 
 
 def _sections(
     models: Sequence[Model],
     facts: dict[str, Any],
-    scores: Sequence[Score],
+    scores: pd.DataFrame,
     slices: dict[str, np.ndarray],
     workdirs: Sequence[pathlib.Path],
 ) -> list[report.Section]:
-    frame = results.as_frame(scores)
     chosen = results.gallery(scores)
     histories = sections.find_histories(models, workdirs)
     parts = [
         sections.scores_section(facts),
         sections.subjects_section(facts),
-        sections.groups_section(frame),
-        sections.gallery_section(chosen, slices, models, frame),
-        sections.spread_section(frame),
+        sections.groups_section(scores),
+        sections.gallery_section(chosen, slices, models, scores),
+        sections.spread_section(scores),
     ]
     if histories:
         cards = {model.name: model.card for model in models}
         parts.append(sections.learning_section(histories, cards))
-    parts += [sections.people_section(frame), sections.origin_section(facts, models)]
+    parts += [sections.people_section(scores), sections.origin_section(facts, models)]
     return [part for part in parts if part.tables or part.figures]
 
 
@@ -137,5 +124,5 @@ def _print(facts: dict[str, Any]) -> None:
     print(f"\n{facts['dataset']}, {facts['split']}: {facts['slices']} slices", end=" ")
     print(f"of {facts['subjects']} subjects")
     for entry in facts["models"]:
-        table = pd.DataFrame({name: entry[name] for name in statistics.METRICS}).T
+        table = pd.DataFrame({name: entry[name] for name in METRICS}).T
         print(f"\n{entry['model']}\n{table.to_string(float_format='{:.6f}'.format)}")

@@ -18,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ixi_tfds.images.metrics import METRICS
+
 RESIDUAL_COLOURS = "RdBu_r"
 """Diverging, and told apart with every common colour blindness."""
-
-LABELS = {"psnr": "PSNR (dB)", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "mae": "MAE"}
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Of Okabe and Ito, told apart with every common colour blindness."""
@@ -136,7 +136,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
         values = frame.loc[frame["model"] == model, metric]
         label = f"{model}, mean {values.mean():.4g}"
         axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=_shown(label), **style)
-    axes.set_xlabel(LABELS[metric])
+    axes.set_xlabel(METRICS[metric].title)
     axes.set_ylabel("slices")
     return _png(_with_legend(figure, axes))
 
@@ -153,7 +153,7 @@ def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
         axes.plot(means.index, means, label=_shown(model), **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("slice index, left to right")
-    axes.set_ylabel(LABELS[metric])
+    axes.set_ylabel(METRICS[metric].title)
     return _png(_with_legend(figure, axes))
 
 
@@ -178,7 +178,7 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
         axes.fill_between(mine["amount"], *ends, color=style["color"], alpha=0.15, linewidth=0)
     axes.set_title(corruption)
     axes.set_xlabel(unit)
-    axes.set_ylabel(f"{LABELS[metric]} against the clean slice")
+    axes.set_ylabel(f"{METRICS[metric].title} against the clean slice")
     return _png(_with_legend(figure, axes))
 
 

@@ -1,35 +1,23 @@
-"""The results that the thesis published, for the models that are one of its twelve runs."""
+"""What the thesis published for a model of the kind that is scored."""
 
-import importlib.resources
 import json
-from collections.abc import Mapping
 from typing import Any
 
-import pandas as pd
+from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.thesis_results import published
 
 SETTINGS = ("optimizer", "batch_size", "epochs")
 """Flags in which a model may differ from the run that it is shown beside."""
 
 
-def published() -> pd.DataFrame:
-    """A row a run, in the thesis's order, indexed by the name of its recipe.
-
-    Columns: the flags `model`, `weights`, `loss` and `SETTINGS`; the best validation loss
-    `val_loss` and its `epoch`; mean, std, min and max of PSNR (dB) and SSIM over the 2,880 slices
-    of 256x256 of its test split, such as `psnr_mean`.
-    """
-    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
-        return pd.read_csv(file, index_col="recipe")
-
-
-def published_for(card: Mapping[str, Any]) -> dict[str, Any] | None:
+def published_for(card: ModelCard) -> dict[str, Any] | None:
     """The row of the run with the network, initial weights and loss of a model's card, if any.
 
     Returns:
       The row as a dictionary with `recipe`, its name, and `differing`, which says in words how the
       model was trained otherwise; None where the thesis has no such run.
     """
-    flags = card.get("flags") or {}
+    flags = card.flags
     # ImageNet weights may have come from a file.
     weights = "none" if flags.get("weights", "none") == "none" else "imagenet"
     table = published()

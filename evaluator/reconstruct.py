@@ -5,20 +5,20 @@ import json
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tqdm
 from absl import flags
 
-from evaluator import bundle, volumes
+from evaluator import volumes
+from evaluator.models import Model, check_preprocessing, load_model
+from evaluator.options import ModelChecks
 from ixi_tfds import cli, folders, storage
 from ixi_tfds.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
-
-if TYPE_CHECKING:
-    from evaluator.scoring import Model
+from ixi_tfds.system.flags import define
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -52,7 +52,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 16, "Slices at a time.", flag_values=FLAGS)
-bundle.define_flags(FLAGS)
+FLAGS.append_flag_values(define(ModelChecks))
 flags.mark_flags_as_required(["saved_model", "input", "output_dir"], flag_values=FLAGS)
 
 
@@ -100,7 +100,7 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
 
 
 def reconstruct_scan(
-    model: "Model", geometry: volumes.Geometry, job: Job, *, batch_size: int
+    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
 ) -> dict[str, Any]:
     """Reconstruct one scan, write its three files and give what is in the JSON.
 
@@ -147,7 +147,7 @@ def reconstruct_scan(
 
 
 def _apply(
-    model: "Model", slices: np.ndarray, limits: tuple[float, float] | None
+    model: Model, slices: np.ndarray, limits: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Reconstruction and residual of slices, all float32 [n, H, W] in scanner units."""
     inputs = {"slices": slices.astype(np.float32)}
@@ -171,7 +171,7 @@ def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, An
 
 
 def _facts(
-    model: "Model", geometry: volumes.Geometry, stack: volumes.Stack, job: Job
+    model: Model, geometry: volumes.Geometry, stack: volumes.Stack, job: Job
 ) -> dict[str, Any]:
     """What the JSON tells of a scan besides its slices."""
     axis, _ = volumes.file_axis(stack.volume)
@@ -217,7 +217,7 @@ def reconstruct(
       source: a scan, or a folder of them.
       output_dir: existing folder for the results.
       batch_size: slices at a time.
-      allow_changed_model: as `scoring.load_model` takes it.
+      allow_changed_model: as `models.load_model` takes it.
       allow_other_preprocessing: take a model of another version than this code's.
 
     Raises:
@@ -231,13 +231,7 @@ def reconstruct(
         raise UserError(f"--batch_size={batch_size}: must be at least 1")
     jobs = find_jobs(source, output_dir)
     model, geometry = _load(saved_model, allow_changed_model)
-    bundle.check_preprocessing(
-        model.card,
-        model=model.name,
-        slices=str(source),
-        version=VERSION,
-        allowed=allow_other_preprocessing,
-    )
+    check_preprocessing(model, str(source), VERSION, allowed=allow_other_preprocessing)
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
@@ -261,10 +255,8 @@ def reconstruct(
         )
 
 
-def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> "tuple[Model, volumes.Geometry]":
-    from evaluator import scoring
-
-    model = scoring.load_model(saved_model, allow_changed_model=allow_changed_model)
+def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> tuple[Model, volumes.Geometry]:
+    model = load_model(saved_model, allow_changed_model=allow_changed_model)
     if model.raw is None:
         raise UserError(
             f"--saved_model={saved_model}: has no signature 'raw', which takes scanner units; "

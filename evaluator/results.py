@@ -1,7 +1,5 @@
 """Scores and statistics as the files that other programs read."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -10,24 +8,21 @@ from typing import Any
 import pandas as pd
 
 from evaluator import statistics
+from evaluator.models import Model
 from evaluator.published import published_for
-from evaluator.scoring import Model, Score, Split
+from evaluator.scoring import Split
+from ixi_tfds.images.metrics import METRICS, PSNR_CAP, ms_ssim_scales
 
 GALLERY = {"worst": 0.0, "median": 0.5, "best": 1.0}
 """Which slices are shown: a name, and its place in the order of PSNR, from 0 to 1."""
 
 
-def as_frame(scores: Sequence[Score]) -> pd.DataFrame:
-    """Scores as a table, a row a slice and model, a column a field of `Score`."""
-    return pd.DataFrame([vars(score) for score in scores])
-
-
-def gallery(scores: Sequence[Score]) -> dict[str, str]:
+def gallery(scores: pd.DataFrame) -> dict[str, str]:
     """Keys of the slices to show, each under its name in `GALLERY`; fewer in a small split.
 
     With several models the order is that of their mean PSNR.
     """
-    means = as_frame(scores).groupby("key")["psnr"].mean()
+    means = scores.groupby("key")["psnr"].mean()
     ranked = means.sort_index().sort_values(kind="stable").index
     chosen: dict[str, str] = {}
     for name in sorted(GALLERY, key=lambda name: GALLERY[name] == 0.5):
@@ -37,31 +32,25 @@ def gallery(scores: Sequence[Score]) -> dict[str, str]:
     return {name: chosen[name] for name in GALLERY if name in chosen}
 
 
-def scores_csv(scores: Sequence[Score]) -> str:
+def scores_csv(scores: pd.DataFrame) -> str:
     """The scores as CSV, metrics with six decimals, an unknown age empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Score.__dataclass_fields__)
-    for score in scores:
-        row = vars(score) | {"age": "" if math.isnan(score.age) else f"{score.age:.2f}"}
-        row |= {name: f"{row[name]:.6f}" for name in statistics.METRICS}
-        writer.writerow(row.values())
-    return text.getvalue()
+    shown = {name: scores[name].map("{:.6f}".format) for name in METRICS}
+    ages = ["" if math.isnan(age) else f"{age:.2f}" for age in scores["age"]]
+    return scores.assign(age=ages, **shown).to_csv(index=False, lineterminator="\n")
 
 
-def summary(models: Sequence[Model], split: Split, scores: Sequence[Score]) -> dict[str, Any]:
+def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict[str, Any]:
     """What was scored, and the statistics of each model; plain JSON values.
+
+    The arguments are the models, the split and what `scoring.score_split` gave of each model.
 
     `models` has an entry a model: `mean`, `std`, `min`, `max` of each metric over the slices;
     `by_subject`, its mean over the people with a bootstrap interval; `published`, the thesis's row
     for that kind of model or null. `paired_differences` compares the others with the first.
     """
-    from evaluator.metrics import PSNR_CAP, ms_ssim_scales
-
-    frame = as_frame(scores)
     entries = []
     for model in models:
-        mine = frame[frame["model"] == model.name]
+        mine = scores[scores["model"] == model.name]
         by_subject = statistics.by_subject(mine).drop(columns="subjects")
         entries.append(
             {
@@ -73,15 +62,15 @@ def summary(models: Sequence[Model], split: Split, scores: Sequence[Score]) -> d
                 "published": published_for(model.card),
             }
         )
-    differences = statistics.paired_differences(frame, models[0].name)
+    differences = statistics.paired_differences(scores, models[0].name)
     return {
         "dataset": split.dataset,
         "dataset_version": split.version,
         "dataset_fingerprint": split.fingerprint,
         "split": split.name,
         "slice_size": list(split.size),
-        "slices": frame["key"].nunique(),
-        "subjects": frame["subject"].nunique(),
+        "slices": scores["key"].nunique(),
+        "subjects": scores["subject"].nunique(),
         "models": entries,
         "paired_differences": {
             "reference": models[0].name,
@@ -113,7 +102,7 @@ def _rounded(row: dict[Any, Any]) -> dict[str, Any]:
 
 
 def result_files(
-    scores: Sequence[Score], facts: dict[str, Any], curves: pd.DataFrame | None
+    scores: pd.DataFrame, facts: dict[str, Any], curves: pd.DataFrame | None
 ) -> dict[str, str]:
     """`scores.csv` and `summary.json`; `robustness.csv` if there are curves."""
     texts = {"scores.csv": scores_csv(scores), "summary.json": json.dumps(facts, indent=2) + "\n"}

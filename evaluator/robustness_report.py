@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from evaluator import figures, robustness
+from evaluator.models import Model
 from evaluator.report import Figure, Section
-from evaluator.scoring import Model
-from evaluator.sections import PLACES, reconstruct
+from evaluator.sections import reconstruct
+from ixi_tfds.images.corruptions import CORRUPTIONS
+from ixi_tfds.images.metrics import METRICS
 
 
 def collage_slices(frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,18 +37,6 @@ def robustness_section(
       models: the models in it.
       originals: the slices that `collage_slices` names, float32 [H, W] by key.
     """
-    plots = [
-        Figure(
-            f"{figures.LABELS[metric]} of reconstructions of corrupted slices",
-            {
-                f"{figures.LABELS[metric]}, {corruption}": figures.robustness_curve(
-                    curves, corruption, metric, unit
-                )
-                for corruption, unit in robustness.UNITS.items()
-            },
-        )
-        for metric in robustness.METRICS
-    ]
     collages = [
         _collage(row["corruption"], row["severity"], row["key"], originals[row["key"]], models)
         for row in collage_slices(frame).to_dict("records")
@@ -56,34 +46,56 @@ def robustness_section(
         "corrupted slice itself: above it a model repairs, below it the slice were better left "
         "alone. Lines are means over people, shading their 95% bootstrap intervals.",
     ]
-    severity = "; ".join(
-        f"{name} {', '.join(f'{amount:g}' for amount in amounts)} ({robustness.UNITS[name]})"
-        for name, amounts in robustness.SEVERITIES.items()
-    )
-    notes = [
-        f"Severities 1 to 5: {severity}. What is random depends on the slice alone, so every model "
-        "gets the same corrupted slices, and a severity has the lost pixels of the one before and "
-        "more.",
-        "The thesis's set: two slices of each person, one blurred (sigma "
-        f"{robustness.amount('blur', 3):g}) or with {robustness.amount('pixel dropout', 3):.0%} of "
-        "its pixels lost, one with two zeroed patches.",
-    ]
     table = _set_table(robustness.score_thesis_set(frame))
     return Section(
         "Robustness",
         text=text,
         tables={"The thesis's set: PSNR in dB / SSIM, mean over its slices": table},
-        figures=[*plots, *collages],
-        notes=notes,
+        figures=[*_plots(curves), *collages],
+        notes=_notes(),
     )
+
+
+def _plots(curves: pd.DataFrame) -> list[Figure]:
+    """A figure a metric, with a panel a corruption."""
+    return [
+        Figure(
+            f"{METRICS[metric].title} of reconstructions of corrupted slices",
+            {
+                f"{METRICS[metric].title}, {name}": figures.robustness_curve(
+                    curves, name, metric, corruption.unit
+                )
+                for name, corruption in CORRUPTIONS.items()
+            },
+        )
+        for metric in robustness.METRICS
+    ]
+
+
+def _notes() -> list[str]:
+    severities = "; ".join(
+        f"{name} {', '.join(f'{amount:g}' for amount in each.severities)} ({each.unit})"
+        for name, each in CORRUPTIONS.items()
+    )
+    blur, lost = (
+        robustness.amount(corruption, robustness.THESIS_SEVERITY)
+        for corruption in ("blur", "pixel dropout")
+    )
+    return [
+        f"Severities from 1 on: {severities}. What is random depends on the slice alone, so every "
+        "model gets the same corrupted slices, and a severity has the lost pixels of the one "
+        "before and more.",
+        f"The thesis's set: two slices of each person, one blurred (sigma {blur:g}) or with "
+        f"{lost:.0%} of its pixels lost, one with two zeroed patches.",
+    ]
 
 
 def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
     """A row a model, a column a corruption."""
     shown = scores.assign(
         cell=[
-            f"{row.psnr:.{PLACES['psnr']}f} / {row.ssim:.{PLACES['ssim']}f}"
-            for row in scores.itertuples()
+            f"{METRICS['psnr'].shown(psnr)} / {METRICS['ssim'].shown(ssim)}"
+            for psnr, ssim in zip(scores["psnr"], scores["ssim"], strict=True)
         ],
         title=[f"{row.corruption} ({row.slices} slices)" for row in scores.itertuples()],
     )

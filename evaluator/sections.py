@@ -11,32 +11,31 @@ import numpy as np
 import pandas as pd
 
 from evaluator import figures, statistics
+from evaluator.models import Model
 from evaluator.report import Figure, Section
-from evaluator.scoring import Model
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.images.metrics import METRICS
 
-PLACES = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
-"""Decimals with which a metric is shown."""
-
-_BETTER = {"psnr": "higher", "ssim": "higher", "ms_ssim": "higher", "mae": "lower"}
 _GROUPS = {"site": "Site", "sex": "Sex", "age_band": "Age"}
 
 
 def scores_section(facts: Mapping[str, Any]) -> Section:
     """The metrics over all slices, a table each, the thesis's published rows among them."""
     tables, notes = {}, []
-    for metric in statistics.METRICS:
+    columns = ("mean", "std", "min", "max")
+    for name, metric in METRICS.items():
         rows = []
         for entry in facts["models"]:
-            rows.append([entry["model"], *_numbers(metric, entry[metric].values())])
+            rows.append([entry["model"], *map(metric.shown, entry[name].values())])
             published = entry["published"]
-            if published and f"{metric}_mean" in published:
-                values = [published[f"{metric}_{name}"] for name in ("mean", "std", "min", "max")]
-                row = [f"thesis's {published['recipe']}, published", *_numbers(metric, values)]
+            if published and f"{name}_mean" in published:
+                values = [published[f"{name}_{column}"] for column in columns]
+                row = [f"thesis's {published['recipe']}, published", *map(metric.shown, values)]
                 if row not in rows:
                     rows.append(row)
-        columns = ["", "mean", "std", "min", "max"]
-        caption = f"{figures.LABELS[metric]}, {_BETTER[metric]} is better"
-        tables[caption] = pd.DataFrame(rows, columns=columns)
+        caption = f"{metric.title}, {metric.better} is better"
+        tables[caption] = pd.DataFrame(rows, columns=["", *columns])
     if any(entry["published"] for entry in facts["models"]):
         notes.append(
             "Published rows are of the thesis's own 2,880 test slices, 256x256 and of other "
@@ -65,13 +64,10 @@ def subjects_section(facts: Mapping[str, Any]) -> Section:
     """Means over people with their intervals, and paired differences between models."""
     people = facts["subjects"]
     rows = [
-        [
-            entry["model"],
-            *(_with_interval(metric, entry["by_subject"][metric]) for metric in statistics.METRICS),
-        ]
+        [entry["model"], *(_with_interval(name, entry["by_subject"][name]) for name in METRICS)]
         for entry in facts["models"]
     ]
-    labels = [figures.LABELS[metric] for metric in statistics.METRICS]
+    labels = [metric.title for metric in METRICS.values()]
     tables = {"Mean over people [95% interval]": pd.DataFrame(rows, columns=["", *labels])}
     differences = facts["paired_differences"]
     if differences["rows"]:
@@ -121,10 +117,10 @@ def people_section(frame: pd.DataFrame) -> Section:
 def spread_section(frame: pd.DataFrame) -> Section:
     """Histograms, and metrics against the place in the volume."""
     panels = {}
-    for metric in ("psnr", "ssim"):
-        label = figures.LABELS[metric]
-        panels[f"Histogram of {label}"] = figures.histogram(frame, metric)
-        panels[f"{label} against the slice index"] = figures.by_slice_index(frame, metric)
+    for name in ("psnr", "ssim"):
+        title = METRICS[name].title
+        panels[f"Histogram of {title}"] = figures.histogram(frame, name)
+        panels[f"{title} against the slice index"] = figures.by_slice_index(frame, name)
     return Section("How the scores spread", figures=[Figure("", panels)])
 
 
@@ -185,7 +181,7 @@ def reconstruct(model: Model, image: np.ndarray) -> np.ndarray:
 
 
 def learning_section(
-    histories: Mapping[str, pd.DataFrame], cards: Mapping[str, Mapping[str, Any]]
+    histories: Mapping[str, pd.DataFrame], cards: Mapping[str, ModelCard]
 ) -> Section:
     """The curves of the training runs whose histories are at hand.
 
@@ -196,7 +192,7 @@ def learning_section(
     panels = {}
     by_loss: dict[str, dict[str, pd.DataFrame]] = {}
     for model, history in histories.items():
-        loss = str((cards[model].get("flags") or {}).get("loss", "loss"))
+        loss = str(cards[model].flags.get("loss", "loss"))
         by_loss.setdefault(loss, {})[model] = history
     for loss, runs in by_loss.items():
         for column, label in (("val_loss", "validation"), ("loss", "training")):
@@ -219,9 +215,10 @@ def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section
         **_environment(),
     }
     tables = {"": _facts(shared)}
-    cards = {model.name: _scalars(model.card) for model in models if model.card}
-    if cards:
-        table = pd.DataFrame(cards).fillna("")
+    cards = {model.name: _scalars(codec.to_plain(model.card)) for model in models}
+    told = {model: values for model, values in cards.items() if values}
+    if told:
+        table = pd.DataFrame(told).fillna("")
         tables["The models' own cards"] = table.rename_axis("").reset_index()
     return Section("What was scored, and with what", tables=tables)
 
@@ -253,23 +250,20 @@ def find_histories(
 
 def _shown(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
     """Metrics with their decimals, columns under titles for a person."""
-    for metric in statistics.METRICS:
-        table[metric] = _numbers(metric, table[metric])
+    for name, metric in METRICS.items():
+        table[name] = [metric.shown(value) for value in table[name]]
+        titles = {**titles, name: metric.title}
     titles = {"model": "Model", "subjects": "People", "slices": "Slices", **titles}
-    return table.rename(columns={**titles, **figures.LABELS})
-
-
-def _numbers(metric: str, values: Any) -> list[str]:
-    return [f"{value:.{PLACES[metric]}f}" for value in values]
+    return table.rename(columns=titles)
 
 
 def _with_interval(metric: str, row: Mapping[str, Any], *, signed: bool = False) -> str:
-    def number(value: float) -> str:
-        return f"{value:{'+' if signed else ''}.{PLACES[metric]}f}"
-
-    if row["low"] is None:
-        return f"{number(row['mean'])} [one person: none]"
-    return f"{number(row['mean'])} [{number(row['low'])}, {number(row['high'])}]"
+    mean, *ends = (row[name] for name in ("mean", "low", "high"))
+    shown = METRICS[metric].shown(mean, signed=signed)
+    if None in ends:
+        return f"{shown} [one person: none]"
+    low, high = (METRICS[metric].shown(end, signed=signed) for end in ends)
+    return f"{shown} [{low}, {high}]"
 
 
 def _facts(values: Mapping[str, str]) -> pd.DataFrame:

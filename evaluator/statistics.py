@@ -1,16 +1,17 @@
 """Scores into statistics, by slice and by subject, with bootstrap intervals over subjects.
 
 The slices of a person resemble one another, so intervals come from resampling people, never slices.
-Every function takes a table with a row a slice (and model), as `results.as_frame` makes it.
+Every function takes a table with a row a slice (and model), as `scoring.score_split` makes it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
-METRICS = ("psnr", "ssim", "ms_ssim", "mae")
+from ixi_tfds.images.metrics import METRICS
+
 CONFIDENCE = 0.95
 DRAWS = 2000
 """How often subjects are drawn anew for an interval."""
@@ -19,7 +20,7 @@ AGE_BANDS = {"under 40": 40.0, "40 to 59": 60.0, "60 and over": math.inf}
 """Each band, and the age in years that it stays below."""
 
 
-def by_slice(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def by_slice(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.DataFrame:
     """Mean, std (population), min and max over the slices: a row a metric."""
     values = frame[list(metrics)]
     return pd.DataFrame(
@@ -27,7 +28,7 @@ def by_slice(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFr
     )
 
 
-def by_subject(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+def by_subject(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.DataFrame:
     """Mean over subjects, each of whom counts once, with its interval: a row a metric.
 
     Columns: `mean`, `low`, `high` (see `interval`) and `subjects`, their number.
@@ -39,7 +40,7 @@ def by_subject(frame: pd.DataFrame, metrics: Sequence[str] = METRICS) -> pd.Data
 
 
 def paired_differences(
-    frame: pd.DataFrame, reference: str, metrics: Sequence[str] = METRICS
+    frame: pd.DataFrame, reference: str, metrics: Collection[str] = METRICS
 ) -> pd.DataFrame:
     """How much better or worse than the reference the other models are on the same subjects.
 
@@ -85,7 +86,7 @@ def paired_differences(
 
 
 def by_group(
-    frame: pd.DataFrame, columns: Sequence[str], metrics: Sequence[str] = METRICS
+    frame: pd.DataFrame, columns: Sequence[str], metrics: Collection[str] = METRICS
 ) -> pd.DataFrame:
     """Numbers of subjects and slices and mean metrics over the slices of each group.
 

@@ -8,8 +8,9 @@ import numpy as np
 import tqdm
 
 from evaluator import anomaly, curves, lesions, volumes
+from evaluator.models import Model
 from evaluator.pairs import Pair, read_mask
-from evaluator.scoring import Model, Split, batch_keys, read_batches
+from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.scaling import to_unit

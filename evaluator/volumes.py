@@ -16,8 +16,6 @@ never resampled across: each one of the volume becomes one of the stack.
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,6 +23,8 @@ import scipy.sparse
 from nibabel import orientations
 
 from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents import manifest
+from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.images.scaling import percentile_range
 from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
@@ -33,6 +33,7 @@ TOLERANCE = 0.05
 """Relative difference of voxel sides that is left alone: those of IXI itself differ by 4%."""
 
 _MOST_RATIO = 10.0
+_MOST_SLICES = 10**6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,41 +77,26 @@ class Stack:
     columns_back: scipy.sparse.csr_array
 
 
-def training_geometry(card: Mapping[str, Any]) -> Geometry:
+def training_geometry(card: ModelCard) -> Geometry:
     """The geometry that a model's card tells; of several datasets, that of the first.
 
     Raises:
       UserError: the card does not tell the dataset's slices.
     """
-    try:
-        facts = next(iter(card["datasets"].values()))
-        fields: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in facts["slices"].items()
-        }
-        config = SliceConfig(**fields)
-        recorded = facts.get("geometry") or {"shape": None, "zooms": None}
-        shape, zooms = (
-            None if recorded[name] is None else tuple(recorded[name]) for name in ("shape", "zooms")
-        )
-        _check_sides(config.size, 2, int)
-        _check_sides(config.window[1:], 1, int)
-        _check_sides((1, 1, 1) if shape is None else shape, 3, int)
-        _check_sides((1, 1, 1) if zooms is None else zooms, 3, float)
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    facts = next(iter(card.datasets.values()), DatasetFacts())
+    if facts.slices is None or facts.slices.window[1] > _MOST_SLICES:
         raise UserError(
             "the model's card (assets.extra/model_card.json) does not tell what slices it was "
             "trained on; export it with python -m trainer"
-        ) from error
-    return Geometry(config, shape, zooms)
+        )
+    return geometry_of(facts.slices, facts.geometry)
 
 
-def _check_sides(sides: tuple[Any, ...], count: int, kind: type) -> None:
-    """See that a card has so many numbers there, all above 0."""
-    numbers = [kind(side) for side in sides]
-    good = list(sides) == numbers and len(numbers) == count
-    if not (good and 0 < min(numbers) <= max(numbers) < 1e6):
-        raise ValueError(f"{sides} are not {count} sides")
+def geometry_of(config: SliceConfig, volumes: manifest.Geometry | None) -> Geometry:
+    """The geometry of a dataset whose manifest has these slices and volumes."""
+    if volumes is None:
+        return Geometry(config)
+    return Geometry(config, volumes.shape, volumes.zooms)
 
 
 def open_stack(path: str, geometry: Geometry) -> Stack:

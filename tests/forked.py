@@ -25,7 +25,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("trainer.training", "trainer.__main__", "evaluator.evaluation", "evaluator.__main__"),
-        *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.pipeline"),
+        *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.make"),
     ]
 )
 
@@ -142,7 +142,7 @@ def die_in(name: str, text: str = "", *, done: float) -> None:
     Args:
       name: such as `pathlib.Path.rename`.
       text: of the call to wait for.
-      done: 0 to die before the call, 1 after it, 0.5 when half of what `Path.write_text` is to
+      done: 0 to die before the call, 1 after it, 0.5 when half of what `Path.write_bytes` is to
         write is written.
     """
     owner = pkgutil.resolve_name(name.rpartition(".")[0])

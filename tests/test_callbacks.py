@@ -9,7 +9,9 @@ import pytest
 import tensorflow as tf
 from tensorflow import keras
 
-from trainer import callbacks, state
+from trainer import callbacks
+from trainer.config import TrainConfig
+from trainer.workdir import RunState, add_epoch
 
 RATE = 0.01
 
@@ -47,13 +49,18 @@ def fit(workdir, *, schedule="plateau", monitored="val_loss", epochs, **losses):
     """A fit of a small network under `EpochEnd`, its losses scripted."""
     network = a_network()
     checkpoint = tf.train.Checkpoint(network=network, optimizer=network.optimizer)
-    run_state = state.RunState(RATE)
+    run_state = RunState(RATE)
     rates = Rates()
     weights = []
     (workdir / "checkpoints").mkdir(exist_ok=True)
-    end = callbacks.EpochEnd(
-        workdir, run_state, checkpoint, monitored, schedule=schedule, epochs=epochs
+    config = TrainConfig(
+        data_dir="D",
+        workdir=str(workdir),
+        schedule=schedule,
+        epochs=epochs,
+        augment_validation=monitored == "val_loss_augmented",
     )
+    end = callbacks.EpochEnd(config, workdir, run_state, checkpoint)
     keep = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: weights.append(network.get_weights())
     )
@@ -226,11 +233,11 @@ def events(folder):
 def test_tensorboard_shows_each_value_and_slices_beside_their_reconstructions(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1)).astype(np.uint8)
     network = keras.Sequential([keras.layers.Lambda(lambda x: x / 2, input_shape=(4, 6, 1))])
-    run_state = state.RunState(RATE)
+    run_state = RunState(RATE)
     board = callbacks.TensorBoard(tmp_path, run_state, images)
     board.set_model(network)
     for epoch, loss in enumerate((0.75, 0.5)):
-        state.add_epoch(run_state, {"val_loss": loss}, "val_loss")
+        add_epoch(run_state, {"val_loss": loss}, TrainConfig(data_dir="D", workdir="W"))
         board.on_epoch_end(epoch)
     found = events(tmp_path)
     scalars = {

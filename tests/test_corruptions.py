@@ -1,9 +1,22 @@
+"""Corruptions: the tensor functions, and the table that the evaluator and the trainer read."""
+
+import csv
+import dataclasses
+import importlib
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.ndimage
 import tensorflow as tf
+import tiny_dataset
 
-from ixi_tfds import corruptions
+import trainer.augmentation
+from evaluator import __main__ as evaluator
+from ixi_tfds.images import corruptions
+from ixi_tfds.images.corruptions import CORRUPTIONS, Corruption, TrainingFlag
+from ixi_tfds.system import commands, flags
 
 
 @pytest.fixture
@@ -105,3 +118,105 @@ def test_all_compile_under_xla_and_give_the_same(images):
 
     compiled = tf.function(corrupt, jit_compile=True)(tf.constant(images))
     np.testing.assert_allclose(compiled, corrupt(tf.constant(images)), atol=1e-5)
+
+
+def test_the_table_is_read_without_tensorflow():
+    code = "import sys, trainer.augmentation; sys.exit('tensorflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_two_flags_share_a_name_nor_two_draws():
+    """Draws of one name would be the same numbers, and one would take the other's place."""
+    found = [corruption.flag for corruption in CORRUPTIONS.values() if corruption.flag]
+    config = trainer.augmentation.AugmentationConfig(fraction=0.5)
+    others = trainer.augmentation.sample(
+        config, seed=tf.constant([0, 0], tf.int64), shape=(1, 4, 4)
+    )
+    draws = [name for flag in found for name in flag.draws]
+    assert len({*draws, *others, "count", "cutout_first", "share"}) == len(draws) + len(others) + 3
+    assert len({flag.name for flag in found}) == len(found) == 2
+
+
+def dim(slices, draw, amount):
+    return slices * (1 - amount * draw(lambda random: random.random((1, 1, 1))))
+
+
+@pytest.fixture
+def dimmed():
+    """A corruption that is known to the table only: a random factor, in training an offset, too."""
+    flag = TrainingFlag(
+        name="dimming",
+        help="Most that a corrupted input is dimmed.",
+        draws={
+            "factor": lambda uniform, shape, strength: 1 - strength * uniform(shape[0], 1, 1, 1),
+            "offset": lambda uniform, shape, strength: 0.01 * uniform(shape[0], 1, 1, 1),
+        },
+        apply=lambda images, factor, offset: images * factor + offset,
+    )
+    entry = Corruption(unit="most that is lost", severities=(0.25, 0.5), apply=dim, flag=flag)
+    before = dict(CORRUPTIONS)
+    # Neither the thesis's set nor these tests need the others, which take time.
+    for name in ("coarse dropout", "Gaussian noise", "Rician noise"):
+        del CORRUPTIONS[name]
+    CORRUPTIONS["dimmed"] = entry
+    yield
+    CORRUPTIONS.clear()
+    CORRUPTIONS.update(before)
+
+
+def test_an_entry_in_the_table_is_scored_and_reported(dimmed, tmp_path):
+    tiny_dataset.write_tiny_dataset(tmp_path / "data")
+    model = tf.Module()
+    spec = tf.TensorSpec((None, None, None, 1), tf.float32, name="slices")
+    model.serve = tf.function(lambda slices: {"reconstruction": slices}, input_signature=[spec])
+    signatures = {"serving_default": model.serve.get_concrete_function()}
+    tf.saved_model.save(model, str(tmp_path / "model/1"), signatures=signatures)
+    arguments = [f"--saved_model={tmp_path}/model", f"--data_dir={tmp_path}/data"]
+    arguments += ["--dataset=ixi_t1/tiny", f"--output_dir={tmp_path}/out", "--robustness"]
+    assert evaluator.run(arguments) == 0
+
+    with (tmp_path / "out/robustness.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["corruption"] == "dimmed"]
+    assert [(row["model"], row["severity"], float(row["amount"])) for row in rows] == [
+        *(("corrupted input", "1", 0.25), ("corrupted input", "2", 0.5)),
+        *(("model/1", "1", 0.25), ("model/1", "2", 0.5)),
+    ]
+    faint, strong, *_ = (float(row["psnr"]) for row in rows)
+    # The same factors, twice as far from 1: an error twice as large.
+    assert faint - strong == pytest.approx(20 * np.log10(2), abs=1e-3)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "dimmed 0.25, 0.5 (most that is lost)" in page and "PSNR (dB), dimmed" in page
+    assert "Rician noise" not in page
+
+
+def test_a_flag_in_the_table_is_one_of_the_trainer_and_changes_its_inputs(dimmed, monkeypatch):
+    name = "trainer.augmentation"
+    monkeypatch.setattr(trainer, "augmentation", trainer.augmentation)
+    monkeypatch.delitem(sys.modules, name)
+    anew = importlib.import_module(name)
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        augmentation: anew.AugmentationConfig
+
+    line = "--dimming: Most that a corrupted input is dimmed. (default 0.0)"
+    assert line in flags.describe(Config)
+    command = commands.Command(Config, print, "trains", "python -m trainer")
+    config = commands.parse(command, ["--dimming=0.5"])[0].augmentation
+    assert config == anew.AugmentationConfig(dimming=0.5)
+    assert dataclasses.asdict(config)["dimming"] == 0.5
+
+    images = np.random.default_rng(7).random((6, 8, 8, 1), np.float32)
+    index, keep = tf.range(6, dtype=tf.int64), {"seed": 1, "batch_size": 6}
+    plain = dataclasses.replace(config, dimming=0.0)
+    before = anew.augment(images, index, config=plain, **keep).numpy()
+    after = anew.augment(images, index, config=config, **keep).numpy()
+    # What else is drawn stays as it is.
+    seed = tf.constant([1, 0], tf.int64)
+    drawn = anew.sample(config, seed=seed, shape=(6, 8, 8))
+    factor, offset = drawn["factor"].numpy(), drawn["offset"].numpy()
+    np.testing.assert_allclose(after, before * factor + offset, rtol=1e-6)
+    assert len(np.unique(factor)) == len(np.unique(offset)) == 6
+    assert 0.5 < factor.min() < factor.max() < 1
+    # Each draw has numbers of its own.
+    assert np.abs(2 * (1 - factor) - 100 * offset).min() > 1e-4

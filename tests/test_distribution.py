@@ -1,7 +1,6 @@
 """Several replicas and several machines train as one does."""
 
 import csv
-import dataclasses
 import functools
 import json
 import socket
@@ -16,9 +15,10 @@ from test_train_config import OTHERWISE, a_config
 
 from ixi_tfds import configs
 from ixi_tfds.errors import UserError
-from trainer import distribution, input_pipeline, normalization, thesis, training, tune
+from trainer import data, distribution, thesis, training, tune
 from trainer.__main__ import run
 from trainer.cluster import Cluster, read_cluster
+from trainer.models import normalization
 
 SLICES = {"train": 40, "validation": 10, "test": 5}
 EPOCHS, STEPS, BATCH = 4, 5, 8
@@ -257,26 +257,28 @@ def test_workers_that_have_the_same_agree_and_others_hear_what_differs():
 def agreement(config, fingerprint="abc"):
     """What `_agree_on_state` tells the other workers."""
     strategy = Gathering(None)
-    training._agree_on_state(config, fingerprint, strategy, Cluster(2))
+    opened = data.TrainingData(None, None, "slice", "1", fingerprint, {})
+    training._agree_on_state(training._Run(config, opened, Cluster(2), strategy, None))
     return strategy.asked[0].numpy().ravel().tolist()
 
 
 def test_flags_dataset_and_state_of_the_workers_are_compared(tmp_path):
     workdir = tmp_path / "run"
     workdir.mkdir()
-    config = a_config(workdir=str(workdir), model="resnet50", augment_validation=False)
+    given = {"workdir": str(workdir), "model": "resnet50", "augment_validation": False}
+    config = a_config(**given)
     flags, dataset, found = agreement(config)
     assert (
         agreement(config, "abd")[0::2] == [flags, found] and agreement(config, "abd")[1] != dataset
     )
     for name in OTHERWISE.keys() - {"data_dir", "verify", "learning_rate", "model"}:
         if name != "augment_validation":
-            other = dataclasses.replace(config, **{name: OTHERWISE[name]})
+            other = a_config(**given | {name: OTHERWISE[name]})
             assert agreement(other)[1:] == [dataset, found], name
             assert agreement(other)[0] != flags, name
     # Where the data is may have another name on each machine, and how much of it is checked.
     for name in ("data_dir", "verify"):
-        other = dataclasses.replace(config, **{name: OTHERWISE[name]})
+        other = a_config(**given | {name: OTHERWISE[name]})
         assert agreement(other) == [flags, dataset, found]
     row = {"epoch": 1, "learning_rate": 0.02, "loss": 1.0, "val_loss": 1.0}
     state = {"learning_rate": 0.02, "history": [row], "best_epoch": 1, "best_loss": 1.0}
@@ -301,8 +303,8 @@ class Dealing:
 
 @pytest.mark.parametrize(("replicas", "workers"), [(2, 1), (2, 2), (4, 2), (8, 2), (4, 4)])
 def test_workers_with_several_replicas_each_read_their_own_rows(replicas, workers, data_dir):
-    split = input_pipeline.find_split(data_dir / "ixi_t1/tiny/1.0.0", "validation")
-    batches = input_pipeline.evaluation_batches(split, batch_size=BATCH)
+    split = data.find_shards(data_dir / "ixi_t1/tiny/1.0.0", "validation")
+    batches = data.evaluation_batches(split, batch_size=BATCH)
     shares = training._dealt(batches, BATCH, Dealing(replicas, workers))
     assert len(shares) == workers
     here, rows = replicas // workers, BATCH // replicas
@@ -365,14 +367,14 @@ def test_several_replicas_normalize_by_the_rows_of_all(monkeypatch):
 def test_only_a_lost_worker_of_a_cluster_is_called_lost(error):
     own = isinstance(error, ValueError | tf.errors.InvalidArgumentError)
     kind = type(error) if own else UserError
-    with pytest.raises(kind) as caught, distribution.losing_workers(Cluster(2)):
+    with pytest.raises(kind) as caught, distribution.user_error_if_a_worker_is_lost(Cluster(2)):
         raise error
     if not own:
         assert str(caught.value) == (
             "lost another worker of the cluster; start all workers again to go on after the last "
             "whole epoch"
         )
-    with pytest.raises(type(error)), distribution.losing_workers(Cluster()):
+    with pytest.raises(type(error)), distribution.user_error_if_a_worker_is_lost(Cluster()):
         raise error
 
 

@@ -28,8 +28,15 @@ import tiny_dataset
 from browser import browser, see
 
 from evaluator import __main__ as evaluator
-from evaluator import figures, results, scoring, sections, statistics
-from ixi_tfds import bundle, configs
+from evaluator import evaluation, figures, models, results, scoring, sections, statistics
+from evaluator.models import Model
+from evaluator.score import COMMAND
+from ixi_tfds import configs
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.images import metrics
+from ixi_tfds.images.metrics import METRICS
+from ixi_tfds.system import commands, flags
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -58,7 +65,8 @@ def model(tmp_path_factory):
     export(folder / "1", blur)
     card = folder / "1" / "assets.extra" / "model_card.json"
     card.parent.mkdir()
-    card.write_text(json.dumps({"loss": "<mse>", "data": {"fingerprint": "abc"}}))
+    facts = {"ixi_t1/x": {"fingerprint": "abc"}}
+    card.write_text(json.dumps({"flags": {"loss": "<mse>"}, "datasets": facts}))
     return folder
 
 
@@ -253,7 +261,7 @@ def test_report_stands_alone(output):
     assert "<h1>How well blur/1 reconstructs ixi_t1/tiny</h1>" in page
     # Of one hospital and one age there is nothing to compare.
     assert "By sex" in page and "By site" not in page and "By age" not in page
-    assert "data.fingerprint" in page
+    assert "<td>datasets.ixi_t1/x.fingerprint</td>" in page
 
 
 @browser
@@ -280,7 +288,7 @@ def test_perfect_model_has_finite_statistics(data_dir, tmp_path):
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_split(data_dir):
     split = scoring.open_split(data_dir, "ixi_t1/tiny", "test")
-    model = scoring.Model("same", pathlib.Path(), "", {}, lambda slices: slices, (None, None))
+    model = Model("same", pathlib.Path(), "", ModelCard(), lambda slices: slices, (None, None))
     side, slices = 128, 2000
 
     class Endless:
@@ -318,7 +326,7 @@ def test_memory_does_not_grow_with_the_split(data_dir):
 def test_highest_version_is_taken(data_dir, tmp_path):
     for version in ("2", "10"):
         export(tmp_path / "models" / version, tf.identity)
-    assert scoring.load_model(tmp_path / "models").name == "models/10"
+    assert models.load_model(tmp_path / "models").name == "models/10"
 
 
 @pytest.mark.parametrize(
@@ -333,7 +341,7 @@ def test_highest_version_is_taken(data_dir, tmp_path):
 def test_models_get_short_names_that_differ(folders, expected):
     paths = [pathlib.Path(folder) for folder in folders]
     names = [f"{path.parent.name}/{path.name}" for path in paths]
-    assert scoring.tell_apart(names, paths) == (expected or folders)
+    assert models.different_names(names, paths) == (expected or folders)
 
 
 def refuse(arguments, capsys):
@@ -467,13 +475,16 @@ def test_flags_are_read_without_tensorflow():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def score(key, psnr):
-    age = float("nan")
-    return scoring.Score("m", key, "IXI901", "", "unknown", age, 0, psnr, 0.9, 0.9, 0.1)
+def scores_of(psnr, model="m", **more):
+    """Scores of slices, by key, in the columns that `scoring.score_split` gives."""
+    facts = {"model": model, "key": list(psnr), "subject": "IXI901", "site": "", "sex": "unknown"}
+    facts |= {"age": float("nan"), "slice_index": 0}
+    scores = {"psnr": list(psnr.values()), "ssim": 0.9, "ms_ssim": 0.9, "mae": 0.1}
+    return pd.DataFrame(facts | scores | more)
 
 
 def test_gallery_spreads_over_the_order_of_psnr():
-    scores = [score(f"{place:03d}", psnr=float(place)) for place in range(101)]
+    scores = scores_of({f"{place:03d}": float(place) for place in range(101)})
     chosen = results.gallery(scores[::-1])
     assert chosen == {"worst": "000", "median": "050", "best": "100"}
     assert list(results.gallery(scores[:2])) == ["worst", "best"]
@@ -481,9 +492,9 @@ def test_gallery_spreads_over_the_order_of_psnr():
 
 
 def test_unknown_age_is_an_empty_cell_and_still_a_group():
-    scores = [score("IXI901/000", 30.0)]
+    scores = scores_of({"IXI901/000": 30.0})
     assert results.scores_csv(scores).splitlines()[1].split(",")[3:7] == ["", "unknown", "", "0"]
-    groups = statistics.by_group(results.as_frame(scores), ["subject", "age"])
+    groups = statistics.by_group(scores, ["subject", "age"])
     assert len(groups) == 1
 
 
@@ -571,10 +582,10 @@ def mixed(tmp_path_factory):
         "wild": {"model": "resnet50", "loss": "dssim", "optimizer": "adam", "batch_size": 8},
         "blur": {"model": "small_resnet", "loss": "mse", "batch_size": 32},
     }
-    for name, flags in cards.items():
+    for name, told in cards.items():
         (models / name / "1/assets.extra").mkdir()
         card = models / name / "1/assets.extra/model_card.json"
-        card.write_text(json.dumps({"flags": flags, "preprocessing_version": "1.0.0"}))
+        card.write_text(json.dumps({"flags": told, "preprocessing_version": "1.0.0"}))
     for number, name in enumerate(("a", "b", "c"), start=1):
         (models / name).mkdir()
         if name != "b":
@@ -644,7 +655,7 @@ def test_every_row_is_that_of_its_model_slice_and_person(mixed, originals):
 
 
 def test_each_model_has_statistics_of_its_own(mixed):
-    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(METRICS, float))
     facts = mixed.facts
     assert [entry["model"] for entry in facts["models"]] == list(RECONSTRUCTIONS)
     assert [entry["slices_at_psnr_cap"] for entry in facts["models"]] == [0, 9, 0]
@@ -652,7 +663,7 @@ def test_each_model_has_statistics_of_its_own(mixed):
     assert recipes == ["resnet50_dssim", None, "small_mse"]
     for entry in facts["models"]:
         mine = rows[rows["model"] == entry["model"]]
-        for metric in statistics.METRICS:
+        for metric in METRICS:
             values = mine[metric].to_numpy()
             expected = [values.mean(), values.std(), values.min(), values.max()]
             found = [entry[metric][name] for name in ("mean", "std", "min", "max")]
@@ -663,11 +674,11 @@ def test_each_model_has_statistics_of_its_own(mixed):
             assert people.min() - 2e-6 <= found["low"] <= found["mean"] + 2e-6
             assert found["mean"] - 2e-6 <= found["high"] <= people.max() + 2e-6
         folder = mixed.models / entry["model"]
-        assert entry["model_sha256"] == bundle.digest(folder)
-    people = rows.groupby(["model", "subject"])[list(statistics.METRICS)].mean()
+        assert entry["model_sha256"] == model_card.digest(folder)
+    people = rows.groupby(["model", "subject"])[list(METRICS)].mean()
     differences = facts["paired_differences"]
     assert differences["reference"] == "wild/1"
-    wanted = [(name, metric) for name in ("same/1", "blur/1") for metric in statistics.METRICS]
+    wanted = [(name, metric) for name in ("same/1", "blur/1") for metric in METRICS]
     assert [(row["model"], row["metric"]) for row in differences["rows"]] == wanted
     for row in differences["rows"]:
         apart = (people.loc[row["model"]] - people.loc["wild/1"])[row["metric"]]
@@ -686,7 +697,7 @@ def test_the_statistics_are_printed(mixed):
     for block, entry in zip(blocks[1:], mixed.facts["models"], strict=True):
         name, titles, *lines = block.splitlines()
         assert (name, titles.split()) == (entry["model"], ["mean", "std", "min", "max"])
-        for line, metric in zip(lines, statistics.METRICS, strict=False):
+        for line, metric in zip(lines, METRICS, strict=False):
             expected = [f"{value:.6f}" for value in entry[metric].values()]
             assert line.split() == [metric, *expected]
     assert f"Report: {mixed.folder / 'report.html'}" in mixed.printed
@@ -713,6 +724,28 @@ def tables(page):
         title = html.unescape(caption[1]) if caption else rows[0][0]
         found[title] = [[html.unescape(cell) for cell in row] for row in rows]
     return found
+
+
+def test_a_new_metric_is_one_entry_in_the_table(model, data_dir, tmp_path, monkeypatch, capsys):
+    def rmse(a, b):
+        return 100 * tf.sqrt(tf.reduce_mean(tf.math.squared_difference(a, b), axis=(1, 2, 3)))
+
+    entry = metrics.Metric(rmse, "RMSE", unit="%", places=1, better="lower")
+    monkeypatch.setitem(METRICS, "rmse", entry)
+    assert evaluator.run(arguments(model, data_dir, tmp_path)) == 0
+    rows = read_scores(tmp_path)
+    for row in rows:
+        assert float(row["psnr"]) == pytest.approx(40 - 20 * np.log10(float(row["rmse"])), abs=1e-3)
+    (told,) = json.loads((tmp_path / "summary.json").read_text())["models"]
+    values = [float(row["rmse"]) for row in rows]
+    assert told["rmse"]["mean"] == pytest.approx(np.mean(values), abs=2e-6)
+    means = told["by_subject"]["rmse"]
+    assert means["low"] < means["mean"] < means["high"]
+    shown = tables((tmp_path / "report.html").read_text())
+    assert shown["RMSE (%), lower is better"][1][1] == f"{np.mean(values):.1f}"
+    for caption in ("Mean over people [95% interval]", "By sex", "Person"):
+        assert shown[caption][0][-1] == "RMSE (%)"
+    assert re.search(r"^rmse .*\d", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_the_report_begins_with_the_best_model(mixed):
@@ -780,7 +813,7 @@ def test_intervals_and_differences_in_the_report_are_those_of_the_summary(mixed)
 
 def means_of(mixed, column):
     """Mean of each metric over the slices by a column and model, as the report writes them."""
-    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(statistics.METRICS, float))
+    rows = pd.DataFrame(read_scores(mixed.folder)).astype(dict.fromkeys(METRICS, float))
     places = {"psnr": 2, "ssim": 4, "ms_ssim": 4, "mae": 4}
     for (name, model), group in rows.groupby([column, "model"]):
         means = [f"{group[metric].mean():.{digits}f}" for metric, digits in places.items()]
@@ -835,7 +868,7 @@ def test_the_report_tells_what_was_scored(mixed):
     assert told["Size of its slices"] == "24 x 40"
     assert told["Dataset's fingerprint"] == facts["dataset_fingerprint"]
     for entry in facts["models"]:
-        digest = bundle.digest(mixed.models / entry["model"])
+        digest = model_card.digest(mixed.models / entry["model"])
         assert told[f"SHA-256 of {entry['model']}"] == digest
     header, *rows = shown["The models' own cards"]
     assert header == ["", "wild/1", "blur/1"]
@@ -981,7 +1014,7 @@ def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
         folder = tmp_path / run / "export/small/1"
         folder.mkdir(parents=True)
         (tmp_path / run / "history.csv").write_text(run_losses(number))
-        models.append(scoring.Model(run, folder, "", {}, None, (None, None)))
+        models.append(Model(run, folder, "", ModelCard(), None, (None, None)))
     for workdirs in ((), (tmp_path / "a", tmp_path / "b")):
         found = sections.find_histories(models, workdirs)
         assert list(found["a"]["loss"]) == [1.1, 1.2, 1.3]
@@ -990,7 +1023,7 @@ def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
     assert list(exchanged["a"]["loss"]) == [2.1, 2.2, 2.3]
     # Where no run of ours left them, or what is there is no history, none is shown.
     (tmp_path / "a/history.csv").write_text("epoch,loss\n1,0.5\n")
-    moved = scoring.Model("c", tmp_path / "b/export/small", "", {}, None, (None, None))
+    moved = Model("c", tmp_path / "b/export/small", "", ModelCard(), None, (None, None))
     assert list(sections.find_histories([*models, moved], ())) == ["b"]
 
 
@@ -1046,30 +1079,65 @@ def test_precision_is_drawn_against_recall(drawn):
     assert list(chance.get_ydata()) == [0.1, 0.1]
 
 
-@pytest.mark.parametrize("lesions", [True, False])
-def test_every_flag_reaches_the_scoring(lesions, tmp_path, monkeypatch):
-    asked = {}
-    monkeypatch.setattr(
-        "evaluator.evaluation.evaluate",
-        lambda models, output, **more: asked.update(more, models=models, output=output),
-    )
-    folders = [tmp_path / name for name in ("m", "n", "d", "w", "x")]
-    for folder in folders:
+def config_of(*argv):
+    config, _ = commands.parse(COMMAND, argv)
+    return config
+
+
+def test_every_flag_has_its_default_and_reaches_the_config(tmp_path):
+    m, n, d, w, x = (tmp_path / name for name in "mndwx")
+    for folder in (m, n, d, w, x):
         folder.mkdir()
-    m, n, d, w, x = folders
     command = [f"--saved_model={m},{n}", f"--data_dir={d}", f"--output_dir={tmp_path}/o"]
-    assert evaluator.run(command) == 0
-    expected = {"models": (m, n), "output": tmp_path / "o", "data_dir": d, "workdirs": ()}
+    expected = {"saved_model": (str(m), str(n)), "data_dir": str(d), "output_dir": f"{tmp_path}/o"}
     expected |= {"dataset": "ixi_t1/thesis", "split": "test", "batch_size": 32, "verify": "full"}
-    switches = ("corrupted", "lesions", "allow_changed_model", "allow_other_preprocessing")
-    assert asked == expected | dict.fromkeys(switches, False)
-    command += [f"--workdir={w},{x}", "--dataset=a/b", "--split=train", "--batch_size=1"]
-    command += ["--verify=quick", "--lesions" if lesions else "--robustness"]
-    command += ["--allow_changed_model" if lesions else "--allow_other_preprocessing"]
-    assert evaluator.run(command) == 0
-    expected |= {"workdirs": (w, x), "dataset": "a/b", "split": "train", "batch_size": 1}
-    given = dict(zip(switches, (not lesions, lesions, lesions, not lesions), strict=True))
-    assert asked == expected | {"verify": "quick"} | given
+    switches = ("robustness", "lesions", "allow_changed_model", "allow_other_preprocessing")
+    expected |= {"workdir": (), **dict.fromkeys(switches, False)}
+    assert flags.as_flags(config_of(*command)) == expected
+    given = {"dataset": "a/b", "split": "train", "batch_size": 1, "verify": "quick"}
+    command += [f"--workdir={w},{x}", *(f"--{name}={value}" for name, value in given.items())]
+    expected |= {"workdir": (str(w), str(x)), **given}
+    for switch in switches:
+        assert flags.as_flags(config_of(*command, f"--{switch}")) == expected | {switch: True}
+
+
+@pytest.mark.parametrize("lesions", [True, False])
+def test_the_scoring_does_what_the_flags_say(lesions, model, sharper, data_dir, tmp_path):
+    """All that is asked for and nothing else, when half of the switches are on."""
+    asked = {}
+
+    def noted(module, name):
+        plain = getattr(module, name)
+
+        def note(*args, **more):
+            asked.setdefault(name, []).append((args, more))
+            return plain(*args, **more)
+
+        return note
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module, name in (
+            (scoring, "open_split"),
+            (scoring, "score_split"),
+            (scoring, "check_fit"),
+            (evaluation, "load_models"),
+            (sections, "find_histories"),
+        ):
+            patch.setattr(module, name, noted(module, name))
+        command = arguments(f"{model},{sharper}", data_dir, tmp_path / "out", "--batch_size=7")
+        command += [f"--workdir={model},{sharper}", "--verify=quick", "--split=validation"]
+        command += ["--lesions", "--allow_changed_model"] if lesions else ["--robustness"]
+        assert evaluator.run(command + ["--allow_other_preprocessing"] * (not lesions)) == 0
+    assert asked["open_split"][0] == ((data_dir, "ixi_t1/tiny", "validation", "quick"), {})
+    assert all(call[3] == "quick" for call, _ in asked["open_split"])
+    assert asked["load_models"] == [(([model, sharper],), {"allow_changed_model": lesions})]
+    allowed = [more["allow_other_preprocessing"] for _, more in asked["check_fit"]]
+    assert allowed == [not lesions] * 2
+    assert [more["batch_size"] for _, more in asked["score_split"]] == [7, 7]
+    assert [args[1] for args, _ in asked["find_histories"]] == [[model, sharper]]
+    names = {path.name for path in (tmp_path / "out").iterdir()} - {".lock"}
+    more = {"anomalies.csv", "anomalies.json"} if lesions else {"robustness.csv"}
+    assert names == {"scores.csv", "summary.json", "report.html", *more}
 
 
 def test_without_more_flags_the_thesis_config_is_scored(model, tmp_path, capsys):
@@ -1109,20 +1177,21 @@ def test_each_of_several_models_has_to_fit_the_slices(data_dir, tmp_path, capsys
 def test_gallery_of_several_models_goes_by_their_mean():
     first = {"a": 20.0, "b": 30.0, "c": 31.0, "d": 29.0, "e": 10.0}
     second = {"a": 20.0, "b": 15.0, "c": 22.0, "d": 30.0, "e": 29.0}
-    scores = [score(key, psnr) for table in (first, second) for key, psnr in table.items()]
+    scores = pd.concat([scores_of(first), scores_of(second)])
     # Means: a 20, b 22.5, c 26.5, d 29.5, e 19.5.
     assert results.gallery(scores) == {"worst": "e", "median": "b", "best": "d"}
     # Of equal slices the first by name comes first, in whatever order they were scored.
-    same = [score(key, 20.0) for key in "cab"]
+    same = scores_of(dict.fromkeys("cab", 20.0))
     assert results.gallery(same) == {"worst": "a", "median": "b", "best": "c"}
 
 
 def test_of_one_person_there_is_no_interval():
     """Which JSON says with null, for it knows no NaN, and the page in words."""
     split = scoring.Split("d", "1.0.0", "test", "abc", (32, 48), 2, None)
-    models = [scoring.Model(name, None, "", {}, None, (None, None)) for name in ("m", "n")]
-    scores = [score(f"IXI901/00{n}", 20.0 + n) for n in range(2)]
-    scores += [dataclasses.replace(each, model="n", psnr=each.psnr + 2) for each in scores]
+    models = [Model(name, None, "", ModelCard(), None, (None, None)) for name in ("m", "n")]
+    psnr = {f"IXI901/00{n}": 20.0 + n for n in range(2)}
+    others = {key: value + 2 for key, value in psnr.items()}
+    scores = pd.concat([scores_of(psnr), scores_of(others, model="n")])
     facts = results.summary(models, split, scores)
     assert facts["models"][0]["by_subject"]["psnr"] == {"mean": 20.5, "low": None, "high": None}
     assert facts["models"][1]["by_subject"]["psnr"] == {"mean": 22.5, "low": None, "high": None}
@@ -1139,7 +1208,7 @@ def test_of_one_person_there_is_no_interval():
 
 
 def test_scores_are_written_with_six_decimals():
-    text = results.scores_csv([dataclasses.replace(score("k", 1 / 3), age=30.456, mae=2e-7)])
+    text = results.scores_csv(scores_of({"k": 1 / 3}, age=30.456, mae=2e-7))
     header, row, *rest = text.split("\n")
     assert header == "model,key,subject,site,sex,age,slice_index,psnr,ssim,ms_ssim,mae"
     assert row == "m,k,IXI901,,unknown,30.46,0,0.333333,0.900000,0.900000,0.000000"

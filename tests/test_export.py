@@ -15,18 +15,17 @@ from tensorflow import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ixi_tfds import bundle, storage
+from ixi_tfds import storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.images.scaling import PERCENTILES, scale_to_unit
-from trainer import __main__ as trainer
-from trainer import (
-    canonical,
-    input_pipeline,
-    model_card,
-    models,
-    sources,
-    state,
-    training,
-)
+from trainer import models, training
+from trainer.cluster import Cluster
+from trainer.config import TrainConfig
+from trainer.data import Shards, TrainingData
+from trainer.export import canonical, card
+from trainer.models import networks
+from trainer.workdir import RunState, checkpoint_path
 
 EXTRA = "assets.extra"
 SIZE = (4, 6)
@@ -199,39 +198,39 @@ def test_an_export_is_written_beside_its_place_or_locally_for_remote_storage(
 
 def test_a_run_exports_the_weights_and_the_numbers_of_its_best_epoch(tmp_path):
     """Of three epochs the second was best; the first and the last are there as well."""
-    flags = [f"--workdir={tmp_path}", "--data_dir=D", "--model=resnet_like", "--stem_filters=2"]
-    for flag in trainer.FLAGS:
-        trainer.FLAGS[flag].unparse()
-    trainer.FLAGS(["trainer", *flags, "--stage_filters=2", "--stage_blocks=1"])
-    config = trainer._config([])
-    network = training._network(config, (8, 12))
+    spec = models.ModelSpec(
+        name="resnet_like", stem_filters=2, stage_filters=(2,), stage_blocks=(1,)
+    )
+    config = TrainConfig(data_dir="D", workdir=str(tmp_path), model=spec)
+    network = models.build(spec, (8, 12))
     unit = np.random.default_rng(0).random((2, 8, 12, 1), np.float32)
     expected, rows = [], []
     for epoch in (1, 2, 3):
         keras.utils.set_random_seed(epoch)
         for variable in network.variables:
             variable.assign(tf.random.uniform(variable.shape, 0.1, 0.4))
-        path = state.checkpoint_path(tmp_path, epoch)
+        path = checkpoint_path(tmp_path, epoch)
         tf.train.Checkpoint(network=network).write(str(path))
-        expected.append(models.to_grey(network(unit, training=False)).numpy())
+        expected.append(networks.to_grey(network(unit, training=False)).numpy())
         rows.append({"epoch": epoch, "val_loss": abs(epoch - 2), "val_psnr": 20 + epoch})
-    run_state = state.RunState(0.1, rows, best_epoch=2, best_loss=0)
-    split = input_pipeline.Split((), 24, (8, 12))
-    facts = {"version": "1", "description": "blobs", "fingerprint": "abc", "splits": {}}
-    data = sources.Sources(split, split, "slice", "1", "abc", {"ixi_t1/tiny": facts})
-    outcome = training._export_best(config, run_state, data)
+    run_state = RunState(0.1, rows, best_epoch=2, best_loss=0)
+    split = Shards((), 24, (8, 12))
+    facts = DatasetFacts(version="1", description="blobs", fingerprint="abc")
+    data = TrainingData(split, split, "slice", "1", "abc", {"ixi_t1/tiny": facts})
+    run = training._Run(config, data, Cluster(), tf.distribute.get_strategy(), None)
+    outcome = training._export_best(run, run_state)
     assert outcome.folder == tmp_path / "export/resnet_like/1" and outcome.best == rows[1]
     served = tf.saved_model.load(str(outcome.folder)).signatures["serving_default"](slices=unit)
     np.testing.assert_allclose(served["reconstruction"], expected[1], atol=1e-5)
     for other in (expected[0], expected[2]):
         assert np.abs(other - expected[1]).max() > 1e-3
-    card = json.loads((outcome.folder / bundle.CARD).read_text())
+    card = json.loads((outcome.folder / model_card.CARD).read_text())
     assert card["best"] == rows[1] and card["epochs_trained"] == 3
     assert card["parameters"] == network.count_params()
 
 
 def test_the_card_is_json_that_people_can_read(exported):
-    text = (exported["slice"] / bundle.CARD).read_text()
+    text = (exported["slice"] / model_card.CARD).read_text()
     assert text == json.dumps(json.loads(text), indent=2) + "\n"
 
 
@@ -370,7 +369,7 @@ def test_the_card_tells_how_the_signatures_are_called(scaling, exported, monkeyp
 
 
 def test_the_card_says_which_percentile_is_which(exported):
-    takes = model_card.describe_signatures(SIZE, "volume")["raw"]["takes"]
+    takes = card.describe_signatures(SIZE, "volume")["raw"]["takes"]
     told = [
         float(re.search(r"the ([\d.]+)th percentile", takes[name])[1]) for name in ("low", "high")
     ]
@@ -393,4 +392,4 @@ def test_the_page_says_what_the_card_says(exported):
 
 def test_a_card_that_lacks_something_gives_no_page_with_gaps():
     with pytest.raises(jinja2.UndefinedError, match="intended_use"):
-        model_card.markdown({"name": "x", "versions": {"ixi-autoencoders": "1"}})
+        card.markdown(ModelCard(name="x", versions={"ixi-autoencoders": "1"}))

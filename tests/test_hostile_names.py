@@ -26,6 +26,8 @@ from beam_preprocess.__main__ import run
 from evaluator import figures, volumes
 from ixi_tfds import bids, unpack
 from ixi_tfds.cli import one_line
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import DownloadError, UserError
 
 HOSTILE = (
@@ -249,11 +251,12 @@ def scan(tmp_path_factory):
 @settings(max_examples=EXAMPLES or 100, derandomize=not EXAMPLES, database=None, deadline=None)
 @given(place=st.sampled_from(PLACES), value=json_values)
 def test_any_card_gives_a_geometry_or_one_error(scan, place, value):
-    card = {"datasets": {"d": {"slices": dict(SLICES), "geometry": dict(RECORDED)}}}
+    plain = {"datasets": {"d": {"slices": dict(SLICES), "geometry": dict(RECORDED)}}}
     *parents, last = "datasets", "d", *place
-    at = card
+    at = plain
     for name in parents:
         at = at[name]
     at[last] = value
     with contextlib.suppress(UserError):
+        card = codec.from_plain(ModelCard, plain)
         volumes.open_stack(scan, volumes.training_geometry(card))

@@ -10,7 +10,7 @@ import tiny_dataset
 
 from ixi_tfds import configs
 from ixi_tfds.errors import DatasetError
-from trainer import input_pipeline
+from trainer import data
 
 CONFIG = configs.SliceConfig("tiny", size=(32, 32), window=(0, 5))
 PEOPLE = {"train": 9, "validation": 2, "test": 1}
@@ -39,7 +39,7 @@ def written(split):
 def epochs(split, numbers, *, batch_size=7, seed=0, cache=False):
     """Of each epoch the places of its slices in the order of the shards."""
     places = {image: place for place, image in enumerate(written("train"))}
-    batches = input_pipeline.train_batches(
+    batches = data.train_batches(
         split, batch_size=batch_size, seed=seed, epochs=numbers, cache=cache
     )
     batches = list(batches.as_numpy_iterator())
@@ -55,25 +55,23 @@ def epochs(split, numbers, *, batch_size=7, seed=0, cache=False):
 
 @pytest.fixture
 def split(folder):
-    return input_pipeline.find_split(folder, "train")
+    return data.find_shards(folder, "train")
 
 
 def test_a_split_is_found_with_all_of_its_shards(split, folder):
     names = [pathlib.Path(path).name for path in split.paths]
     assert names == [f"ixi_t1-train.tfrecord-{n:05d}-of-00003" for n in range(SHARDS)]
     assert (split.slices, split.size) == (45, (32, 32))
-    assert [input_pipeline.steps_per_epoch(split, size) for size in (1, 7, 9, 45, 46)] == [
-        *(45, 6, 5, 1, 0)
-    ]
+    assert [data.steps_per_epoch(split, size) for size in (1, 7, 9, 45, 46)] == [*(45, 6, 5, 1, 0)]
     with pytest.raises(DatasetError, match="the dataset has no calibration split"):
-        input_pipeline.find_split(folder, "calibration")
+        data.find_shards(folder, "calibration")
 
 
 @pytest.mark.parametrize("block", [2048, 10])
 @pytest.mark.parametrize("cache", [False, True])
 def test_no_slice_comes_twice_before_all_have_come_but_the_rest(block, cache, split, monkeypatch):
     """With blocks that hold all slices, and with several and a smaller last one."""
-    monkeypatch.setattr(input_pipeline, "_BLOCK", block)
+    monkeypatch.setattr(data, "_BLOCK", block)
     seen = epochs(split, range(12), cache=cache)
     assert seen.shape == (12, 42)
     for epoch in seen:
@@ -95,7 +93,7 @@ def test_the_batch_that_fits_leaves_nothing_out(cache, split):
 @pytest.mark.parametrize("block", [2048, 10])
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_run_that_goes_on_sees_what_an_undisturbed_one_would(block, cache, split, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_BLOCK", block)
+    monkeypatch.setattr(data, "_BLOCK", block)
     whole = epochs(split, range(5), cache=cache)
     np.testing.assert_array_equal(epochs(split, range(3, 5), cache=cache), whole[3:])
     # Of this seed at this epoch, not of their sum.
@@ -118,7 +116,7 @@ def test_the_slices_are_mixed_and_not_only_the_files(cache, split):
 
 
 def test_several_blocks_of_an_epoch_are_mixed_each_in_its_own_way(split, monkeypatch):
-    monkeypatch.setattr(input_pipeline, "_BLOCK", 15)
+    monkeypatch.setattr(data, "_BLOCK", 15)
     # One file a block, so that the order in a block is that of its file.
     orders = []
     for epoch in epochs(split, range(4), batch_size=9):
@@ -132,13 +130,10 @@ def test_several_blocks_of_an_epoch_are_mixed_each_in_its_own_way(split, monkeyp
 def test_other_fields_come_in_the_same_order(cache, split):
     keep = {"batch_size": 7, "seed": 4, "epochs": range(1, 2), "cache": cache}
     images = np.concatenate(
-        [b["image"] for b in input_pipeline.train_batches(split, **keep).as_numpy_iterator()]
+        [b["image"] for b in data.train_batches(split, **keep).as_numpy_iterator()]
     )
     keys = np.concatenate(
-        [
-            b["key"]
-            for b in input_pipeline.train_batches(split, **keep, field="key").as_numpy_iterator()
-        ]
+        [b["key"] for b in data.train_batches(split, **keep, field="key").as_numpy_iterator()]
     )
     known = {
         example["image"].tobytes(): f"{example['subject']}/{example['slice_index']:03d}"
@@ -150,7 +145,7 @@ def test_other_fields_come_in_the_same_order(cache, split):
 
 @pytest.mark.parametrize("name", ["train", "validation", "test"])
 def test_evaluation_takes_the_slices_in_their_order_to_the_last(name, folder):
-    found = input_pipeline.evaluation_batches(input_pipeline.find_split(folder, name), batch_size=4)
+    found = data.evaluation_batches(data.find_shards(folder, name), batch_size=4)
     batches = list(found.as_numpy_iterator())
     number = PEOPLE[name] * 5
     assert [len(batch["image"]) for batch in batches] == [4] * (number // 4) + [number % 4] * (
@@ -164,13 +159,13 @@ def test_evaluation_takes_the_slices_in_their_order_to_the_last(name, folder):
 
 @pytest.mark.parametrize(("pieces", "workers"), [(1, 1), (2, 1), (2, 2), (4, 2), (8, 2)])
 def test_replicas_share_each_batch_without_gap_or_overlap(pieces, workers, folder):
-    split = input_pipeline.find_split(folder, "validation")
-    whole = input_pipeline.evaluation_batches(split, batch_size=8)
+    split = data.find_shards(folder, "validation")
+    whole = data.evaluation_batches(split, batch_size=8)
     here, rows = pieces // workers, 8 // pieces
     shares = []
     for worker in range(workers):
         mine = range(worker * here, (worker + 1) * here)
-        share = input_pipeline.share(whole, batch_size=8, pieces=pieces, mine=mine)
+        share = data.share(whole, batch_size=8, pieces=pieces, mine=mine)
         share = list(share.as_numpy_iterator())
         # Two batches, of 8 and of 2 slices: each replica has as many steps as the others.
         assert len(share) == 2 * here
@@ -190,5 +185,5 @@ def test_what_is_no_split_of_slices_is_refused(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "ixi_t1/tiny/1.0.0")
     (copy / "ixi_t1-train.tfrecord-00001-of-00003").unlink()
     with pytest.raises(DatasetError, match=r"00001-of-00003: this shard is missing; make the"):
-        input_pipeline.find_split(copy, "train")
-    assert input_pipeline.find_split(copy, "test").slices == 5
+        data.find_shards(copy, "train")
+    assert data.find_shards(copy, "test").slices == 5

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from trainer import losses
+from trainer.config import TrainConfig
 
 
 def reference_dssim(clean, reconstruction):
@@ -46,7 +47,8 @@ def test_dssim_by_hand():
 
 def test_losses_are_nothing_for_a_perfect_reconstruction_and_one_value_an_image():
     clean = np.random.default_rng(1).random((5, 12, 12, 1), dtype=np.float32)
-    for loss in losses.LOSSES.values():
+    for name in losses.LOSSES:
+        loss = losses.make_loss(name, weight=0.5)
         np.testing.assert_allclose(loss(clean, clean), np.zeros(5), atol=1e-6)
     error = np.float32([0.1, 0.2, 0.3, 0.4, 0.5])[:, None, None, None]
     np.testing.assert_allclose(
@@ -59,9 +61,18 @@ def test_a_mix_is_the_weighted_sum():
     clean, other = random.random((2, 3, 9, 9, 1), dtype=np.float32)
     # As a flag gives it: equal to the name in the code, but another object.
     name = "".join(["m", "ix"])
-    mix = losses.make_loss(name, dssim_weight=0.3)(clean, other)
+    mix = losses.make_loss(name, weight=0.3)(clean, other)
     expected = 0.7 * np.mean((clean - other) ** 2, axis=(1, 2, 3)) + 0.3 * reference_dssim(
         clean, other
     )
     np.testing.assert_allclose(mix, expected, rtol=1e-4)
-    assert losses.make_loss("dssim", dssim_weight=0.3) is losses.dssim
+    assert losses.make_loss("dssim", weight=0.3) is losses.dssim
+
+
+def test_a_new_loss_is_one_entry(monkeypatch):
+    def mae(clean, reconstruction):
+        return np.abs(clean - reconstruction).mean(axis=(1, 2, 3))
+
+    monkeypatch.setitem(losses.LOSSES, "mae", losses.Loss(mae))
+    assert TrainConfig(data_dir="D", workdir="W", loss="mae").loss == "mae"
+    assert losses.make_loss("mae", weight=0.5) is mae

@@ -6,7 +6,7 @@ import scipy.ndimage
 import skimage.metrics
 import tensorflow as tf
 
-from evaluator import metrics
+from ixi_tfds.images import metrics
 
 METRICS = (metrics.psnr, metrics.ssim, metrics.ms_ssim, metrics.mae)
 

@@ -8,7 +8,14 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import autoencoder, config, losses, models, pretrained
+from ixi_tfds.system import flags
+from trainer import autoencoder, losses, models
+from trainer.config import TrainConfig
+from trainer.models import networks, pretrained
+
+
+def built(name, size, **settings):
+    return models.build(models.ModelSpec(name=name, **settings), size)
 
 
 @pytest.mark.parametrize(
@@ -25,23 +32,23 @@ from trainer import autoencoder, config, losses, models, pretrained
     ],
 )
 def test_parameters_are_those_of_the_thesis(name, rgb, parameters):
-    network = models.build(name, (256, 256), rgb=rgb)
+    network = built(name, (256, 256), weights="imagenet" if rgb else "none")
     assert network.count_params() == parameters
     shape = network.compute_output_shape((8, 256, 256, 1))
     assert shape == (8, 256, 256, 3 if rgb else 1)
 
 
 def test_the_named_models_are_instances_of_the_general_one():
-    same = models.build("resnet_like", (32, 32), stage_blocks=(2, 2, 4))
+    same = built("resnet_like", (32, 32), stage_blocks=(2, 2, 4))
     assert same.count_params() == 6_104_256
     # Stem 9*16; stages 9*16*32 + 9*32*32 + 16*32 + 12*32 and 9*32*48 + 9*48*48 + 32*48 + 12*48;
     # decoder 9*48*8 + 9*8*8 + 9*8*4 + 9*4 and 4 a channel.
     sides = {"stem_filters": 16, "stage_filters": (32, 48), "stage_blocks": (1, 1)}
-    network = models.build("resnet_like", (16, 24), **sides, upsampling_filters=(8, 8, 4))
+    network = built("resnet_like", (16, 24), **sides, upsampling_filters=(8, 8, 4))
     encoder = 144 + (4608 + 9216 + 512 + 384) + (13824 + 20736 + 1536 + 576)
     assert network.count_params() == encoder + (3456 + 576 + 288 + 36 + 4 * 20)
     assert network(np.zeros((2, 16, 24, 1), np.float32)).shape == (2, 16, 24, 1)
-    mirrored = models.build("resnet_like", (16, 24), **sides)
+    mirrored = built("resnet_like", (16, 24), **sides)
     assert [block.convolution.filters for block in mirrored.decoder.blocks] == [48, 32, 16]
 
 
@@ -55,14 +62,15 @@ def test_the_named_models_are_instances_of_the_general_one():
     ],
 )
 def test_any_multiple_of_the_stride_keeps_its_size(name, stages, stride):
-    assert models.stride(name, stages) == stride
+    spec = models.ModelSpec(name=name, stage_filters=(8,) * stages, stage_blocks=(1,) * stages)
+    assert models.stride(spec) == stride
     size = (stride, 3 * stride)
-    network = models.build(name, size, stage_filters=(8,) * stages, stage_blocks=(1,) * stages)
+    network = models.build(spec, size)
     assert network(np.zeros((2, *size, 1), np.float32)).shape == (2, *size, 1)
 
 
 def test_bottleneck_is_a_sixteenth_of_the_side():
-    network = models.build("big_resnet", (64, 64))
+    network = built("big_resnet", (64, 64))
     values = network.stem(np.zeros((1, 64, 64, 1), np.float32))
     for block in network.blocks:
         values = block(values)
@@ -78,7 +86,7 @@ def test_bottleneck_is_a_sixteenth_of_the_side():
     ],
 )
 def test_where_the_encoders_end(name, shape, signed):
-    network = models.build(name, (64, 64))
+    network = built(name, (64, 64))
     values = network.encoder(np.random.default_rng(0).random((1, 64, 64, 1), np.float32)).numpy()
     assert values.shape == shape
     # The addition comes before its ReLU, the activation after it.
@@ -119,7 +127,7 @@ def relu(values):
 
 def random_network(*shape, **sides):
     """A network whose weights are all random, moving statistics included."""
-    network = models.build("resnet_like", shape, **sides)
+    network = built("resnet_like", shape, **sides)
     random = np.random.default_rng(0)
     for variable in network.variables:
         if "moving_variance" in variable.name:
@@ -176,17 +184,17 @@ def test_training_moves_the_statistics_of_every_normalization():
 
 def test_grey_is_the_mean_of_the_channels_and_clipped_after_it():
     three = np.float32([[-3, 1, 3.5], [-1, 0, 0.4], [2, 1, 1.5], [0.25, 0.5, 0.9]])[:, None, None]
-    grey = models.to_grey(tf.constant(three)).numpy()
+    grey = networks.to_grey(tf.constant(three)).numpy()
     np.testing.assert_allclose(grey[:, 0, 0], [[0.5], [0], [1], [0.55]], rtol=1e-6)
     one = np.float32([-0.5, 0.25, 1.5]).reshape(3, 1, 1, 1)
-    np.testing.assert_array_equal(models.to_grey(one)[:, 0, 0], [[0], [0.25], [1]])
+    np.testing.assert_array_equal(networks.to_grey(one)[:, 0, 0], [[0], [0.25], [1]])
 
 
 def test_reconstructions_are_float32_in_mixed_precision():
     keras.mixed_precision.set_global_policy("mixed_bfloat16")
     try:
         for name in ("small_resnet", "resnet50_add13"):
-            network = models.build(name, (16, 16))
+            network = built(name, (16, 16))
             first = network.stem if name == "small_resnet" else network.encoder.layers[2]
             assert first.compute_dtype == "bfloat16"
             assert network(np.zeros((1, 16, 16, 1), np.float32)).dtype == np.float32
@@ -196,9 +204,33 @@ def test_reconstructions_are_float32_in_mixed_precision():
 
 
 def test_flags_offer_what_there_is():
-    for name in config.MODELS:
-        assert models.stride(name, 3) in (16, 32)
-    assert set(config.LOSSES) == {*losses.LOSSES, "mix"}
+    offered = flags.flags_of(TrainConfig)
+    assert offered["model"].choices is models.MODELS
+    assert offered["loss"].choices is losses.LOSSES
+    for name in models.MODELS:
+        assert models.stride(models.ModelSpec(name=name)) in (16, 32)
+
+
+def test_flags_and_tables_do_not_wait_for_tensorflow():
+    command = "import sys, trainer.train; assert 'tensorflow' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_new_model_is_one_entry(monkeypatch):
+    """One whose network is that of the others, and one with a network of its own."""
+
+    def build(spec):
+        return keras.Sequential([keras.layers.Conv2D(spec.stem_filters, 1)])
+
+    tiny = models._resnet_like(stem_filters=4, stage_filters=(8,), stage_blocks=(1,))
+    monkeypatch.setitem(models.MODELS, "tiny", tiny)
+    monkeypatch.setitem(models.MODELS, "flat", models.Model(build, lambda spec: 1))
+    assert models.stride(models.ModelSpec(name="tiny")) == 4
+    assert built("tiny", (4, 8)).stem.filters == 4
+    assert built("flat", (3, 5), stem_filters=2)(np.zeros((1, 3, 5, 1))).shape == (1, 3, 5, 2)
+    with pytest.raises(UserError, match="--model=flat has none; only resnet50, resnet50_add13"):
+        built("flat", (3, 5), weights="imagenet")
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +259,7 @@ def write_resnet50_weights(path):
 
 @pytest.mark.parametrize(("name", "arrays"), [("resnet50", 318), ("resnet50_add13", 258)])
 def test_every_weight_of_a_file_arrives(weights_file, name, arrays):
-    network = models.build(name, (32, 32), rgb=True)
+    network = built(name, (32, 32), weights="a file")
     pretrained.start_with(network.encoder, pretrained.read_resnet50(str(weights_file)))
     arrived = {variable.name: variable.numpy() for variable in network.encoder.variables}
     assert len(arrived) == arrays
@@ -239,7 +271,7 @@ def test_every_weight_of_a_file_arrives(weights_file, name, arrays):
 
 def test_an_encoder_gives_what_that_of_keras_gives(weights_file):
     """With the same weights, the slice in all three channels, and as Keras has it to the layer."""
-    network = models.build("resnet50_add13", (32, 32), rgb=True)
+    network = built("resnet50_add13", (32, 32), weights="a file")
     pretrained.start_with(network.encoder, pretrained.read_resnet50(str(weights_file)))
     whole = keras.applications.ResNet50(
         include_top=False, weights=str(weights_file), input_shape=(32, 32, 3)
@@ -295,7 +327,7 @@ TWO_REPLICAS = """
 import numpy as np
 import tensorflow as tf
 from tensorflow import keras
-from trainer import models
+from trainer.models import networks
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -306,7 +338,7 @@ for replicas in (1, 2):
     strategy = tf.distribute.MirroredStrategy([f"CPU:{number}" for number in range(replicas)])
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        network = models.ResNet50Autoencoder(
+        network = networks.ResNet50Autoencoder(
             until="conv2_block2_out", upsampling_filters=(8, 4), rgb=False
         )
         network(images[:1])

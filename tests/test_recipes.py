@@ -1,6 +1,5 @@
 import collections
 import csv
-import dataclasses
 import json
 import pathlib
 import re
@@ -16,10 +15,14 @@ import tiny_dataset
 import untrained
 from tensorflow import keras
 
-import evaluator
+import ixi_tfds
 from evaluator.__main__ import run as evaluate
-from trainer import models, pretrained, thesis, training
+from ixi_tfds.system import flags
+from ixi_tfds.thesis_results import published
+from trainer import thesis, training
 from trainer.__main__ import run
+from trainer.models import pretrained
+from trainer.models.networks import to_grey
 
 RECIPES = {path.stem: path for path in thesis.RECIPES.glob("*.flags")}
 
@@ -44,7 +47,7 @@ class AskedError(Exception):
     """Carries the config instead of training by it."""
 
 
-def config_of(monkeypatch, *flags):
+def config_of(monkeypatch, *given):
     """The config that the command line makes of flags."""
 
     def train(config):
@@ -53,7 +56,7 @@ def config_of(monkeypatch, *flags):
     with monkeypatch.context() as patch:
         patch.setattr(training, "train", train)
         with pytest.raises(AskedError) as asked:
-            run(["--data_dir=d", "--workdir=w", *flags])
+            run(["--data_dir=d", "--workdir=w", *given])
     return asked.value.args[0]
 
 
@@ -68,19 +71,24 @@ def weights_file(tmp_path_factory):
 
 
 def test_the_recipes_are_the_thesis_twelve_runs(monkeypatch):
-    assert RECIPES.keys() == RUNS.keys() == set(thesis.published().index)
+    assert RECIPES.keys() == RUNS.keys() == set(published().index)
     for name, path in RECIPES.items():
         config = config_of(monkeypatch, f"--flagfile={path}")
-        run_of = (config.model, config.weights, config.loss, config.optimizer, config.batch_size)
+        run_of = (
+            config.model.name,
+            config.model.weights,
+            config.loss,
+            config.optimizer,
+            config.batch_size,
+        )
         assert run_of == RUNS[name]
         assert (config.epochs, config.learning_rate) == (100, 1e-3)
         assert config.augment and config.augment_validation
         # All else is as the trainer has it by itself.
-        plain = dataclasses.asdict(config_of(monkeypatch, "--augment_validation"))
+        plain = flags.as_flags(config_of(monkeypatch, "--augment_validation"))
         stated = ("model", "weights", "loss", "optimizer", "batch_size", "epochs", "learning_rate")
-        assert dataclasses.asdict(config) == plain | {
-            flag: getattr(config, flag) for flag in stated
-        }
+        given = flags.as_flags(config)
+        assert given == plain | {flag: given[flag] for flag in stated}
 
 
 @pytest.fixture
@@ -153,15 +161,15 @@ def test_results_stand_beside_those_of_the_same_run_of_the_thesis(tmp_path, comm
     with (tmp_path / "thesis.csv").open() as file:
         rows = {row["recipe"]: row for row in csv.DictReader(file)}
     assert list(rows) == names[::-1]
-    with (pathlib.Path(evaluator.__file__).parent / "published.csv").open() as file:
-        published = {row["recipe"]: row for row in csv.DictReader(file)}
+    with (pathlib.Path(ixi_tfds.__file__).parent / "thesis_results.csv").open() as file:
+        rows_published = {row["recipe"]: row for row in csv.DictReader(file)}
     for name in names:
         number, row = list(RUNS).index(name), {k: v for k, v in rows[name].items() if k != "recipe"}
         # The one without augmented validation went by the plain loss.
         loss = 1 / 64 if name == "small_dssim" else number
         ours = {"val_loss": loss, "epoch": number + 1, "psnr_mean": 30 + number}
         ours["ssim_mean"] = 1 / (2 + number)
-        theirs = {f"{key}_thesis": float(published[name][key]) for key in ours}
+        theirs = {f"{key}_thesis": float(rows_published[name][key]) for key in ours}
         assert {key: float(value) for key, value in row.items()} == ours | theirs
 
 
@@ -179,7 +187,7 @@ def test_each_recipe_tells_its_command_and_the_published_result():
     for name, path in RECIPES.items():
         text = path.read_text()
         assert f"python -m trainer --flagfile=trainer/recipes/{name}.flags" in text
-        row = thesis.published().loc[name]
+        row = published().loc[name]
         numbers = [float(number) for number in re.findall(r"\d+\.\d+", text.split("Published")[1])]
         assert numbers[:9] == [row["val_loss"], *row.filter(regex="psnr|ssim")]
         assert f"in epoch {row['epoch']:.0f};" in text
@@ -211,7 +219,7 @@ def test_every_recipe_and_the_same_with_adam_trains_and_exports(
         config = config_of(
             monkeypatch, *flags, *[f"--weights={weights_file}"] * (RUNS[name][1] == "imagenet")
         )
-        weights = pretrained.read_resnet50(config.weights) if config.rgb else None
+        weights = pretrained.read_resnet50(config.model.weights) if config.model.rgb else None
         model = training.build(config, (32, 32), weights)
         assert type(model.optimizer).__name__ == (
             "Adam" if config.optimizer == "adam" else "RMSprop"
@@ -226,7 +234,7 @@ def test_every_recipe_and_the_same_with_adam_trains_and_exports(
     untrained.export_network(model.network, tmp_path / "1")
     slices = random.random((2, 32, 32, 1), dtype=np.float32)
     served = tf.saved_model.load(tmp_path / "1").signatures["serving_default"](slices=slices)
-    expected = models.to_grey(model.network(slices, training=False))
+    expected = to_grey(model.network(slices, training=False))
     assert served["reconstruction"].shape == (2, 32, 32, 1)
     np.testing.assert_allclose(served["reconstruction"], expected, atol=1e-4)
 

@@ -15,8 +15,8 @@ from untrained import export_network
 from volumes import ZOOMS, head, image, write_head
 
 from evaluator.__main__ import run
-from ixi_tfds import bundle
 from ixi_tfds.configs import THESIS, SliceConfig
+from ixi_tfds.documents import model_card
 from trainer import models
 
 SMALL = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
@@ -30,15 +30,10 @@ def facts_of(config, geometry):
 def write_model(folder, config, geometry):
     """A narrow network with random weights, exported as the trainer does."""
     keras.utils.set_random_seed(0)
-    network = models.build(
-        "resnet_like",
-        config.size,
-        rgb=False,
-        stem_filters=4,
-        stage_filters=(4,),
-        stage_blocks=(1,),
-        upsampling_filters=(),
+    spec = models.ModelSpec(
+        name="resnet_like", stem_filters=4, stage_filters=(4,), stage_blocks=(1,)
     )
+    network = models.build(spec, config.size)
     facts = facts_of(config, geometry)
     export_network(network, folder / "1", "resnet_like", config.scaling, config.size, facts)
     return folder
@@ -68,8 +63,8 @@ def write_copier(folder, config, geometry, factor=1.0, outputs=None):
     tf.saved_model.save(module, str(folder), signatures=signatures)
     (folder / "assets.extra").mkdir()
     card = {"datasets": {"ixi_t1/small": facts_of(config, geometry)}}
-    card["digest"] = bundle.digest(folder)
-    (folder / bundle.CARD).write_text(json.dumps(card))
+    card["digest"] = model_card.digest(folder)
+    (folder / model_card.CARD).write_text(json.dumps(card))
     return folder
 
 

@@ -79,7 +79,7 @@ def test_the_undisturbed_run_has_state_to_lose(undisturbed):
 
 
 MERGE = "tensorflow.python.ops.gen_io_ops.merge_v2_checkpoints"
-WRITE, RENAME = "pathlib.Path.write_text", "pathlib.Path.replace"
+WRITE, RENAME = "pathlib.Path.write_bytes", "pathlib.Path.replace"
 
 KILLS = [
     # In mid-epoch, first and later.

@@ -10,8 +10,12 @@ import scipy.ndimage
 import tensorflow as tf
 import tiny_dataset
 
-from evaluator import figures, metrics, robustness, robustness_report, scoring
+from evaluator import figures, robustness, robustness_report, scoring
+from evaluator.models import Model
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
+from ixi_tfds.images import metrics
+from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
 
 KEYS = ["IXI901/000", "IXI901/001", "IXI902/000"]
 RANDOM = ["zeroed patches", "coarse dropout", "pixel dropout", "Gaussian noise", "Rician noise"]
@@ -21,7 +25,7 @@ def grey(count=3, side=64):
     return tf.fill((count, side, side, 1), 0.5)
 
 
-@pytest.mark.parametrize("corruption", robustness.SEVERITIES)
+@pytest.mark.parametrize("corruption", CORRUPTIONS)
 def test_severities_grow_and_stay_in_range(corruption):
     slices = tf.random.stateless_uniform((3, 64, 64, 1), (1, 2))
     psnr = []
@@ -75,7 +79,7 @@ def test_odd_sides_lose_pixels_in_place_of_blocks():
 
 
 def model(name, function):
-    return scoring.Model(name, None, "", {}, function, (None, None))
+    return Model(name, None, "", ModelCard(), function, (None, None))
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +229,10 @@ def test_blur_is_that_of_its_sigma(severity, sigma):
 
 
 def test_every_condition_is_scored_once():
-    assert robustness.conditions() == [("none", 0)] + [
-        (name, severity) for name in robustness.SEVERITIES for severity in (1, 2, 3, 4, 5)
+    assert conditions() == [("none", 0)] + [
+        (name, severity) for name in CORRUPTIONS for severity in (1, 2, 3, 4, 5)
     ]
-    assert set(robustness.SEVERITIES) == {"blur", *RANDOM}
+    assert set(CORRUPTIONS) == {"blur", *RANDOM}
 
 
 def test_curves_are_means_over_people():
@@ -309,8 +313,8 @@ def test_every_corruption_has_a_plot_of_each_metric(section):
     ):
         assert figure.caption == f"{label} of reconstructions of corrupted slices"
         assert figure.panels == {
-            f"{label}, {corruption}": (corruption, metric, unit)
-            for corruption, unit in robustness.UNITS.items()
+            f"{label}, {name}": (name, metric, corruption.unit)
+            for name, corruption in CORRUPTIONS.items()
         }
     severities = (
         "blur 0.5, 1, 1.5, 2, 3 (sigma in pixels); zeroed patches 0.1, 0.15, 0.2, 0.25, 0.3"

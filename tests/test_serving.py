@@ -18,7 +18,7 @@ import tensorflow as tf
 import untrained
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from trainer import warmup
+from trainer.export import warmup
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs/serving.md").read_text()
 MODEL = "small_resnet"

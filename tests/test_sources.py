@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from ixi_tfds import configs, datasets
+from ixi_tfds import configs
+from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
-from trainer import input_pipeline, sources
+from trainer import data
 from trainer.__main__ import run
 
 OTHER = configs.SliceConfig("other", size=(32, 32), window=(0, 3))
@@ -28,30 +30,28 @@ def images(batches):
 
 def test_several_datasets_are_read_as_one(data_dir):
     names = ("ixi_t1/tiny", "ixi_t1/other")
-    both = sources.open_sources(str(data_dir), names)
-    each = [sources.open_sources(str(data_dir), [name]) for name in names]
+    both = data.open_data(str(data_dir), names)
+    each = [data.open_data(str(data_dir), [name]) for name in names]
     assert both.train.slices == 6 * 4 + 4 * 3
     assert both.validation.slices == 2 * 4 + 1 * 3
     assert list(both.facts) == list(names)
-    assert both.facts["ixi_t1/other"]["splits"] == {
-        "train": {"volumes": 4, "slices": 12},
-        "validation": {"volumes": 1, "slices": 3},
-        "test": {"volumes": 1, "slices": 3},
+    assert both.facts["ixi_t1/other"].splits == {
+        "train": manifests.Counts(volumes=4, slices=12),
+        "validation": manifests.Counts(volumes=1, slices=3),
+        "test": manifests.Counts(volumes=1, slices=3),
     }
     assert len({both.fingerprint, each[0].fingerprint, each[1].fingerprint}) == 3
     wanted = [
         image
         for source in each
-        for image in images(input_pipeline.evaluation_batches(source.train, batch_size=5))
+        for image in images(data.evaluation_batches(source.train, batch_size=5))
     ]
     for cache in (False, True):
         epoch = images(
-            input_pipeline.train_batches(
-                both.train, batch_size=6, seed=0, epochs=range(1), cache=cache
-            )
+            data.train_batches(both.train, batch_size=6, seed=0, epochs=range(1), cache=cache)
         )
         assert sorted(epoch) == sorted(wanted) and epoch != wanted
-    validated = images(input_pipeline.evaluation_batches(both.validation, batch_size=5))
+    validated = images(data.evaluation_batches(both.validation, batch_size=5))
     assert len(set(validated)) == 11
 
 
@@ -67,21 +67,21 @@ def test_damage_is_found_in_each_dataset_and_split_before_training(
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with pytest.raises(UserError, match=f"{damaged}.*{name}|{name}.*{damaged}"):
-        sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
+        data.open_data(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
     # Names and sizes are as they were.
-    sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"), "quick")
+    data.open_data(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"), "quick")
 
 
 def test_the_facts_of_each_dataset_are_its_own(data_dir):
     names = ("ixi_t1/tiny", "ixi_t1/other")
-    both = sources.open_sources(str(data_dir), names)
-    for name, window in zip(names, ([0, 4], [0, 3]), strict=True):
-        manifest = datasets.read_manifest(data_dir / name / "1.0.0")
+    both = data.open_data(str(data_dir), names)
+    for name, window in zip(names, ((0, 4), (0, 3)), strict=True):
+        manifest = manifests.read(data_dir / name / "1.0.0")
         facts = both.facts[name]
-        assert facts["fingerprint"] == manifest["fingerprint"]
-        assert facts["slices"]["window"] == window
-        assert facts["description"].startswith(f"slices [{window[0]}, {window[1]})")
-        assert facts["splits"] == manifest["splits"]
+        assert facts.fingerprint == manifest.fingerprint
+        assert facts.slices.window == window
+        assert facts.description.startswith(f"slices [{window[0]}, {window[1]})")
+        assert facts.splits == manifest.splits
 
 
 def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):
@@ -98,15 +98,15 @@ def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):
     ):
         names = [f"ixi_t1/{name}" for name in ("tiny", *others)]
         with pytest.raises(UserError, match=message):
-            sources.open_sources(str(tmp_path), names)
+            data.open_data(str(tmp_path), names)
 
 
 def test_datasets_of_two_preprocessings_are_not_mixed(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "ixi_t1/other/1.0.0"
-    datasets.save_manifest(folder, datasets.read_manifest(folder) | {"version": "0.9.0"})
+    manifests.write(folder, dataclasses.replace(manifests.read(folder), version="0.9.0"))
     with pytest.raises(UserError, match=r"of preprocessing 1\.0\.0, .* of preprocessing 0\.9\.0"):
-        sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
+        data.open_data(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
 
 
 def test_a_run_on_two_datasets_with_a_model_of_ones_own(data_dir, tmp_path, capsys):

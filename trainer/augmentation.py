@@ -5,31 +5,58 @@ the replica that holds it: any number of replicas or workers sees the same corru
 a run that was stopped and resumed.
 """
 
+from __future__ import annotations
+
 import dataclasses
+import functools
+import zlib
+from collections.abc import Callable
+from typing import TypeVar
 
-import tensorflow as tf
+from etils import epy
 
-from ixi_tfds import corruptions
+from ixi_tfds.images import corruptions
+from ixi_tfds.images.corruptions import CORRUPTIONS, TrainingFlag
+from ixi_tfds.system.flags import flag
+
+with epy.lazy_imports():
+    import tensorflow as tf
 
 _GENERATOR = "philox"  # Left to itself, TensorFlow takes another one under XLA.
 
+_SEEDS = (
+    *("count", "cutout_first", "share", "sigma", "blurred", "centers", "keep"),
+    *("noise", "real", "imaginary", "corrupted"),
+)
+"""The draws whose seeds come from splitting that of the batch, in the order of the parts. Runs of
+earlier versions rest on them, so this list stays: further draws have seeds by their names."""
 
-def _uniform(shape: tuple[int, ...], seed: tf.Tensor) -> tf.Tensor:
-    """Uniform in (0, 1), float32, the same on every device.
+_Config = TypeVar("_Config")
 
-    TensorFlow's own floats take other bits of the same random integers under XLA.
-    """
-    bits = tf.random.stateless_uniform(shape, seed, None, None, tf.uint32, alg=_GENERATOR)
-    return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+
+def _with_flags_of_corruptions(config: type[_Config]) -> type[_Config]:
+    """Add a field for each corruption in the table that has a flag of the trainer."""
+    for found in _training_flags():
+        config.__annotations__[found.name] = float
+        setattr(config, found.name, flag(found.help, 0.0, least=0, most=1))
+    return config
+
+
+def _training_flags() -> list[TrainingFlag]:
+    return [each.flag for each in CORRUPTIONS.values() if each.flag]
 
 
 @dataclasses.dataclass(frozen=True)
+@_with_flags_of_corruptions
 class AugmentationConfig:
     """What may happen to a slice, and how often.
 
     The thesis states the blurred half, the two further corruptions, their number and the dropout;
     it does not state sigmas and patch size: those here are assumed (patches of a fifth of the
     side, as the library it used has them by default). It had no noise.
+
+    Each entry of `CORRUPTIONS` with a flag adds a field of that flag's name: its strength in all
+    images that are corrupted at all, 0 by default, which is off.
 
     Attributes:
       fraction: share of the images that is corrupted at all.
@@ -39,19 +66,17 @@ class AugmentationConfig:
       cutout_patches: black patches that a cutout sets.
       cutout_size: side of a patch as a share of the image's height.
       dropout_range: share of pixels that a coarse dropout blackens, uniform in this range.
-      gaussian_noise: standard deviation of Gaussian noise added to all of these; 0 is off.
-      rician_noise: standard deviation in both channels of Rician noise; 0 is off.
     """
 
-    fraction: float = 1.0
+    fraction: float = flag(
+        "Share of the inputs to corrupt at all.", 1.0, name="augment_fraction", least=0, most=1
+    )
     blur_fraction: float = 0.5
     blur_sigmas: tuple[float, ...] = (0.5, 1.0, 1.5)
     max_further: int = 2
     cutout_patches: int = 2
     cutout_size: float = 0.2
     dropout_range: tuple[float, float] = (0.0, 0.05)
-    gaussian_noise: float = 0.0
-    rician_noise: float = 0.0
 
 
 def sample(
@@ -68,43 +93,57 @@ def sample(
       `sigma` int32 scalar (a place in `blur_sigmas`), `blurred` bool [B], `centers` float32
       [B, K, 2] and `sizes` float32 [B, K] as `corruptions.zero_patches` takes them (size 0 where
       an image gets no cutout), `keep` bool [B, H/2, W/2] as `corruptions.pixel_dropout` takes it;
-      and, where noise is on, `noise`, `real`, `imaginary` float32 [B, H, W, 1]; and, where not
-      all images are to be corrupted, `corrupted` bool [B].
+      the draws of each corruption in the table whose flag is above 0; and, where not all images
+      are to be corrupted, `corrupted` bool [B].
     """
     batch, height, width = shape
-    seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 11, alg=_GENERATOR))
-
-    def uniform(number: int, *sides: int) -> tf.Tensor:
-        return _uniform(sides, seeds[number])
+    uniform = _uniform_by_name(seed)
 
     # How many of the two further corruptions, and which one if it is one.
-    count = tf.cast(uniform(0, batch) * (config.max_further + 1), tf.int32)
-    cutout_first = uniform(1, batch) < 0.5
+    count = tf.cast(uniform("count", batch) * (config.max_further + 1), tf.int32)
+    cutout_first = uniform("cutout_first", batch) < 0.5
     cutout = (count == 2) | ((count == 1) & cutout_first)
     dropout = (count == 2) | ((count == 1) & ~cutout_first)
 
     side = round(config.cutout_size * height)
     low, high = config.dropout_range
-    share = tf.where(dropout, low + (high - low) * uniform(2, batch), 0.0)
+    share = tf.where(dropout, low + (high - low) * uniform("share", batch), 0.0)
+    centers = uniform("centers", batch, config.cutout_patches, 2)
     parameters = {
-        "sigma": tf.cast(uniform(3) * len(config.blur_sigmas), tf.int32),
-        "blurred": uniform(4, batch) < config.blur_fraction,
-        "centers": uniform(5, batch, config.cutout_patches, 2) * (float(height), float(width)),
+        "sigma": tf.cast(uniform("sigma") * len(config.blur_sigmas), tf.int32),
+        "blurred": uniform("blurred", batch) < config.blur_fraction,
+        "centers": centers * (float(height), float(width)),
         "sizes": tf.where(cutout, float(side), 0.0)[:, None] * tf.ones(config.cutout_patches),
-        "keep": uniform(6, batch, height // 2, width // 2) >= share[:, None, None],
+        "keep": uniform("keep", batch, height // 2, width // 2) >= share[:, None, None],
     }
-    noises = (
-        ("noise", config.gaussian_noise),
-        ("real", config.rician_noise),
-        ("imaginary", config.rician_noise),
-    )
-    for number, (name, deviation) in enumerate(noises, start=7):
-        if deviation:
-            normal = tf.math.ndtri(_uniform((batch, height, width, 1), seeds[number]))
-            parameters[name] = deviation * normal
+    for found in _training_flags():
+        if strength := getattr(config, found.name):
+            for name, draw in found.draws.items():
+                parameters[name] = draw(functools.partial(uniform, name), shape, strength)
     if config.fraction < 1:
-        parameters["corrupted"] = uniform(10, batch) < config.fraction
+        parameters["corrupted"] = uniform("corrupted", batch) < config.fraction
     return parameters
+
+
+def _uniform_by_name(seed: tf.Tensor) -> Callable[..., tf.Tensor]:
+    """Give `uniform(name, *sides)`: float32 in (0, 1), from the seed of the draw of that name.
+
+    The numbers are the same on every device. TensorFlow's own floats are not: they take other bits
+    of the same random integers under XLA.
+    """
+    parts = tf.unstack(tf.random.experimental.stateless_split(seed, len(_SEEDS), alg=_GENERATOR))
+    seeds = dict(zip(_SEEDS, parts, strict=True))
+
+    def uniform(name: str, *sides: int) -> tf.Tensor:
+        if name not in seeds:
+            number = tf.constant(zlib.crc32(name.encode()), tf.int64)
+            seeds[name] = tf.random.fold_in(seed, number, alg=_GENERATOR)
+        bits = tf.random.stateless_uniform(
+            sides, seeds[name], None, None, tf.uint32, alg=_GENERATOR
+        )
+        return (tf.cast(tf.bitwise.right_shift(bits, 9), tf.float32) + 0.5) * 2.0**-23
+
+    return uniform
 
 
 def apply(
@@ -129,10 +168,10 @@ def apply(
         images = tf.where(parameters["blurred"][:, None, None, None], blurred, images)
     images = corruptions.zero_patches(images, parameters["centers"], parameters["sizes"])
     images = corruptions.pixel_dropout(images, parameters["keep"])
-    if "noise" in parameters:
-        images = corruptions.gaussian_noise(images, parameters["noise"])
-    if "real" in parameters:
-        images = corruptions.rician_noise(images, parameters["real"], parameters["imaginary"])
+    for found in _training_flags():
+        if found.draws.keys() <= parameters.keys():
+            drawn = {name: parameters[name] for name in found.draws}
+            images = found.apply(images, **drawn)
     if "corrupted" in parameters:
         images = tf.where(parameters["corrupted"][:, None, None, None], images, clean)
     return images

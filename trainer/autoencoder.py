@@ -5,15 +5,16 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 from tensorflow import keras
 
-from evaluator import metrics
+from ixi_tfds.images import metrics
 from ixi_tfds.images.scaling import to_unit
-from trainer import augmentation, models
+from trainer import augmentation
+from trainer.models import networks
 
 
 class Autoencoder(keras.Model):
     """Learns to give back the clean slice from a corrupted one.
 
-    It is fitted on batches as `input_pipeline` makes them: `image` uint8 [B, H, W, 1] and `index`
+    It is fitted on batches as `data` makes them: `image` uint8 [B, H, W, 1] and `index`
     int64 [B], which is -1 for rows that only fill a batch up. Everything after the 8-bit slices
     (cast, corruption, network, loss) happens in the replica's step, on its device.
 
@@ -72,7 +73,7 @@ class Autoencoder(keras.Model):
 
     def losses_of(self, clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
         """One value an image, over all channels of the network: an RGB one learns from three."""
-        return self.loss_of(models.repeat_grey(clean, reconstruction.shape[-1]), reconstruction)
+        return self.loss_of(networks.repeat_grey(clean, reconstruction.shape[-1]), reconstruction)
 
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on a replica's share of a global batch."""
@@ -88,7 +89,7 @@ class Autoencoder(keras.Model):
         gradients = self._unscale(tape.gradient(scaled, variables))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.means["loss"].update_state(losses)
-        self.means["psnr"].update_state(metrics.psnr(clean, models.to_grey(reconstruction)))
+        self.means["psnr"].update_state(metrics.psnr(clean, networks.to_grey(reconstruction)))
         return {name: self.means[name].result() for name in ("loss", "psnr")}
 
     def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -96,7 +97,7 @@ class Autoencoder(keras.Model):
         clean = to_unit(data["image"])
         counts = tf.cast(data["index"] >= 0, tf.float32)
         reconstruction = self(clean, training=False)
-        grey = models.to_grey(reconstruction)
+        grey = networks.to_grey(reconstruction)
         self.means["loss"].update_state(self.losses_of(clean, reconstruction), counts)
         self.means["psnr"].update_state(metrics.psnr(clean, grey), counts)
         self.means["ssim"].update_state(metrics.ssim(clean, grey), counts)

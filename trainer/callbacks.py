@@ -14,7 +14,9 @@ from tensorflow import keras
 
 from ixi_tfds.errors import UserError
 from ixi_tfds.images.scaling import to_unit
-from trainer import models, state
+from trainer.config import TrainConfig
+from trainer.models import networks
+from trainer.workdir import RunState, add_epoch, checkpoint_path, write_state
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -94,31 +96,24 @@ class EpochEnd(keras.callbacks.Callback):
     One callback does it all, so that an epoch is committed whole or not at all.
 
     Args:
-      workdir: folder of the run.
-      run_state: as it stands; changed epoch by epoch.
+      config: of the run.
+      folder: to write to, the working folder where this process is the one to write there.
+      state: as it stands; changed epoch by epoch.
       checkpoint: what to save, the network as `network`.
-      monitored: name of the loss that decides.
-      schedule: of the learning rate.
-      epochs: of the whole run.
     """
 
     def __init__(
         self,
-        workdir: pathlib.Path,
-        run_state: state.RunState,
+        config: TrainConfig,
+        folder: pathlib.Path,
+        state: RunState,
         checkpoint: tf.train.Checkpoint,
-        monitored: str,
-        *,
-        schedule: str,
-        epochs: int,
     ) -> None:
         super().__init__()
-        self.workdir = workdir
-        self.state = run_state
+        self.config = config
+        self.folder = folder
+        self.state = state
         self.checkpoint = checkpoint
-        self.monitored = monitored
-        self.schedule = schedule
-        self.epochs = epochs
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Commit epoch `epoch` (from 0).
@@ -127,15 +122,13 @@ class EpochEnd(keras.callbacks.Callback):
           DivergedError: the loss is no longer a number.
         """
         values = {name: float(value) for name, value in (logs or {}).items()}
-        if not (math.isfinite(values["loss"]) and math.isfinite(values[self.monitored])):
+        if not (math.isfinite(values["loss"]) and math.isfinite(values[self.config.monitored])):
             where = f"epoch {epoch + 1}: the loss on validation slices is not finite any more"
-            raise _diverged(where, epoch, self.workdir)
-        state.add_epoch(
-            self.state, values, self.monitored, schedule=self.schedule, epochs=self.epochs
-        )
+            raise _diverged(where, epoch, self.folder)
+        add_epoch(self.state, values, self.config)
         self.model.optimizer.learning_rate = self.state.learning_rate
-        self.checkpoint.write(str(state.checkpoint_path(self.workdir, epoch + 1)))
-        state.write_state(self.workdir, self.state)
+        self.checkpoint.write(str(checkpoint_path(self.folder, epoch + 1)))
+        write_state(self.folder, self.state)
 
 
 class TensorBoard(keras.callbacks.Callback):
@@ -143,20 +136,20 @@ class TensorBoard(keras.callbacks.Callback):
 
     Args:
       folder: of the event files.
-      run_state: as `EpochEnd`, which comes before, leaves it.
+      state: as `EpochEnd`, which comes before, leaves it.
       images: uint8 [N, H, W, 1], the slices to show.
     """
 
-    def __init__(self, folder: pathlib.Path, run_state: state.RunState, images: np.ndarray) -> None:
+    def __init__(self, folder: pathlib.Path, state: RunState, images: np.ndarray) -> None:
         super().__init__()
-        self.state = run_state
+        self.state = state
         self.writer = tf.summary.create_file_writer(str(folder))
         self.images = images
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
         slices = to_unit(self.images)
-        reconstructions = models.to_grey(self.model(slices, training=False))
+        reconstructions = networks.to_grey(self.model(slices, training=False))
         # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
         with self.writer.as_default(step=epoch + 1):

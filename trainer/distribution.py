@@ -53,7 +53,7 @@ def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
             "or those in CUDA_VISIBLE_DEVICES"
         )
     print(f"worker {cluster.index} of {cluster.workers} waits for the others", flush=True)
-    with losing_workers(cluster):
+    with user_error_if_a_worker_is_lost(cluster):
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except tf.errors.UnknownError as error:
@@ -66,7 +66,7 @@ def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
 
 
 @contextlib.contextmanager
-def losing_workers(cluster: Cluster) -> Iterator[None]:
+def user_error_if_a_worker_is_lost(cluster: Cluster) -> Iterator[None]:
     """Turn what TensorFlow raises when a worker is gone into one sentence.
 
     Raises:

@@ -1,12 +1,18 @@
-"""Losses, one value an image.
+"""Losses, one value an image, and the table of those that `--loss` offers.
 
 The mean over the global batch is taken by the caller: only it knows how many images all replicas
 hold together.
 """
 
+from __future__ import annotations
+
+import dataclasses
 from collections.abc import Callable
 
-import tensorflow as tf
+from etils import epy
+
+with epy.lazy_imports():
+    import tensorflow as tf
 
 
 def mse(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
@@ -55,25 +61,40 @@ def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean((1 - ssim) / 2, axis=(1, 2, 3, 4, 5))
 
 
-Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-LOSSES: dict[str, Loss] = {"mse": mse, "dssim": dssim}
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """A loss of the table: a function, or a sum of two others.
+
+    Attributes:
+      function: of clean slices and reconstructions, as `mse` is.
+      parts: names of the two losses whose weighted sum this is; the weight is that of the second.
+    """
+
+    function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    parts: tuple[str, ...] = ()
 
 
-def make_loss(name: str, *, dssim_weight: float) -> Loss:
-    """The loss that `--loss` names.
+LOSSES = {
+    "mse": Loss(mse),
+    "dssim": Loss(dssim),
+    "mix": Loss(parts=("mse", "dssim")),
+}
+
+
+def make_loss(name: str, *, weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The loss that `--loss` names, as a function of clean slices and reconstructions.
 
     Args:
-      name: "mse", "dssim" or "mix", which is `(1 - dssim_weight) mse + dssim_weight dssim`.
-      dssim_weight: of "mix".
-
-    Returns:
-      A function of clean slices and reconstructions, as `mse` and `dssim` are.
+      name: one of `LOSSES`.
+      weight: of the second part where the loss is a sum; the first has the rest of 1.
     """
-    if name != "mix":
-        return LOSSES[name]
+    loss = LOSSES[name]
+    if loss.function:
+        return loss.function
+    first, second = (make_loss(part, weight=weight) for part in loss.parts)
 
     def mix(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-        by_pixel, by_patch = mse(clean, reconstruction), dssim(clean, reconstruction)
-        return (1 - dssim_weight) * by_pixel + dssim_weight * by_patch
+        one, other = first(clean, reconstruction), second(clean, reconstruction)
+        return (1 - weight) * one + weight * other
 
     return mix

@@ -15,6 +15,7 @@ from typing import Any
 from ixi_tfds import storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
+from ixi_tfds.system import flags
 from trainer.config import JIT_COMPILE, TrainConfig
 
 TUNERS = ("hyperband", "bayesian")
@@ -144,18 +145,17 @@ def flags_of(values: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
 def train_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) -> TrainConfig:
     """The run that tries a point of the space, to be done in the folder `workdir`."""
     shared = {field.name for field in dataclasses.fields(SearchConfig)}
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    flags = {name: getattr(config, name) for name in names if name in shared}
-    flags |= {"workdir": workdir, "weights": "none", "profile_steps": 0, "verify": "quick"}
-    flags |= {"augment_validation": False, "rician_noise": 0.0}
-    flags |= flags_of(values, config.max_parameters)
-    return TrainConfig(**{name: flags[name] for name in names})
+    names = flags.flags_of(TrainConfig)
+    given = {name: getattr(config, name) for name in names if name in shared}
+    given |= {"workdir": workdir, "verify": "quick"}
+    given |= flags_of(values, config.max_parameters)
+    return flags.from_flags(TrainConfig, given)
 
 
 def flagfile(config: TrainConfig) -> str:
     """The run as a file for `python -m trainer --flagfile=`, wherever that is called."""
     lines = []
-    for name, value in dataclasses.asdict(config).items():
+    for name, value in flags.as_flags(config).items():
         if name in ("data_dir", "workdir"):
             value = pathlib.Path(value).resolve()
         if name == "verify" or (name == "dssim_weight" and config.loss != "mix"):

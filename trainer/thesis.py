@@ -1,6 +1,5 @@
 """Rerun the thesis's twelve experiments: `python -m trainer.thesis --data_dir=D --workdir=W`."""
 
-import importlib.resources
 import json
 import pathlib
 import subprocess
@@ -11,7 +10,10 @@ import pandas as pd
 from absl import flags
 
 from ixi_tfds import cli, folders, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
+from ixi_tfds.thesis_results import published
 from trainer.cluster import read_cluster
 
 USAGE = """
@@ -39,16 +41,6 @@ flags.DEFINE_string(
 flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
 
 
-def published() -> pd.DataFrame:
-    """The thesis's results: a row a recipe, in its order.
-
-    Columns: its flags, `val_loss` and its `epoch`, then mean, std, min and max of PSNR (dB) and of
-    SSIM over the 2,880 slices of the test split, such as `psnr_mean`.
-    """
-    with importlib.resources.files("evaluator").joinpath("published.csv").open() as file:
-        return pd.read_csv(file, index_col="recipe")
-
-
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
     """Results of finished runs beside the thesis's, a row a recipe.
 
@@ -59,14 +51,14 @@ def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
     theirs = published().to_dict(orient="index")
     rows: dict[str, dict[str, float]] = {}
     for name in recipes:
-        (card_path,) = (workdir / name).glob("export/*/1/assets.extra/model_card.json")
-        card = json.loads(card_path.read_text())
+        (exported,) = (workdir / name).glob("export/*/1")
+        card = model_card.read(exported) or ModelCard()
         summary = json.loads((workdir / name / "evaluation/summary.json").read_text())
-        monitored = "val_loss_augmented" if card["flags"]["augment_validation"] else "val_loss"
+        monitored = "val_loss_augmented" if card.flags["augment_validation"] else "val_loss"
         (scored,) = summary["models"]
         ours = {
-            "val_loss": card["best"][monitored],
-            "epoch": card["best"]["epoch"],
+            "val_loss": card.best[monitored],
+            "epoch": card.best["epoch"],
             "psnr_mean": scored["psnr"]["mean"],
             "ssim_mean": scored["ssim"]["mean"],
         }

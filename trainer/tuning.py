@@ -26,11 +26,14 @@ from tensorflow import keras
 
 from ixi_tfds import folders
 from ixi_tfds.errors import UserError
-from trainer import distribution, search, sources, training
+from ixi_tfds.system import flags
+from ixi_tfds.system.files import write_text
+from trainer import data, distribution, search, training
 from trainer.callbacks import DivergedError
 from trainer.cluster import read_cluster
-from trainer.config import TrainConfig, read_claim, write_atomically, write_claim
+from trainer.config import TrainConfig
 from trainer.search import OBJECTIVE, SearchConfig
+from trainer.workdir import check_same_run, write_config
 
 _FAILED = 0.0
 """PSNR of a trial without one: it diverged, or its memory did not suffice. No failure to
@@ -65,11 +68,11 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         raise UserError(
             "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
         )
-    data = sources.open_sources(config.data_dir, config.dataset.split(","), config.verify)
+    opened = data.open_data(config.data_dir, config.dataset.split(","), config.verify)
     asked = {**dataclasses.asdict(config), "batch_sizes": list(config.batch_sizes)}
-    asked["dataset_fingerprint"] = data.fingerprint
+    asked["dataset_fingerprint"] = opened.fingerprint
     if part != "chief":
-        _check_batch_sizes(config, data.train.slices)
+        _check_batch_sizes(config, opened.train.slices)
     if part == "worker":
         # It writes in the folders of its trials only, which training locks.
         with folders.telling_faults(config.tuning_dir, "tuning_dir"):
@@ -80,9 +83,9 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
 
 def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
     folder = pathlib.Path(config.tuning_dir)
-    read_claim(folder, "tuning_dir", asked, _free_to_change(config))
+    check_same_run(folder, "tuning_dir", asked, _free_to_change(config))
     if part != "worker":
-        write_claim(folder, asked)
+        write_config(folder, asked)
 
     keras_tuner.src.utils.save_json = _save_json
     oracle = _make_oracle(config, lambda oracle: _report(config, oracle))
@@ -155,7 +158,7 @@ def _as_user_errors() -> Iterator[None]:
 def _save_json(path: str, value: Any) -> str:
     """What keras-tuner writes all its state with, made atomic: its own writes in place."""
     text = json.dumps(value)
-    write_atomically(pathlib.Path(path), text)
+    write_text(pathlib.Path(path), text)
     return text
 
 
@@ -282,7 +285,7 @@ class _Tuner(keras_tuner.Tuner):
             print("waiting for the chief", flush=True)
             self.oracle.get_space()
             folder, free = pathlib.Path(self.config.tuning_dir), _free_to_change(self.config)
-            read_claim(folder, "tuning_dir", self.asked, free)
+            check_same_run(folder, "tuning_dir", self.asked, free)
 
     def pre_create_trial(self) -> None:
         """Do not flood the chief with questions while it waits for other workers."""
@@ -331,7 +334,8 @@ def _describe(trial: Any) -> str:
 
 def _varied(config: TrainConfig) -> dict[str, Any]:
     """What the space varies, for people: tuples as in flags."""
-    values = {name: getattr(config, name) for name in _VARIED}
+    flag_values = flags.as_flags(config)
+    values = {name: flag_values[name] for name in _VARIED}
     return {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in values.items()
@@ -352,7 +356,7 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
         values = trial.hyperparameters.values
         metrics = {name: trial.metrics.get_last_value(name) for name in trial.metrics.metrics}
         run = search.train_config(config, values, "")
-        shape = {name: getattr(run, name) for name in search.SHAPE}
+        shape = {name: getattr(run.model, name) for name in search.SHAPE}
         rows.append(
             {
                 "trial": trial.trial_id,
@@ -374,11 +378,11 @@ def _report(config: SearchConfig, oracle: _Oracle) -> tuple[pd.DataFrame, TrainC
     """Write `trials.csv` and, once there is a best trial, `best.flags`; gives what they hold."""
     folder = pathlib.Path(config.tuning_dir)
     table = trials_table(config, oracle.trials.values())
-    write_atomically(folder / "trials.csv", table.to_csv(index=False))
+    write_text(folder / "trials.csv", table.to_csv(index=False))
     if table.empty or table["psnr"].iloc[0] == _FAILED:
         return table, None
     trial = oracle.trials[table["trial"].iloc[0]]
     best = search.train_config(config, trial.hyperparameters.values, str(folder / "best"))
     comment = f"# trial {trial.trial_id}: on validation slices {_describe(trial)}"
-    write_atomically(folder / "best.flags", f"{comment}\n{search.flagfile(best)}")
+    write_text(folder / "best.flags", f"{comment}\n{search.flagfile(best)}")
     return table, best

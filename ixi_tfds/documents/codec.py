@@ -54,7 +54,9 @@ def to_plain(document: Any) -> Any:
 
 
 def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
 
     def structure(kind: type) -> Any:
         return gen.make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)
@@ -71,6 +73,7 @@ def _make_converter() -> cattrs.Converter:
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, unstructure)
     for kind in (str, int, float, bool):
         converter.register_structure_hook(kind, _exactly)
+    converter.register_structure_hook(int | float, _number)
     return converter
 
 
@@ -81,6 +84,11 @@ def _exactly(value: Any, kind: type) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{value!r} is no {kind.__name__}")
     return value
+
+
+def _number(value: Any, kind: Any) -> int | float:
+    """A whole number stays one, which `_exactly` makes a float where a float is wanted."""
+    return _exactly(value, int if isinstance(value, int) else float)
 
 
 def _in_words(error: BaseException, kind: type | None) -> str:

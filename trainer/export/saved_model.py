@@ -4,17 +4,22 @@ It is a plain `tf.Module` with two explicit signatures, so any TensorFlow reads 
 Serving included.
 """
 
-import json
+import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import bundle, folders, storage
+from ixi_tfds import folders, storage
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images.scaling import scale_to_unit
-from trainer import canonical, model_card, models, warmup
+from trainer.export import canonical, warmup
+from trainer.export import card as cards
+from trainer.models import networks
 
 
 class _Exported(tf.Module):
@@ -44,42 +49,47 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     """
 
     def reconstruct(slices: tf.Tensor) -> tf.Tensor:
-        return models.to_grey(network(slices, training=False))
+        return networks.to_grey(network(slices, training=False))
 
     def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"reconstruction": reconstruct(slices)}
-
-    def raw_within(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> dict[str, tf.Tensor]:
-        values = tf.cast(slices, tf.float64)
-        unit = tf.cast(reconstruct(scale_to_unit(values, low, high))[..., 0], tf.float64)
-        # An empty range has one value only, and that is its reconstruction.
-        scanner = low + unit * tf.maximum(high - low, 0.0)
-        return {
-            "reconstruction": tf.cast(scanner, tf.float32),
-            "residual": tf.cast(values - scanner, tf.float32),
-        }
 
     def raw_by_slice(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.cast(slices, tf.float64)
         low = tf.reduce_min(values, axis=(1, 2), keepdims=True)
         high = tf.reduce_max(values, axis=(1, 2), keepdims=True)
-        return raw_within(slices, low, high)
+        return _raw(reconstruct, slices, low, high)
 
     def raw_by_volume(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> dict[str, tf.Tensor]:
         low, high = (tf.cast(value, tf.float64)[:, None, None] for value in (low, high))
-        return raw_within(slices, low, high)
+        return _raw(reconstruct, slices, low, high)
 
     def spec(name: str, *shape: int) -> tf.TensorSpec:
         return tf.TensorSpec([None, *shape], tf.float32, name=name)
 
-    if scaling == "slice":
-        raw = tf.function(raw_by_slice, input_signature=[spec("slices", *size)])
-    else:
-        limits = [spec("low"), spec("high")]
-        raw = tf.function(raw_by_volume, input_signature=[spec("slices", *size), *limits])
+    by_volume = scaling == "volume"
+    limits = [spec("low"), spec("high")] if by_volume else []
+    raw: Callable[..., dict[str, tf.Tensor]] = raw_by_volume if by_volume else raw_by_slice
     return {
         "serving_default": tf.function(serving, input_signature=[spec("slices", *size, 1)]),
-        "raw": raw,
+        "raw": tf.function(raw, input_signature=[spec("slices", *size), *limits]),
+    }
+
+
+def _raw(
+    reconstruct: Callable[[tf.Tensor], tf.Tensor],
+    slices: tf.Tensor,
+    low: tf.Tensor,
+    high: tf.Tensor,
+) -> dict[str, tf.Tensor]:
+    """Reconstruction and residual of slices in scanner units, of ranges float64 [B, 1, 1]."""
+    values = tf.cast(slices, tf.float64)
+    unit = tf.cast(reconstruct(scale_to_unit(values, low, high))[..., 0], tf.float64)
+    # An empty range has one value only, and that is its reconstruction.
+    scanner = low + unit * tf.maximum(high - low, 0.0)
+    return {
+        "reconstruction": tf.cast(scanner, tf.float32),
+        "residual": tf.cast(values - scanner, tf.float32),
     }
 
 
@@ -89,7 +99,7 @@ def export(
     *,
     size: tuple[int, int],
     scaling: str,
-    card: dict[str, Any],
+    card: ModelCard,
 ) -> None:
     """Write the SavedModel under another name, then move it to `folder`, replacing what is there.
 
@@ -103,7 +113,7 @@ def export(
       folder: of the SavedModel, its last part a version number as TensorFlow Serving wants it.
       size: (H, W) of the slices.
       scaling: of the dataset, "slice" or "volume".
-      card: what `model_card.make_card` gives.
+      card: what `card.make_card` gives.
     """
     # Where folders cannot be renamed, what is copied is better nearby.
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
@@ -116,10 +126,8 @@ def export(
         functions = signatures(network, size, scaling)
         tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
         canonical.make_canonical(partial)
-        card = card | {"digest": bundle.digest(partial)}
-        card_path = partial / bundle.CARD
-        card_path.parent.mkdir(exist_ok=True)
-        card_path.write_text(json.dumps(card, indent=2) + "\n")
-        card_path.with_suffix(".md").write_text(model_card.markdown(card), encoding="utf-8")
+        card = dataclasses.replace(card, digest=model_card.digest(partial))
+        written = model_card.write(partial, card)
+        written.with_suffix(".md").write_text(cards.markdown(card), encoding="utf-8")
         warmup.write_warmup(partial / warmup.FILE, functions)
         folders.put_in_place(partial, folder, "saved_model.pb")

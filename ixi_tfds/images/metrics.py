@@ -2,13 +2,20 @@
 
 Every function takes two float32 tensors [B, H, W, 1] with values in [0, 1] (a dynamic range of 1),
 H and W known when the graph is built, and gives float32 [B]. They are plain TensorFlow operations:
-they run eagerly, in a graph, under jit and inside a replica.
+they run eagerly, in a graph, under jit and inside a replica. TensorFlow is loaded at first use.
 """
 
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
+from etils import epy
+
+with epy.lazy_imports():
+    import tensorflow as tf
 
 PSNR_CAP = 100.0
 """Largest PSNR, in dB, that `psnr` gives.
@@ -125,3 +132,40 @@ def _smooth_rows(images: tf.Tensor) -> tf.Tensor:
     kernel = np.tile(weights[None, :, None, None], (1, 1, images.shape[2], 1))
     smoothed = tf.nn.depthwise_conv2d(images[:, None], kernel, (1, 1, 1, 1), "VALID")
     return tf.squeeze(smoothed, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric, and how it is shown.
+
+    Attributes:
+      function: two batches to float32 [B], as described above.
+      label: its name for people.
+      unit: of its values; "" for none.
+      places: decimals with which it is shown.
+      better: which values are better, "higher" or "lower".
+    """
+
+    function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+    label: str
+    unit: str = ""
+    places: int = 4
+    better: str = "higher"
+
+    @property
+    def title(self) -> str:
+        """The label, with the unit if there is one."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+    def shown(self, value: float, *, signed: bool = False) -> str:
+        """A value with its decimals."""
+        return f"{value:{'+' if signed else ''}.{self.places}f}"
+
+
+METRICS = {
+    "psnr": Metric(psnr, "PSNR", unit="dB", places=2),
+    "ssim": Metric(ssim, "SSIM"),
+    "ms_ssim": Metric(ms_ssim, "MS-SSIM"),
+    "mae": Metric(mae, "MAE", better="lower"),
+}
+"""The metrics of every evaluation, by the names of their columns, in their order."""

@@ -4,13 +4,15 @@ import dataclasses
 import importlib.metadata
 import importlib.resources
 from collections.abc import Mapping
-from typing import Any
 
 import jinja2
 
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.system import flags
 from trainer.augmentation import AugmentationConfig
 from trainer.config import TrainConfig
-from trainer.sources import Sources
+from trainer.data import TrainingData
 
 _PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
 
@@ -30,14 +32,14 @@ _LICENCE = (
 
 def make_card(
     config: TrainConfig,
-    data: Sources,
+    data: TrainingData,
     augmentation: AugmentationConfig | None,
     *,
     parameters: int,
     best: Mapping[str, float],
     epochs_trained: int,
-) -> dict[str, Any]:
-    """What to know about a model, as plain JSON values.
+) -> ModelCard:
+    """What to know about a model, but for the digest, which takes its files.
 
     The folders of the run are left out, and how its data were checked: they are no properties of
     the model, and the card travels.
@@ -50,30 +52,31 @@ def make_card(
       best: the history's row of the epoch whose weights these are; metrics are of validation.
       epochs_trained: epochs done in all.
     """
-    flags = dataclasses.asdict(config)
-    for name in ("data_dir", "workdir", "verify"):
-        del flags[name]
-    return {
-        "name": config.model,
-        "intended_use": _INTENDED_USE,
-        "not_for": _NOT_FOR,
-        "data_licence": _LICENCE,
-        "size": list(data.train.size),
-        "signatures": describe_signatures(data.train.size, data.scaling),
-        "preprocessing_version": data.version,
-        "data_fingerprint": data.fingerprint,
-        "datasets": data.facts,
-        "parameters": parameters,
-        "flags": flags,
-        "augmentation": dataclasses.asdict(augmentation) if augmentation else None,
-        "best": dict(best),
-        "epochs_trained": epochs_trained,
-        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-    }
+    left_out = ("data_dir", "workdir", "verify")
+    values = {k: v for k, v in flags.as_flags(config).items() if k not in left_out}
+    return ModelCard(
+        name=config.model.name,
+        intended_use=_INTENDED_USE,
+        not_for=_NOT_FOR,
+        data_licence=_LICENCE,
+        size=data.train.size,
+        signatures=describe_signatures(data.train.size, data.scaling),
+        preprocessing_version=data.version,
+        data_fingerprint=data.fingerprint,
+        datasets=data.facts,
+        parameters=parameters,
+        flags=values,
+        augmentation=dataclasses.asdict(augmentation) if augmentation else None,
+        best=dict(best),
+        epochs_trained=epochs_trained,
+        versions={name: importlib.metadata.version(name) for name in _PACKAGES},
+    )
 
 
-def describe_signatures(size: tuple[int, int], scaling: str) -> dict[str, dict[str, Any]]:
-    """What the signatures of `export.signatures` take and give, each value in a sentence."""
+def describe_signatures(
+    size: tuple[int, int], scaling: str
+) -> dict[str, dict[str, dict[str, str]]]:
+    """What the signatures of `saved_model.signatures` take and give, each value in a sentence."""
     plane = f"{size[0]}, {size[1]}"
     unit, scanner = f"float32 [B, {plane}, 1] in [0, 1]", f"float32 [B, {plane}] in scanner units"
     limits = {
@@ -89,7 +92,7 @@ def describe_signatures(size: tuple[int, int], scaling: str) -> dict[str, dict[s
     }
 
 
-def markdown(card: Mapping[str, Any]) -> str:
+def markdown(card: ModelCard) -> str:
     """The card as a page for people.
 
     Args:
@@ -102,4 +105,6 @@ def markdown(card: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
     )
     template = importlib.resources.files("trainer").joinpath("model_card.md")
-    return environment.from_string(template.read_text(encoding="utf-8")).render(card)
+    return environment.from_string(template.read_text(encoding="utf-8")).render(
+        codec.to_plain(card)
+    )

@@ -6,35 +6,12 @@ Whoever shows or scores a reconstruction takes it through `to_grey`, as the expo
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import tensorflow as tf
 from tensorflow import keras
 
-from trainer import blocks
-from trainer.normalization import Normalization
-
-_RESNET_LIKE: dict[str, dict[str, Any]] = {
-    "small_resnet": {
-        "stem_filters": 32,
-        "stage_filters": (64, 128, 256),
-        "stage_blocks": (2, 1, 1),
-    },
-    # The thesis gives the number of parameters, not the blocks; these give that number.
-    "big_resnet": {
-        "stem_filters": 32,
-        "stage_filters": (64, 128, 256),
-        "stage_blocks": (2, 2, 4),
-    },
-}
-"""The named instances of `ResNetLike`."""
-
-_RESNET50: dict[str, tuple[str, tuple[int, ...]]] = {
-    "resnet50": ("conv5_block3_out", (512, 256, 128, 64, 32)),
-    "resnet50_add13": ("conv4_block6_add", (256, 128, 64, 32)),
-    "resnet50_act40": ("conv4_block6_out", (256, 128, 64, 32)),
-}
-"""The layer of keras.applications' ResNet50 at which the encoder ends; the decoder's filters."""
+from trainer.models import blocks
+from trainer.models.normalization import Normalization
 
 
 class ResNetLike(keras.Model):
@@ -130,57 +107,3 @@ def to_grey(reconstruction: tf.Tensor) -> tf.Tensor:
     if reconstruction.shape[-1] != 1:
         reconstruction = tf.reduce_mean(reconstruction, axis=-1, keepdims=True)
     return tf.clip_by_value(reconstruction, 0.0, 1.0)
-
-
-def stride(name: str, stages: int) -> int:
-    """Height and width of the slices of the model `name` must be multiples of this.
-
-    Args:
-      name: of the model.
-      stages: of `resnet_like`; others have their own.
-    """
-    if name in _RESNET50:
-        return 2 ** len(_RESNET50[name][1])
-    if name in _RESNET_LIKE:
-        stages = len(_RESNET_LIKE[name]["stage_filters"])
-    return 2 ** (1 + stages)
-
-
-def build(
-    name: str,
-    size: tuple[int, int],
-    *,
-    rgb: bool = False,
-    stem_filters: int = 32,
-    stage_filters: Sequence[int] = (64, 128, 256),
-    stage_blocks: Sequence[int] = (2, 1, 1),
-    upsampling_filters: Sequence[int] = (),
-) -> keras.Model:
-    """A network with its variables made.
-
-    Args:
-      name: one of `config.MODELS`.
-      size: (height, width) of the slices, multiples of its `stride`.
-      rgb: whether a ResNet50 has three channels inside; the others have one always.
-      stem_filters: of `resnet_like`, as are the following; see `ResNetLike`.
-      stage_filters: of each stage.
-      stage_blocks: of each stage.
-      upsampling_filters: of each up-sampling block; none means those of the encoder in reverse.
-
-    Returns:
-      A model from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C], C being 3 for RGB, else 1.
-    """
-    if name in _RESNET50:
-        until, filters = _RESNET50[name]
-        network = ResNet50Autoencoder(until=until, upsampling_filters=filters, rgb=rgb)
-    elif name in _RESNET_LIKE:
-        network = ResNetLike(**_RESNET_LIKE[name])
-    else:
-        network = ResNetLike(
-            stem_filters=stem_filters,
-            stage_filters=stage_filters,
-            stage_blocks=stage_blocks,
-            upsampling_filters=upsampling_filters,
-        )
-    network(tf.zeros((1, *size, 1)), training=False)
-    return network

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 from tensorflow import keras
 
-from trainer.normalization import Normalization
+from trainer.models.normalization import Normalization
 
 
 def convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:

@@ -1,0 +1,192 @@
+"""SavedModels: loading them, and whether they are what their cards say and fit the slices."""
+
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.errors import UserError
+
+SIGNATURE = "serving_default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A SavedModel, known by nothing but its files and its signature.
+
+    Attributes:
+      name: what tells it from the other models, such as `small_resnet/1`.
+      folder: of the SavedModel.
+      sha256: digest of graph and weights, so that two exports can be told apart.
+      card: of the export, empty where it has none.
+      reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
+      size: (height, width) it takes; None on a side where any will do.
+      raw: the signature `raw`, which takes and gives scanner units; None where it has none.
+    """
+
+    name: str
+    folder: pathlib.Path
+    sha256: str
+    card: ModelCard
+    reconstruct: Callable[[Any], Any]
+    size: tuple[int | None, int | None]
+    raw: Callable[..., dict[str, Any]] | None = None
+
+
+def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
+    """Load a SavedModel from its version folder, or the highest version in a folder of versions.
+
+    Args:
+      path: of either.
+      allow_changed_model: take a model whose files are not those that its card names.
+
+    Raises:
+      UserError: there is no SavedModel, it is not the one of its card, cannot be loaded, or lacks
+        the signature.
+    """
+    import tensorflow as tf
+
+    folder = _version_folder(path)
+    digest, card = check_files(folder, allow_changed_model=allow_changed_model)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+    # TensorFlow raises whatever a broken graph leads it to; none of it is a bug of ours.
+    except Exception as error:
+        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(f"--saved_model={path}: cannot be loaded: {said}") from error
+    size = _check_signature(path, loaded.signatures.get(SIGNATURE))
+
+    def reconstruct(slices: Any) -> Any:
+        # The signature's function lives only as long as the object it was loaded with.
+        return loaded.signatures[SIGNATURE](slices=slices)["reconstruction"]
+
+    def raw(**inputs: Any) -> dict[str, Any]:
+        return loaded.signatures["raw"](**inputs)
+
+    name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    given = raw if "raw" in loaded.signatures else None
+    return Model(name, folder, digest, card, reconstruct, size, given)
+
+
+def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:
+    """Load several models, with names that tell them apart; the arguments are `load_model`'s.
+
+    Raises:
+      UserError: as `load_model` does, or the same one is given twice.
+    """
+    models = [load_model(path, allow_changed_model=allow_changed_model) for path in paths]
+    folders = [model.folder for model in models]
+    for path, folder in zip(paths, folders, strict=True):
+        if folders.count(folder) > 1:
+            raise UserError(f"--saved_model={path}: is named twice")
+    names = different_names([model.name for model in models], folders)
+    return [dataclasses.replace(m, name=name) for m, name in zip(models, names, strict=True)]
+
+
+def different_names(names: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
+    """The names if they all differ, else the last parts of the paths that do: often, the runs'."""
+    if len(set(names)) == len(names):
+        return list(names)
+    backwards = [folder.parts[::-1] for folder in folders]
+    for parts in zip(*backwards, strict=False):
+        if len(set(parts)) == len(parts):
+            return list(parts)
+    return [str(folder) for folder in folders]
+
+
+def check_files(
+    folder: pathlib.Path, *, allow_changed_model: bool = False
+) -> tuple[str, ModelCard]:
+    """Compare a model's files with its card, before anything of the model is run.
+
+    Warns on stderr where there is nothing to compare them with. This finds damage and mix-ups;
+    someone who makes a model on purpose can make its card, too.
+
+    Args:
+      folder: of the SavedModel, with `saved_model.pb` in it.
+      allow_changed_model: take a model whose files are not those that its card names.
+
+    Returns:
+      The digest of graph and variables, and the card, empty where there is none.
+
+    Raises:
+      UserError: the files are not those of the card, or the card cannot be read.
+    """
+    card = model_card.read(folder) or ModelCard()
+    try:
+        found = model_card.digest(folder)
+    except OSError as error:
+        raise UserError(f"--saved_model={folder}: {error}") from error
+    if card.digest is None:
+        print(
+            f"warning: {folder}: has no model card with a digest to check it by; a SavedModel is "
+            "code, so use it only if you trust where it comes from",
+            file=sys.stderr,
+        )
+    elif card.digest != found and not allow_changed_model:
+        raise UserError(
+            f"--saved_model={folder}: graph or variables are not those of its model card (digest "
+            f"{found[:12]}, the card has {card.digest[:12]}); a SavedModel is code: copy or "
+            "export it again, or give --allow_changed_model if you know why it differs"
+        )
+    return found, card
+
+
+def check_preprocessing(model: Model, slices: str, version: str, *, allowed: bool = False) -> None:
+    """See that a model gets slices of the preprocessing that it has learned from.
+
+    Args:
+      model: one whose card does not tell passes.
+      slices: whose slices it is to see, such as a dataset's name.
+      version: of their preprocessing, as `ixi_tfds.configs.VERSION` counts.
+      allowed: let another preprocessing pass.
+
+    Raises:
+      UserError: it is another.
+    """
+    learned = model.card.preprocessing_version or version
+    if learned != version and not allowed:
+        raise UserError(
+            f"--saved_model: {model.name} has learned from slices of preprocessing {learned}, and "
+            f"those of {slices} are of {version}; choose a dataset made by {learned}, train on "
+            "this one, or give --allow_other_preprocessing"
+        )
+
+
+def _version_folder(path: pathlib.Path) -> pathlib.Path:
+    path = path.resolve()
+    if (path / "saved_model.pb").is_file():
+        return path
+    versions = [
+        found.parent for found in path.glob("*/saved_model.pb") if found.parent.name.isdigit()
+    ]
+    if not versions:
+        raise UserError(
+            f"--saved_model={path}: no SavedModel there; name the folder that holds "
+            "saved_model.pb, or the one above it"
+        )
+    return max(versions, key=lambda folder: int(folder.name))
+
+
+def _check_signature(path: pathlib.Path, signature: Any) -> tuple[int | None, int | None]:
+    """The (height, width) that a signature takes; None on a side where any will do."""
+    import tensorflow as tf
+
+    inputs = signature.structured_input_signature[1] if signature else {}
+    if set(inputs) != {"slices"} or "reconstruction" not in signature.structured_outputs:
+        raise UserError(
+            f"--saved_model={path}: has no signature {SIGNATURE!r} from `slices` to "
+            "`reconstruction`; export it with python -m trainer"
+        )
+    takes, gives = inputs["slices"], signature.structured_outputs["reconstruction"]
+    for spec in (takes, gives):
+        if spec.dtype != tf.float32 or not spec.shape.is_compatible_with((None, None, None, 1)):
+            raise UserError(
+                f"--saved_model={path}: takes {takes.dtype.name} {takes.shape} and gives "
+                f"{gives.dtype.name} {gives.shape}, not grey float32 slices [B, H, W, 1]"
+            )
+    height, width = takes.shape[1:3]
+    return height, width

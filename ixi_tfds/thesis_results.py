@@ -1,0 +1,16 @@
+"""The results that the thesis published for its runs."""
+
+import importlib.resources
+
+import pandas as pd
+
+
+def published() -> pd.DataFrame:
+    """A row a run, in the thesis's order, indexed by the name of its recipe.
+
+    Columns: the flags `model`, `weights`, `loss`, `optimizer`, `batch_size` and `epochs`; the best
+    validation loss `val_loss` and its `epoch`; mean, std, min and max of PSNR (dB) and SSIM over
+    the 2,880 slices of 256x256 of its test split, such as `psnr_mean`.
+    """
+    with importlib.resources.files("ixi_tfds").joinpath("thesis_results.csv").open() as file:
+        return pd.read_csv(file, index_col="recipe")

@@ -1,0 +1,292 @@
+"""What a run learns from: datasets taken together, and their shards as 8-bit batches.
+
+Raw records are parsed a batch at a time, which is what keeps up with a GPU. uint8 leaves here;
+the cast to [0, 1] happens on the device.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from ixi_tfds import datasets, features, integrity, storage
+from ixi_tfds.documents import manifest
+from ixi_tfds.documents.manifest import Counts, Manifest
+from ixi_tfds.documents.model_card import DatasetFacts
+from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.splits import SPLITS
+
+_BLOCK = 2048
+_MOST_EPOCHS = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """The shards of a split.
+
+    Attributes:
+      paths: the TFRecord files.
+      slices: how many slices they hold together.
+      size: (height, width) of a slice.
+    """
+
+    paths: tuple[str, ...]
+    slices: int
+    size: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """One dataset or several of the same kind.
+
+    Attributes:
+      train: shards of all train splits.
+      validation: shards of all validation splits.
+      scaling: how their slices were scaled, as `SliceConfig` has it.
+      version: of their preprocessing, as `configs.VERSION` counts.
+      fingerprint: of the contents.
+      facts: what to remember of each dataset in the model's card, by its name.
+    """
+
+    train: Shards
+    validation: Shards
+    scaling: str
+    version: str
+    fingerprint: str
+    facts: dict[str, DatasetFacts]
+
+
+def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
+    """Find datasets and put them together.
+
+    Args:
+      data_dir: root folder of the datasets.
+      names: of the datasets, such as `ixi_t1/thesis`.
+      verify: how much to check of what will be read, one of `integrity.CHECKS`.
+
+    Raises:
+      UserError: one is missing, unfinished or damaged, is named twice, or differs from the first in
+        the size, scaling or preprocessing of its slices.
+    """
+    folders = [datasets.find_dataset(data_dir, name) for name in names]
+    manifests = [manifest.read(folder) for folder in folders]
+    for folder, made in zip(folders, manifests, strict=True):
+        integrity.check_dataset(folder, made, ("train", "validation"), verify)
+    train, validation = (
+        [find_shards(folder, split) for folder in folders] for split in ("train", "validation")
+    )
+    _check_alike(names, train, manifests)
+    prints = [made.fingerprint for made in manifests]
+    together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
+    return TrainingData(
+        train=_join(train),
+        validation=_join(validation),
+        scaling=manifests[0].config.scaling,
+        version=manifests[0].version,
+        fingerprint=prints[0] if len(prints) == 1 else together,
+        facts={
+            name: _facts(folder, made)
+            for name, folder, made in zip(names, folders, manifests, strict=True)
+        },
+    )
+
+
+def _check_alike(
+    names: Sequence[str], train: Sequence[Shards], manifests: Sequence[Manifest]
+) -> None:
+    kinds = [
+        f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}, of "
+        f"preprocessing {made.version}"
+        for shards, made in zip(train, manifests, strict=True)
+    ]
+    for number, name in enumerate(names):
+        if kinds[number] != kinds[0]:
+            raise UserError(
+                f"--dataset={','.join(names)}: slices of {names[0]} are {kinds[0]}, those of "
+                f"{name} are {kinds[number]}; they must be alike"
+            )
+        if name in names[:number]:
+            raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
+
+
+def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:
+    """What the model's card says of a dataset."""
+    splits = datasets.open_builder(folder).info.splits
+    counts = {name: splits[name].num_examples for name in SPLITS if name in splits}
+    return DatasetFacts(
+        fingerprint=made.fingerprint,
+        version=made.version,
+        slices=made.config,
+        geometry=made.geometry,
+        description=made.config.description,
+        splits={
+            name: Counts(volumes=slices // made.config.slices_per_volume, slices=slices)
+            for name, slices in counts.items()
+        },
+    )
+
+
+def _join(splits: Sequence[Shards]) -> Shards:
+    return Shards(
+        paths=tuple(path for split in splits for path in split.paths),
+        slices=sum(split.slices for split in splits),
+        size=splits[0].size,
+    )
+
+
+def find_shards(folder: pathlib.Path, split: str) -> Shards:
+    """The shards of `split` in a dataset's folder.
+
+    Raises:
+      DatasetError: the dataset has no such split, a shard is missing, or these are no slices.
+    """
+    info = datasets.open_builder(folder).info
+    if split not in info.splits:
+        raise DatasetError(f"{folder}: the dataset has no {split} split")
+    paths = tuple(str(path) for path in info.splits[split].filepaths)
+    for path in paths:
+        if not storage.at(path).is_file():
+            raise DatasetError(f"{path}: this shard is missing; make the dataset again")
+    shape = tuple(info.features["image"].shape) if "image" in info.features else ()
+    if len(shape) != 3 or shape[2] != 1:
+        raise DatasetError(f"{folder}: the dataset holds no grey slices [H, W, 1]")
+    return Shards(paths, info.splits[split].num_examples, (shape[0], shape[1]))
+
+
+def steps_per_epoch(shards: Shards, batch_size: int) -> int:
+    """Number of full batches in an epoch."""
+    return shards.slices // batch_size
+
+
+def train_batches(
+    shards: Shards,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: Sequence[int],
+    cache: bool = False,
+    field: str = "image",
+) -> tf.data.Dataset:
+    """Shuffled full batches of the given epochs, one after the other.
+
+    The order is a function of seed and epoch, so a run resumed at an epoch sees what an
+    undisturbed one would. In an epoch no slice comes twice; the rest that fills no batch is left
+    out, another one each epoch.
+
+    Args:
+      shards: what to read.
+      batch_size: of the global batch.
+      seed: of the order.
+      epochs: numbers of the epochs from 0, consecutive.
+      cache: hold all slices in memory and permute all of them, rather than read the files in an
+        order of their own each epoch and permute blocks of 2,048 slices.
+      field: which field of the slices to give, as `features.decode_slices` names them.
+
+    Returns:
+      Batches of `image` uint8 [batch_size, H, W, 1], or another field, and `index` int64
+      [batch_size], the row's number in the order of all epochs.
+    """
+    steps = steps_per_epoch(shards, batch_size)
+    numbers = tf.data.Dataset.range(epochs[0], epochs[-1] + 1)
+    first = epochs[0] * steps
+    if not cache:
+        records = _shuffled_records(shards, numbers, seed, steps * batch_size)
+        return _batches(records, _decoder(shards, field), field, batch_size, first)
+
+    def places(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = _shuffled(tf.range(shards.slices), seed, epoch, 0)
+        return tf.data.Dataset.from_tensor_slices(order).take(steps * batch_size)
+
+    whole = evaluation_batches(shards, batch_size=batch_size, field=field).as_numpy_iterator()
+    values = tf.constant(np.concatenate([batch[field] for batch in whole]))
+    gather = functools.partial(tf.gather, values)
+    return _batches(numbers.flat_map(places), gather, field, batch_size, first)
+
+
+def _shuffled_records(
+    shards: Shards, epochs: tf.data.Dataset, seed: int, per_epoch: int
+) -> tf.data.Dataset:
+    """Records of the epochs, `per_epoch` of each: files in another order, blocks permuted."""
+
+    def blocks(epoch: tf.Tensor) -> tf.data.Dataset:
+        paths = _shuffled(tf.constant(shards.paths), seed, epoch, 0)
+        numbered = tf.data.TFRecordDataset(paths).batch(_BLOCK).enumerate(start=1)
+        return numbered.map(lambda block, values: (epoch, block, values))
+
+    def mixed(epoch: tf.Tensor, block: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        order = _shuffled(tf.range(tf.size(values, out_type=tf.int64)), seed, epoch, block)
+        return tf.gather(values, order[: per_epoch - (block - 1) * _BLOCK])
+
+    # While one block is used up, the next is made ready, be it of the next epoch.
+    return epochs.flat_map(blocks).map(mixed).prefetch(1).unbatch()
+
+
+def _shuffled(values: tf.Tensor, seed: int, epoch: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
+    # Not tf.data's shuffle: under a global seed of 0 its seed cannot be a tensor.
+    key = tf.stack([tf.cast(seed, tf.int64) * _MOST_EPOCHS + epoch, tf.cast(block, tf.int64)])
+    return tf.random.experimental.stateless_shuffle(values, key)
+
+
+def evaluation_batches(shards: Shards, *, batch_size: int, field: str = "image") -> tf.data.Dataset:
+    """All slices in the order of the shards; the last batch may be smaller.
+
+    Returns:
+      Batches of `image` uint8 [B, H, W, 1], or another field, and `index` int64 [B], the slice's
+      number in the split.
+    """
+    records = tf.data.TFRecordDataset(list(shards.paths))
+    return _batches(records, _decoder(shards, field), field, batch_size)
+
+
+def share(
+    batches: tf.data.Dataset, *, batch_size: int, pieces: int, mine: range
+) -> tf.data.Dataset:
+    """Cut global batches into equal pieces, one a replica, and take some of them.
+
+    Args:
+      batches: as the functions above give them.
+      batch_size: of the global batch.
+      pieces: number of all replicas; divides `batch_size`.
+      mine: numbers of the pieces to take.
+
+    Returns:
+      Batches of `image` uint8 [batch_size / pieces, H, W, 1] and `index` int64 [batch_size /
+      pieces], all of this shape: piece `mine[0]` of the first batch, and so on. Where a batch was
+      smaller, it is filled up with black images of index -1, so that every replica has as many
+      steps and rows as every other.
+    """
+    rows = batch_size // pieces
+
+    def cut(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        lacking = batch_size - tf.size(batch["index"])
+        image = tf.pad(batch["image"], [[0, lacking], [0, 0], [0, 0], [0, 0]])
+        index = tf.pad(batch["index"], [[0, lacking]], constant_values=-1)
+        image = tf.reshape(image, (pieces, rows, *image.shape[1:]))
+        index = tf.reshape(index, (pieces, rows))
+        return {"image": image[mine.start : mine.stop], "index": index[mine.start : mine.stop]}
+
+    cuts = batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+    return cuts.unbatch().prefetch(2 * len(mine))
+
+
+def _decoder(shards: Shards, field: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    return lambda serialized: features.decode_slices(serialized, shards.size, (field,))[field]
+
+
+def _batches(
+    items: tf.data.Dataset,
+    values_of: Callable[[tf.Tensor], tf.Tensor],
+    field: str,
+    batch_size: int,
+    first_batch: int = 0,
+) -> tf.data.Dataset:
+    def batch_of(number: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
+        rows = tf.range(tf.size(batch, out_type=tf.int64), dtype=tf.int64)
+        return {field: values_of(batch), "index": number * batch_size + rows}
+
+    batches = items.batch(batch_size).enumerate(start=first_batch)
+    return batches.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)
