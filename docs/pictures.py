@@ -27,7 +27,7 @@ from PIL import Image, ImageChops
 from evaluator.figures import reconstruction_gallery, slice_grid, write_png
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import THESIS
-from ixi_tfds.intensity import stored_slice
+from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 from trainer import augmentation

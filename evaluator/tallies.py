@@ -13,6 +13,7 @@ from evaluator.pairs import Pair, read_mask
 from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.features import slice_key
+from ixi_tfds.images.scaling import to_unit
 
 Method = tuple[str, str]
 """Name of a model or baseline, and the direction it looks in."""
@@ -127,7 +128,7 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
     shown: dict[float, tuple[str, Example]] = {}
     progress = tqdm.tqdm(total=split.slices, unit="slice", desc=split.name, disable=None)
     for batch in read_batches(split, scorer.batch_size):
-        images = batch["image"].numpy()[..., 0].astype(np.float32) / 255
+        images = to_unit(batch["image"].numpy()[..., 0])
         subjects = [name.decode() for name in batch["subject"].numpy()]
         keys = batch_keys(batch)
         heads = np.stack([anomaly.head_mask(image) for image in images])

@@ -26,7 +26,7 @@ from ixi_tfds.configs import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.errors import ScanError, UserError
-from ixi_tfds.intensity import percentile_range
+from ixi_tfds.images.scaling import percentile_range
 from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
 
 TOLERANCE = 0.05
