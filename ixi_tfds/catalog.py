@@ -1,3 +1,5 @@
+import dataclasses
+
 from ixi_tfds.cohorts import DEFAULT, catalog
 from ixi_tfds.cohorts.catalog import Catalog as Catalog
 from ixi_tfds.cohorts.catalog import Scan as Scan
@@ -7,9 +9,8 @@ from ixi_tfds.cohorts.cohort import People
 
 
 def find_scans(source_dir, demographics=None):
-    if demographics is None:
-        return catalog.find_scans(source_dir, DEFAULT)
-    rows = demographics.table[["sex", "ethnicity", "age"]].to_dict("index")
-    return catalog.find_scans(
-        source_dir, DEFAULT, People({f"IXI{n:03d}": facts for n, facts in rows.items()})
-    )
+    rows = {} if demographics is None else demographics.table.to_dict("index")
+    keys = ("sex", "ethnicity", "age")
+    people = People({f"IXI{n:03d}": {k: r[k] for k in keys} for n, r in rows.items()})
+    cohort = dataclasses.replace(DEFAULT, find_people=lambda *_: people)
+    return catalog.find_scans(source_dir, cohort)

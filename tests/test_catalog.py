@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import pickle
@@ -17,7 +18,8 @@ from ixi_tfds.splits import assign_splits
 
 
 def find_scans(folder, people=None):
-    return catalog.find_scans(folder, IXI, people)
+    cohort = dataclasses.replace(IXI, find_people=lambda *_: people) if people else IXI
+    return catalog.find_scans(folder, cohort)
 
 
 def touch(folder, *names):

@@ -81,46 +81,32 @@ class Catalog:
     warnings: tuple[str, ...] = ()
 
 
-def read_source(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
-    """The scans in a folder, with what is known of the people.
-
-    Args:
-      source_dir: the folder, as `find_volumes` takes it.
-      cohort: that the scans are of.
-      workbook: path of the cohort's workbook, where it does not lie in the folder.
-
-    Raises:
-      UserError: as `find_scans`; or the workbook cannot be read, or a BIDS folder was given one.
-    """
-    if not bids.is_bids(source_dir):
-        return find_scans(source_dir, cohort, cohort.find_people(source_dir, workbook))
-    if workbook is not None:
-        raise UserError(
-            f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv tells "
-            "sex and age; leave the flag out"
-        )
-    return find_scans(source_dir, cohort)
-
-
-def find_scans(source_dir: str, cohort: Cohort, people: People | None = None) -> Catalog:
-    """Find the scans in a folder, one volume a person.
+def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
+    """Find the scans in a folder, one volume a person, with what is known of the people.
 
     In a BIDS folder that is the first of a person in the order of names, so that people with
     several sessions do not count more than others; sex and age are those of `participants.tsv`.
 
     Args:
       source_dir: the folder, as `find_volumes` takes it.
-      cohort: reads the names, but in a BIDS folder.
-      people: of the cohort; those whose names are in the cohort's form are looked up.
+      cohort: reads names and workbook, but in a BIDS folder; the workbook tells of people whose
+        names are in the cohort's form.
+      workbook: path of the cohort's workbook, where it does not lie in the folder.
 
     Raises:
-      UserError: there is no such folder, no T1 volume in it, or (but in a BIDS folder) a subject
-        stands in it twice.
+      UserError: there is no such folder, no T1 volume in it, (but in a BIDS folder) a subject
+        stands in it twice, the workbook cannot be read, or a BIDS folder was given one.
     """
+    is_bids = bids.is_bids(source_dir)
+    if is_bids and workbook is not None:
+        raise UserError(
+            f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv tells "
+            "sex and age; leave the flag out"
+        )
     paths, refused = find_volumes(source_dir)
-    if bids.is_bids(source_dir):
+    if is_bids:
         return _bids_catalog(source_dir, paths, refused)
-    people = people or People({})
+    people = cohort.find_people(source_dir, workbook)
     scans: dict[str, Scan] = {}
     for path in paths:
         scan = _scan_of(path, cohort, people)
