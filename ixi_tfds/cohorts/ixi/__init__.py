@@ -34,10 +34,11 @@ def find_people(source_dir: str, workbook: str | None = None) -> People:
     from ixi_tfds.cohorts.ixi.workbook import find_workbook, read_demographics
 
     demographics = read_demographics(workbook or find_workbook(source_dir))
-    rows = demographics.table[["sex", "ethnicity", "age"]].to_dict("index")
-    return People(
-        {f"IXI{number:03d}": facts for number, facts in rows.items()}, demographics.warnings
-    )
+    facts = {
+        f"IXI{number:03d}": {name: row[name] for name in ("sex", "ethnicity", "age")}
+        for number, row in demographics.table.to_dict("index").items()
+    }
+    return People(facts, demographics.warnings)
 
 
 IXI = Cohort(
