@@ -23,7 +23,7 @@ from trainer import models, training
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
 from trainer.data import Shards, TrainingData
-from trainer.export import canonical, card
+from trainer.export import canonical, card, saved_model
 from trainer.models import networks
 from trainer.workdir import RunState, checkpoint_path
 
