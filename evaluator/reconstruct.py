@@ -11,7 +11,7 @@ import numpy as np
 import tqdm
 from absl import flags
 
-from evaluator import volumes
+from evaluator import anomaly, volumes
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
 from ixi_tfds import cli, folders, storage
@@ -126,7 +126,7 @@ def reconstruct_scan(
         for first in range(0, shape[2], batch_size):
             last = min(first + batch_size, shape[2])
             slices = volumes.scanner_slices(stack, first, last)
-            reconstruction, residual = _apply(model, slices, stack.limits)
+            reconstruction, residual = anomaly.anomaly_maps(model, slices, stack.limits)
             if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
                 raise ScanError(
                     "non_finite",
@@ -144,19 +144,6 @@ def reconstruct_scan(
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
-
-
-def _apply(
-    model: Model, slices: np.ndarray, limits: tuple[float, float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruction and residual of slices, all float32 [n, H, W] in scanner units."""
-    inputs = {"slices": slices.astype(np.float32)}
-    if limits is not None:
-        for name, value in zip(("low", "high"), limits, strict=True):
-            inputs[name] = np.full(len(slices), value, np.float32)
-    assert model.raw is not None
-    given = model.raw(**inputs)
-    return np.asarray(given["reconstruction"]), np.asarray(given["residual"])
 
 
 def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, Any]:
