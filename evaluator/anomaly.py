@@ -75,10 +75,8 @@ def anomaly_maps(
     if model.raw is not None and (limits is None or model.raw_takes_range):
         inputs = {"slices": slices.astype(np.float32)}
         if model.raw_takes_range:
-            inputs |= {
-                "low": low[:, 0, 0].astype(np.float32),
-                "high": high[:, 0, 0].astype(np.float32),
-            }
+            inputs["low"] = low[:, 0, 0].astype(np.float32)
+            inputs["high"] = high[:, 0, 0].astype(np.float32)
         given = model.raw(**inputs)
         return np.asarray(given["reconstruction"]), np.asarray(given["residual"])
     unit = np.asarray(model.reconstruct(to_unit(quantize(slices, low, high))[..., None]))[..., 0]

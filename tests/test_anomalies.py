@@ -23,7 +23,7 @@ from untrained import export_network
 from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
-from evaluator import anomalies, anomaly, curves, lesions, models, pairs, volumes
+from evaluator import anomalies, anomaly, curves, lesions, models, options, pairs, volumes
 from ixi_tfds import configs, nifti
 from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
@@ -217,9 +217,8 @@ def scores_in_head(image, head_mask, pixels):
 def test_the_slices_that_are_shown_are_the_first_of_each_contrast(model, data_dir):
     _, _, _, found = anomalies.score_lesions(
         models.load_models([model]),
-        data_dir=data_dir,
-        dataset="ixi_t1/tiny",
-        source_dir=None,
+        options.Dataset(data_dir=str(data_dir), dataset="ixi_t1/tiny"),
+        anomalies.LesionSettings(),
         batch_size=5,
     )
     expected = {}
@@ -774,11 +773,11 @@ def test_a_mask_is_all_that_is_above_zero_whatever_the_labels(tmp_path):
         ("--saved_model=", "--saved_model is missing"),
         ("--data_dir=nowhere", "no such folder"),
         ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
-        ("--percentile=100", "between 0 and 100"),
+        ("--percentile=100", "must be below 100"),
         ("--blur_sigma=0", "must be above 0"),
-        ("--smooth_sigma=-1", "between 0 and 1"),
+        ("--smooth_sigma=-1", "must be at least 0"),
         ("--batch_size=0", "must be at least 1"),
-        ("--seed=-1", "must not be negative"),
+        ("--seed=-1", "must be at least 0"),
         ("--region=brain", "region"),
         ("--source_dir=nowhere", "no such folder"),
         ("--source_dir={data_dir}", "no T1 volumes"),
