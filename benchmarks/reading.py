@@ -54,7 +54,8 @@ def ours(arguments):
     """What the trainer reads."""
     import tensorflow as tf
 
-    from trainer import augmentation, autoencoder, data
+    from ixi_tfds.images.scaling import to_unit
+    from trainer import augmentation, data
 
     batches = data.train_batches(
         _train_split(arguments), batch_size=BATCH, seed=0, epochs=range(1000)
@@ -63,7 +64,7 @@ def ours(arguments):
     @tf.function
     def corrupted(batch):
         return augmentation.augment(
-            autoencoder.to_unit(batch["image"]),
+            to_unit(batch["image"]),
             batch["index"],
             config=augmentation.AugmentationConfig(),
             seed=0,

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from galleries import reconstruction_gallery, slice_grid, write_png
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from evaluator.figures import reconstruction_gallery, slice_grid, write_png
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import THESIS
-from ixi_tfds.intensity import stored_slice
+from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 from trainer import augmentation

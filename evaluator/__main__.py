@@ -1,6 +1,5 @@
 """The commands of this package: `python -m evaluator --help`."""
 
-import importlib
 import sys
 from collections.abc import Sequence
 
@@ -15,11 +14,7 @@ MODULES = {
 
 def run(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default the process's own, and give the exit code."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    ready = {n: m for n, m in MODULES.items() if hasattr(importlib.import_module(m), "COMMAND")}
-    if args and args[0] in MODULES.keys() - ready:
-        return importlib.import_module(MODULES[args[0]]).run(args[1:])
-    return commands.run_package("evaluator", ready, args)
+    return commands.run_package("evaluator", MODULES, argv)
 
 
 if __name__ == "__main__":

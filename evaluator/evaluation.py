@@ -18,6 +18,7 @@ from evaluator import (
     scoring,
     sections,
 )
+from evaluator.anomalies import LesionSettings
 from evaluator.models import Model, load_models
 from evaluator.score import ScoreConfig
 from evaluator.scoring import Split
@@ -52,12 +53,7 @@ def evaluate(config: ScoreConfig) -> None:
     texts = results.result_files(scores, facts, curves)
     if config.lesions:
         scored = anomalies.score_lesions(
-            models,
-            data_dir=storage.at(config.data.data_dir),
-            dataset=config.data.dataset,
-            source_dir=None,
-            batch_size=config.batch_size,
-            verify=config.data.verify,
+            models, config.data, LesionSettings(), batch_size=config.batch_size
         )
         parts[-2:-2] = anomaly_report.short_sections(*scored)
         texts |= detection.result_files(scored[1], scored[2], scored[0])

@@ -25,6 +25,7 @@ class Model:
       reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
       size: (height, width) it takes; None on a side where any will do.
       raw: the signature `raw`, which takes and gives scanner units; None where it has none.
+      raw_takes_range: whether `raw` takes `low` and `high` too, as models with volume scaling do.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Model:
     reconstruct: Callable[[Any], Any]
     size: tuple[int | None, int | None]
     raw: Callable[..., dict[str, Any]] | None = None
+    raw_takes_range: bool = False
 
 
 def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
@@ -67,8 +69,10 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
         return loaded.signatures["raw"](**inputs)
 
     name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
-    given = raw if "raw" in loaded.signatures else None
-    return Model(name, folder, digest, card, reconstruct, size, given)
+    if "raw" not in loaded.signatures:
+        return Model(name, folder, digest, card, reconstruct, size)
+    takes_range = "low" in loaded.signatures["raw"].structured_input_signature[1]
+    return Model(name, folder, digest, card, reconstruct, size, raw, takes_range)
 
 
 def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:

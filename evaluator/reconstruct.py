@@ -1,24 +1,29 @@
 """A model on scans of your own: `python -m evaluator reconstruct --help`."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tqdm
-from absl import flags
+from etils import epy
 
-from evaluator import volumes
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
-from ixi_tfds import cli, folders, storage
+from ixi_tfds import folders, storage
 from ixi_tfds.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
-from ixi_tfds.system.flags import define
+from ixi_tfds.system import flags
+from ixi_tfds.system.commands import Command
+from ixi_tfds.system.flags import flag
+
+with epy.lazy_imports():
+    from evaluator import anomaly, volumes
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -36,24 +41,25 @@ Files of a folder stand in the same folders below O. For research: it is not a m
 _SUFFIXES = ("_reconstruction", "_anomaly")
 _RESIDUAL = "input minus reconstruction, in the units of the input"
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string(
-    "saved_model",
-    None,
-    "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one above, "
-    "of which the highest version is taken.",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string(
-    "input",
-    None,
-    "A .nii or .nii.gz file, or a folder of them (any depth, or BIDS).",
-    flag_values=FLAGS,
-)
-flags.DEFINE_string("output_dir", None, "Folder for the results.", flag_values=FLAGS)
-flags.DEFINE_integer("batch_size", 16, "Slices at a time.", flag_values=FLAGS)
-FLAGS.append_flag_values(define(ModelChecks))
-flags.mark_flags_as_required(["saved_model", "input", "output_dir"], flag_values=FLAGS)
+
+@dataclasses.dataclass(frozen=True)
+class ReconstructConfig:
+    """What to reconstruct and where to put it; the fields are the flags."""
+
+    saved_model: str = flag(
+        "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one "
+        "above, of which the highest version is taken."
+    )
+    input: str = flag("A .nii or .nii.gz file, or a folder of them (any depth, or BIDS).")
+    output_dir: str = flag("Folder for the results.")
+    batch_size: int = flag("Slices at a time.", 16, least=1)
+    checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
+
+    def __post_init__(self) -> None:
+        flags.check(self)
+        for name, path in (("saved_model", self.saved_model), ("input", self.input)):
+            if not storage.at(path).exists():
+                raise UserError(f"--{name}={path}: no such file or folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +132,7 @@ def reconstruct_scan(
         for first in range(0, shape[2], batch_size):
             last = min(first + batch_size, shape[2])
             slices = volumes.scanner_slices(stack, first, last)
-            reconstruction, residual = _apply(model, slices, stack.limits)
+            reconstruction, residual = anomaly.anomaly_maps(model, slices, stack.limits)
             if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
                 raise ScanError(
                     "non_finite",
@@ -144,19 +150,6 @@ def reconstruct_scan(
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
-
-
-def _apply(
-    model: Model, slices: np.ndarray, limits: tuple[float, float] | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruction and residual of slices, all float32 [n, H, W] in scanner units."""
-    inputs = {"slices": slices.astype(np.float32)}
-    if limits is not None:
-        for name, value in zip(("low", "high"), limits, strict=True):
-            inputs[name] = np.full(len(slices), value, np.float32)
-    assert model.raw is not None
-    given = model.raw(**inputs)
-    return np.asarray(given["reconstruction"]), np.asarray(given["residual"])
 
 
 def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, Any]:
@@ -201,37 +194,30 @@ def _summary(job: Job, facts: dict[str, Any]) -> str:
     )
 
 
-def reconstruct(
-    saved_model: pathlib.Path,
-    source: pathlib.Path,
-    output_dir: pathlib.Path,
-    *,
-    batch_size: int,
-    allow_changed_model: bool,
-    allow_other_preprocessing: bool,
-) -> None:
+def main(config: ReconstructConfig) -> None:
     """Reconstruct one scan or a folder of them, and say how each went.
 
-    Args:
-      saved_model: folder of the SavedModel.
-      source: a scan, or a folder of them.
-      output_dir: existing folder for the results.
-      batch_size: slices at a time.
-      allow_changed_model: as `models.load_model` takes it.
-      allow_other_preprocessing: take a model of another version than this code's.
-
     Raises:
-      UserError: flags, model or output folder are not fit, or scans were refused; in a folder all
-        others are done first.
+      UserError: model or output folder are not fit, or scans were refused; in a folder all others
+        are done first.
     """
-    for flag, path in (("saved_model", saved_model), ("input", source)):
-        if not path.exists():
-            raise UserError(f"--{flag}={path}: no such file or folder")
-    if batch_size < 1:
-        raise UserError(f"--batch_size={batch_size}: must be at least 1")
-    jobs = find_jobs(source, output_dir)
-    model, geometry = _load(saved_model, allow_changed_model)
-    check_preprocessing(model, str(source), VERSION, allowed=allow_other_preprocessing)
+    # nibabel writes to this machine only.
+    storage.check_local(config.output_dir, "output_dir")
+    with folders.writing(config.output_dir, "output_dir"):
+        jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
+        model, geometry = _load(config)
+        refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
+    if refused:
+        listed = "; ".join(map(str, refused))
+        raise UserError(
+            listed if len(jobs) == 1 else f"{len(refused)} of {len(jobs)} scans refused: {listed}"
+        )
+
+
+def _reconstruct_all(
+    model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
+) -> list[ScanError]:
+    """Reconstruct scans, print a line for each, and give why those that are left out are."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
@@ -248,15 +234,13 @@ def reconstruct(
             "none like them; in_window in the *_reconstruction.json files tells which",
             file=sys.stderr,
         )
-    if refused:
-        listed = "; ".join(map(str, refused))
-        raise UserError(
-            listed if len(jobs) == 1 else f"{len(refused)} of {len(jobs)} scans refused: {listed}"
-        )
+    return refused
 
 
-def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> tuple[Model, volumes.Geometry]:
-    model = load_model(saved_model, allow_changed_model=allow_changed_model)
+def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
+    """The model and the geometry of what it has learned from, if both fit this code."""
+    checks, saved_model = config.checks, config.saved_model
+    model = load_model(storage.at(saved_model), allow_changed_model=checks.allow_changed_model)
     if model.raw is None:
         raise UserError(
             f"--saved_model={saved_model}: has no signature 'raw', which takes scanner units; "
@@ -274,25 +258,10 @@ def _load(saved_model: pathlib.Path, allow_changed_model: bool) -> tuple[Model, 
             "are cropped or padded and never resampled",
             file=sys.stderr,
         )
+    check_preprocessing(model, config.input, VERSION, allowed=checks.allow_other_preprocessing)
     return model, geometry
 
 
-def _main(rest: list[str]) -> None:
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}: everything is given by flags")
-    # nibabel writes to this machine only.
-    storage.check_local(FLAGS.output_dir, "output_dir")
-    with folders.writing(FLAGS.output_dir, "output_dir"):
-        reconstruct(
-            storage.at(FLAGS.saved_model),
-            storage.at(FLAGS.input),
-            pathlib.Path(FLAGS.output_dir),
-            batch_size=FLAGS.batch_size,
-            allow_changed_model=FLAGS.allow_changed_model,
-            allow_other_preprocessing=FLAGS.allow_other_preprocessing,
-        )
-
-
-def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with `argv`, the process's own by default; returns the exit code."""
-    return cli.run(_main, FLAGS, argv, usage=USAGE)
+COMMAND = Command(
+    ReconstructConfig, main, "a scan of yours: reconstruction and anomaly map as NIfTI", USAGE
+)

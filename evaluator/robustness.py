@@ -21,6 +21,7 @@ from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.images import metrics
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
+from ixi_tfds.images.scaling import to_unit
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -80,14 +81,12 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
     Raises:
       UserError: a model gives values that are not finite.
     """
-    import tensorflow as tf
-
     judge = _judge(split.size)
     tables = []
     total = split.slices * len(conditions()) * len(models)
     with tqdm.tqdm(total=total, unit="slice", desc="robustness", disable=None) as progress:
         for batch in read_batches(split, batch_size):
-            clean = tf.cast(batch["image"], tf.float32) / 255.0
+            clean = to_unit(batch["image"])
             keys = batch_keys(batch)
             subjects = [subject.decode() for subject in batch["subject"].numpy()]
             for corruption, severity in conditions():

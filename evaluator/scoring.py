@@ -17,6 +17,7 @@ from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.metrics import METRICS
+from ixi_tfds.images.scaling import to_unit
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -104,7 +105,7 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> pd.DataFrame:
 
     @tf.function(input_signature=[tf.TensorSpec((None, *split.size, 1), tf.uint8)])
     def judge(images: tf.Tensor) -> tf.Tensor:
-        slices = tf.cast(images, tf.float32) / 255.0
+        slices = to_unit(images)
         reconstruction = tf.ensure_shape(model.reconstruct(slices), slices.shape)
         judged = [metric.function(slices, reconstruction) for metric in METRICS.values()]
         return tf.stack(judged)
@@ -175,7 +176,7 @@ def read_slices(split: Split, keys: Collection[str], *, batch_size: int) -> dict
     for batch in read_batches(split, batch_size):
         for place, key in enumerate(batch_keys(batch)):
             if key in keys:
-                found[key] = batch["image"][place, ..., 0].numpy().astype(np.float32) / 255
+                found[key] = to_unit(batch["image"][place, ..., 0].numpy())
         if len(found) == len(keys):
             break
     return {key: found[key] for key in keys}

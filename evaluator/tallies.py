@@ -1,7 +1,8 @@
 """Scores of splits and volumes into histograms, so that memory does not grow with their number."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from evaluator.pairs import Pair, read_mask
 from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.errors import UserError
 from ixi_tfds.features import slice_key
+from ixi_tfds.images.scaling import quantize, to_unit
 
 Method = tuple[str, str]
 """Name of a model or baseline, and the direction it looks in."""
@@ -53,7 +55,7 @@ class Example:
 
     Attributes:
       title: its name and what is to be seen.
-      image: float32 [H, W] in [0, 1], with the lesion.
+      image: float32 [H, W] in units of its range, with the lesion.
       lesion: bool [H, W].
       references: what each model expects there, and the blurred input, float32 [H, W].
     """
@@ -97,13 +99,23 @@ class Scorer:
     smooth_sigma: float
     inner: bool
 
-    def references(self, images: np.ndarray, keys: Sequence[str]) -> dict[str, np.ndarray]:
-        """What the models and the blurred input have in the place of slices [N, H, W]."""
+    def references(
+        self, images: np.ndarray, keys: Sequence[str], expected: Callable[[Model, slice], Any]
+    ) -> dict[str, np.ndarray]:
+        """What the models and the blurred input have in the place of slices [N, H, W].
+
+        Args:
+          images: float32 in units of the slice's range.
+          keys: names of the slices.
+          expected: gives what a model has in the place of some of them, [n, H, W].
+        """
         found = {}
         for model in self.models:
-            batches = np.split(images, range(self.batch_size, len(images), self.batch_size))
-            parts = [np.asarray(model.reconstruct(batch[..., None]))[..., 0] for batch in batches]
-            found[model.name] = np.concatenate(parts)
+            parts = [
+                expected(model, slice(first, first + self.batch_size))
+                for first in range(0, len(images), self.batch_size)
+            ]
+            found[model.name] = np.concatenate(parts).astype(np.float32)
             finite = np.isfinite(found[model.name]).all(axis=(1, 2))
             if not finite.all():
                 key = keys[int(np.argmin(finite))]
@@ -127,20 +139,14 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
     shown: dict[float, tuple[str, Example]] = {}
     progress = tqdm.tqdm(total=split.slices, unit="slice", desc=split.name, disable=None)
     for batch in read_batches(split, scorer.batch_size):
-        images = batch["image"].numpy()[..., 0].astype(np.float32) / 255
+        images = to_unit(batch["image"].numpy()[..., 0])
         subjects = [name.decode() for name in batch["subject"].numpy()]
         keys = batch_keys(batch)
         heads = np.stack([anomaly.head_mask(image) for image in images])
         inner = np.stack([anomaly.inner_head(head) for head in heads])
         region = inner if scorer.inner else heads
-        masks = np.zeros_like(heads)
-        kinds: list[lesions.Kind | None] = [None] * len(keys)
-        if seed is not None:
-            for place, key in enumerate(keys):
-                images[place], masks[place], kinds[place] = lesions.add_lesion(
-                    images[place], inner[place], key=key, seed=seed
-                )
-        references = scorer.references(images, keys)
+        masks, kinds = _add_lesions(images, inner, keys, seed)
+        references = scorer.references(images, keys, functools.partial(_in_unit, images))
         for method, scores in anomaly.score_maps(
             images, heads, references, smooth_sigma=scorer.smooth_sigma
         ):
@@ -164,12 +170,30 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
     return Found(tallies, facts, examples)
 
 
+def _add_lesions(
+    images: np.ndarray, room: np.ndarray, keys: Sequence[str], seed: int | None
+) -> tuple[np.ndarray, list[lesions.Kind | None]]:
+    """Put a lesion into each slice, in place, and give masks and kinds; none without a seed."""
+    masks = np.zeros(images.shape, bool)
+    kinds: list[lesions.Kind | None] = [None] * len(keys)
+    if seed is not None:
+        for place, key in enumerate(keys):
+            images[place], masks[place], kinds[place] = lesions.add_lesion(
+                images[place], room[place], key=key, seed=seed
+            )
+    return masks, kinds
+
+
+def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
+    return np.asarray(model.reconstruct(images[part][..., None]))[..., 0]
+
+
 def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry) -> Found:
     """Score the voxels of volumes on their own grids, all slices that show some of the head.
 
-    Slices are fitted to the model as `python -m evaluator reconstruct` does it, scored, and the
-    scores brought back; masks stay as they are. Voxels count where the head is and the model's
-    field of view reaches, in the groups `INSIDE` and `BEYOND`.
+    The score of a model is the map that `python -m evaluator reconstruct` writes for it, in units
+    of the range (see `anomaly.anomaly_maps`). Masks stay as they are. Voxels count where the head
+    is and the model's field of view reaches, in the groups `INSIDE` and `BEYOND`.
 
     Raises:
       UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
@@ -180,40 +204,63 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
     for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
         subject = pair.scan.subject
         stack = volumes.open_stack(pair.scan.path, geometry)
-        mask = read_mask(pair, stack.volume)
-        images = _scaled(volumes.scanner_slices(stack, 0, mask.shape[2]), stack.limits)
-        heads = np.stack([anomaly.head_mask(image) for image in images])
+        mask = read_mask(pair, stack.volume).transpose(2, 0, 1)
+        slices = volumes.scanner_slices(stack, 0, len(mask))
+        stored = to_unit(quantize(slices, *anomaly.ranges(slices, stack.limits)))
+        heads = np.stack([anomaly.head_mask(image) for image in stored])
         used = np.flatnonzero(heads.any(axis=(1, 2)))
-        images, heads = images[used], heads[used]
+        heads, marked = heads[used], mask[used]
+        keys = [slice_key(subject, index) for index in used]
+        images, references = _in_range(scorer, slices[used], stack.limits, keys)
         region = np.stack([anomaly.inner_head(head) for head in heads]) if scorer.inner else heads
-        inside = (used >= stack.window[0]) & (used < stack.window[1])
-        groups = {INSIDE: inside, BEYOND: ~inside}
-        counted = volumes.from_slices(stack, region) >= 0.5
-        marked = mask[..., used]
+        counted = _on_grid(stack, region) >= 0.5
         facts["lesion_voxels"] += int(mask.sum())
         facts["lesion_voxels_scored"] += int(marked[counted].sum())
-        references = scorer.references(images, [slice_key(subject, index) for index in used])
+        inside = (used >= stack.window[0]) & (used < stack.window[1])
+        groups = {INSIDE: inside, BEYOND: ~inside}
         for method, scores in anomaly.score_maps(
-            images, heads, references, smooth_sigma=scorer.smooth_sigma
+            _on_grid(stack, images),
+            _on_grid(stack, heads) >= 0.5,
+            {name: _on_grid(stack, reference) for name, reference in references.items()},
+            smooth_sigma=_in_voxels(scorer.smooth_sigma, stack),
         ):
-            back = volumes.from_slices(stack, scores)
             for group, part in groups.items():
-                here = counted[..., part]
-                counts = curves.count(back[..., part][here], marked[..., part][here])
+                here = counted[part]
+                counts = curves.count(scores[part][here], marked[part][here])
                 tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
-        outlines = volumes.to_slices(stack, marked) >= 0.5
+        outlines = volumes.to_slices(stack, marked.transpose(1, 2, 0)) >= 0.5
         for place in _most_lesion(outlines, max(1, EXAMPLES // len(pairs))):
             title = f"{subject}, slice {used[place]}"
             examples.append(_example(title, place, images, outlines, references))
     return Found(tallies, facts, examples[:EXAMPLES])
 
 
-def _scaled(slices: np.ndarray, limits: tuple[float, float] | None) -> np.ndarray:
-    """Slices in scanner units as the model takes them: float32 in [0, 1]."""
-    low, high = limits or (slices.min(axis=(1, 2)), slices.max(axis=(1, 2)))
-    low, high = np.reshape(low, (-1, 1, 1)), np.reshape(high, (-1, 1, 1))
-    spread = np.where(high > low, high - low, 1.0)
-    return ((np.clip(slices, low, high) - low) / spread).astype(np.float32)
+def _in_range(
+    scorer: Scorer,
+    slices: np.ndarray,
+    limits: tuple[float, float] | None,
+    keys: Sequence[str],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Slices in scanner units, and what is expected in their place, in units of their range."""
+    low, high = anomaly.ranges(slices, limits)
+    span = np.where(high > low, high - low, 1.0)
+    images = ((slices - low) / span).astype(np.float32)
+
+    def expected(model: Model, part: slice) -> np.ndarray:
+        _, residual = anomaly.anomaly_maps(model, slices[part], limits)
+        return images[part] - residual / span[part]
+
+    return images, scorer.references(images, keys, expected)
+
+
+def _on_grid(stack: volumes.Stack, slices: np.ndarray) -> np.ndarray:
+    """Slices [n, H, W] as planes of the volume, float64 [n, posterior, superior]."""
+    return volumes.from_slices(stack, slices).transpose(2, 0, 1)
+
+
+def _in_voxels(sigma: float, stack: volumes.Stack) -> tuple[float, float]:
+    """A length in pixels of slices in voxels of the volume, along posterior and superior."""
+    return sigma * stack.pixels[0], sigma * stack.pixels[1]
 
 
 def _most_lesion(masks: np.ndarray, wanted: int) -> list[int]:

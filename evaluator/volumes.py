@@ -26,8 +26,9 @@ from ixi_tfds.configs import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.errors import ScanError, UserError
-from ixi_tfds.intensity import percentile_range
+from ixi_tfds.images.scaling import percentile_range
 from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
+from ixi_tfds.system.files import replacing
 
 TOLERANCE = 0.05
 """Relative difference of voxel sides that is left alone: those of IXI itself differ by 4%."""
@@ -60,7 +61,7 @@ class Stack:
       window: the slices [first, last) that lie where the model was trained.
       limits: low and high of the intensity range in scanner units, for models with volume
         scaling; None where each slice has its own.
-      resampled: whether planes are resampled, not only cropped or padded.
+      pixels: sides of a slice's pixel, posterior and superior, in voxels of the volume.
       rows: sparse [H, posterior], what each row of a slice takes from the plane.
       columns: sparse [W, superior], likewise.
       rows_back: sparse [posterior, H].
@@ -70,11 +71,16 @@ class Stack:
     volume: Volume
     window: tuple[int, int]
     limits: tuple[float, float] | None
-    resampled: bool
+    pixels: tuple[float, float]
     rows: scipy.sparse.csr_array
     columns: scipy.sparse.csr_array
     rows_back: scipy.sparse.csr_array
     columns_back: scipy.sparse.csr_array
+
+    @property
+    def resampled(self) -> bool:
+        """Whether planes are resampled, not only cropped or padded."""
+        return self.pixels != (1, 1)
 
 
 def training_geometry(card: ModelCard) -> Geometry:
@@ -123,7 +129,7 @@ def open_stack(path: str, geometry: Geometry) -> Stack:
         volume=volume,
         window=window,
         limits=percentile_range(volume, config) if config.scaling == "volume" else None,
-        resampled=wanted != zooms[:2],
+        pixels=(wanted[0] / zooms[0], wanted[1] / zooms[1]),
         rows=_weights(height, wanted[0], rows, zooms[0]),
         columns=_weights(width, wanted[1], columns, zooms[1]),
         rows_back=_weights(rows, zooms[0], height, wanted[0]),
@@ -197,12 +203,8 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
     # The window in which a viewer shows the scan does not fit what is written here.
     header["cal_min"] = header["cal_max"] = 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with replacing(path) as partial:
         nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _wanted_zooms(

@@ -6,7 +6,7 @@ from typing import Any
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.features import slice_key
-from ixi_tfds.intensity import percentile_range, stored_slice
+from ixi_tfds.images.scaling import percentile_range, stored_slice
 from ixi_tfds.nifti import Volume, check_volume, read_volume
 
 MAX_REJECTED_FRACTION = 0.05

@@ -17,14 +17,17 @@ import sklearn.metrics
 import tensorflow as tf
 import tensorflow_datasets as tfds
 import tiny_dataset
+from tensorflow import keras
 from test_evaluator import blur, export
+from untrained import export_network
 from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
-from evaluator import anomalies, anomaly, curves, lesions, models, pairs, volumes
+from evaluator import anomalies, anomaly, curves, lesions, models, options, pairs, volumes
 from ixi_tfds import configs, nifti
 from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
+from trainer import models as networks
 
 GEOMETRY = manifests.Geometry((32, 32, 24), (4.0, 4.0, 5.0))
 STATISTICS = ("auprc", "auroc", "dice", "best_dice")
@@ -78,8 +81,13 @@ def read_split(data_dir, split):
 
 def residual(slices):
     """What the exported model's residual is, by SciPy."""
+    return abs(slices - blurred(slices))
+
+
+def blurred(slices):
+    """What the exported model makes of slices."""
     inside = scipy.ndimage.uniform_filter(np.ones_like(slices), 3, mode="constant")
-    return abs(slices - scipy.ndimage.uniform_filter(slices, 3, mode="constant") / inside)
+    return scipy.ndimage.uniform_filter(slices, 3, mode="constant") / inside
 
 
 def test_numbers_are_those_of_scikit_learn_on_the_same_pixels(output, data_dir):
@@ -209,9 +217,8 @@ def scores_in_head(image, head_mask, pixels):
 def test_the_slices_that_are_shown_are_the_first_of_each_contrast(model, data_dir):
     _, _, _, found = anomalies.score_lesions(
         models.load_models([model]),
-        data_dir=data_dir,
-        dataset="ixi_t1/tiny",
-        source_dir=None,
+        options.Dataset(data_dir=str(data_dir), dataset="ixi_t1/tiny"),
+        anomalies.LesionSettings(),
         batch_size=5,
     )
     expected = {}
@@ -398,9 +405,9 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     scores, marked = [], []
     for index in range(24):
         plane = voxels[:, :, index].astype(np.float64)
-        slices = ((plane - plane.min()) / np.ptp(plane)).astype(np.float32)
-        inside = anomaly.head_mask(slices)
-        scores.append(residual(slices)[inside])
+        unit = (plane - plane.min()) / np.ptp(plane)
+        inside = anomaly.head_mask(stored(plane))
+        scores.append(np.abs(unit - blurred(stored(plane)))[inside])
         marked.append(mask[:, :, index][inside])
     expected = sklearn.metrics.average_precision_score(*map(np.concatenate, (marked, scores)))
     row = next(
@@ -409,12 +416,17 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     assert float(row["auprc"]) == pytest.approx(expected, abs=curves.TOLERANCE)
 
 
+def stored(plane):
+    """A plane of scanner values in 8 bits, as the model gets it, from 0 to 1."""
+    share = (plane.astype(np.float64) - plane.min()) / max(np.ptp(plane), 1e-9)
+    return (np.floor(255 * share + 0.499999999) / 255).astype(np.float32)
+
+
 def count_voxels(voxels, mask, window):
     """Voxels and lesion voxels of the head inside and beyond the window, by slices."""
     counts = np.zeros((2, 2), int)
     for index in range(voxels.shape[2]):
-        plane = voxels[:, :, index].astype(np.float64)
-        here = anomaly.head_mask(((plane - plane.min()) / np.ptp(plane)).astype(np.float32))
+        here = anomaly.head_mask(stored(voxels[:, :, index]))
         group = 0 if window[0] <= index < window[1] else 1
         counts[group] += int(here.sum()), int(mask[:, :, index][here].sum())
     return counts
@@ -513,6 +525,118 @@ def test_finer_voxels_are_scored_one_by_one_on_their_own_grid(heads_dir, model, 
     found = {(row["method"], row["looks_for"]): row["auroc"] for row in facts["overall"]}
     # A shifted grid would put the scores of the lesion beside it.
     assert found["intensity", "bright"] > 0.85
+
+
+def heads_of(tmp_path, scaling):
+    """A dataset of that scaling, whose volumes are like the heads in `volumes`."""
+    config = configs.SliceConfig(
+        name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14), scaling=scaling
+    )
+    made = tiny_dataset.write_tiny_dataset(tmp_path / "data", config)
+    manifests.write(made, dataclasses.replace(manifests.read(made), geometry=GEOMETRY))
+    return tmp_path / "data", config
+
+
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_a_model_gets_volumes_in_the_levels_of_8_bits(scaling, tmp_path):
+    """One that gives NaN for any other value scores them all the same."""
+
+    def picky(slices):
+        levels = 255 * slices
+        return tf.where(tf.abs(levels - tf.round(levels)) < 1e-3, slices, np.nan)
+
+    export(tmp_path / "picky", picky)
+    voxels, mask = head() * np.linspace(0.5, 3.7, 24), np.zeros((32, 32, 24), np.uint8)
+    mask[12:18, 14:20, 9:13] = 1
+    write_head(tmp_path / "source", "a_T1", voxels=voxels.astype(np.int16))
+    nib.save(image(mask), tmp_path / "source/a_lesion.nii.gz")
+    data_dir, _ = heads_of(tmp_path, scaling)
+    source = f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(tmp_path / "picky", data_dir, tmp_path / "out", source)) == 0
+
+
+@pytest.mark.parametrize("sides", [(4.0, 4.0), (2.5, 3.0)], ids=["same_pixels", "finer_pixels"])
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_the_residuals_that_are_scored_are_the_map_that_is_written(
+    scaling, sides, tmp_path, monkeypatch
+):
+    """Both commands on one head: the map, in units of the range, gives the very histograms."""
+    data_dir, config = heads_of(tmp_path, scaling)
+    known = {"slices": dataclasses.asdict(config), "geometry": dataclasses.asdict(GEOMETRY)}
+    keras.utils.set_random_seed(0)
+    spec = networks.ModelSpec(
+        name="resnet_like", stem_filters=4, stage_filters=(4,), stage_blocks=(1,)
+    )
+    model = export_network(
+        networks.build(spec, config.size),
+        tmp_path / "model" / "1",
+        "resnet_like",
+        scaling,
+        config.size,
+        known,
+    )
+    voxels = scipy.ndimage.zoom(
+        head() * np.linspace(0.3, 1.5, 24), (4 / sides[0], 4 / sides[1], 1), order=1
+    ).astype(np.int16)
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[20:27, 18:24, 9:17] = 1
+    affine = image(voxels).affine * [sides[0] / 4, sides[1] / 4, 1, 1]
+    (tmp_path / "source").mkdir()
+    for name, values in (("T1", voxels), ("lesion", mask)):
+        nib.Nifti1Image(values, affine).to_filename(tmp_path / f"source/a_{name}.nii.gz")
+    counted, count = [], curves.count
+
+    def listen(scores, marked):
+        counted.append((scores, marked))
+        return count(scores, marked)
+
+    monkeypatch.setattr(curves, "count", listen)
+    source = f"--source_dir={tmp_path / 'source'}"
+    flags = [f"--saved_model={model}", f"--output_dir={tmp_path / 'out'}"]
+    scored = ["anomalies", *flags, source, f"--data_dir={data_dir}", "--dataset=ixi_t1/tiny"]
+    assert evaluator.run(scored) == 0
+    assert evaluator.run(["reconstruct", *flags, f"--input={tmp_path}/source/a_T1.nii.gz"]) == 0
+    # Of each direction inside and beyond the window: the model's come first.
+    either, bright, dark = (
+        [np.concatenate(part) for part in zip(*counted[i : i + 2], strict=True)] for i in (0, 2, 4)
+    )
+    written = nib.load(tmp_path / "out/a_T1_anomaly.nii.gz").get_fdata()
+    stack = volumes.open_stack(
+        str(tmp_path / "source/a_T1.nii.gz"),
+        volumes.Geometry(config, GEOMETRY.shape, GEOMETRY.zooms),
+    )
+    slices = volumes.scanner_slices(stack, 0, 24)
+    low, high = slices.min(axis=(1, 2)), slices.max(axis=(1, 2))
+    if scaling == "volume":
+        low, high = (np.full(24, limit) for limit in stack.limits)
+    levels = (slices.clip(low[:, None, None], high[:, None, None]).T - low) / (high - low)
+    levels = np.floor(255 * levels.T + 0.499999999) / 255
+    heads = np.stack([anomaly.head_mask(plane.astype(np.float32)) for plane in levels])
+    here = volumes.from_slices(stack, heads) >= 0.5
+    inside = np.zeros(24, bool)
+    inside[8:14] = True
+    expected, marks = (
+        np.concatenate([values[..., part][here[..., part]] for part in (inside, ~inside)])
+        for values in (written / (high - low), mask > 0)
+    )
+    for scores, sign in ((bright[0], 1), (dark[0], -1)):
+        np.testing.assert_allclose(np.sort(sign * scores), np.sort(expected), atol=1e-6)
+    np.testing.assert_allclose(np.sort(either[0]), np.sort(abs(expected)), atol=1e-6)
+    assert expected.min() < -5e-4 and expected.max() > 0.01
+    assert bright[1].sum() == marks.sum() > 0
+
+
+def test_an_error_in_a_datasets_manifest_names_the_manifest(heads_dir, model, tmp_path, capsys):
+    folder = shutil.copytree(heads_dir, tmp_path / "data")
+    (path,) = folder.rglob("manifest.json")
+    plain = json.loads(path.read_text())
+    plain.pop("digest")
+    plain["config"]["size"] = [32]
+    path.write_text(json.dumps(plain))
+    write_pair(tmp_path / "source", "a", seed=0)
+    flags = arguments(model, folder, tmp_path / "out", f"--source_dir={tmp_path / 'source'}")
+    message = refuse(flags, capsys)
+    assert str(path) in message and "config.size" in message and "card" not in message
 
 
 def test_a_dataset_that_knows_no_voxel_size_gets_a_warning(data_dir, model, tmp_path, capsys):
@@ -649,11 +773,11 @@ def test_a_mask_is_all_that_is_above_zero_whatever_the_labels(tmp_path):
         ("--saved_model=", "--saved_model is missing"),
         ("--data_dir=nowhere", "no such folder"),
         ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
-        ("--percentile=100", "between 0 and 100"),
+        ("--percentile=100", "must be below 100"),
         ("--blur_sigma=0", "must be above 0"),
-        ("--smooth_sigma=-1", "between 0 and 1"),
+        ("--smooth_sigma=-1", "must be at least 0"),
         ("--batch_size=0", "must be at least 1"),
-        ("--seed=-1", "must not be negative"),
+        ("--seed=-1", "must be at least 0"),
         ("--region=brain", "region"),
         ("--source_dir=nowhere", "no such folder"),
         ("--source_dir={data_dir}", "no T1 volumes"),
@@ -707,9 +831,8 @@ def test_a_model_that_gives_nan_gets_one_line_with_the_slice_and_no_score(
     # The first slices show no head, and are not given to the model.
     voxels[:, :, :4] = 0
     write_head(tmp_path / "source", "a_T1", voxels=voxels)
-    plane = voxels[:, :, 15].astype(np.float64)
-    scaled = (plane - plane.min()) / np.ptp(plane)
-    export(tmp_path / "volume", nan_where([scaled.sum()]))
+    sum_of_slice = stored(voxels[:, :, 15]).sum(dtype=np.float64)
+    export(tmp_path / "volume", nan_where([sum_of_slice]))
     source = f"--source_dir={tmp_path / 'source'}"
     message = refuse(arguments(tmp_path / "volume", heads_dir, tmp_path / "out", source), capsys)
     assert message == "error: volume gives values that are not finite for slice a/015"
@@ -738,9 +861,10 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
         volumes.Geometry(config, (120, 120, 90), (2.0, 2.0, 2.0)),
     )
     slices = volumes.scanner_slices(stack, 0, 182)
+    heads = np.stack([anomaly.head_mask(stored(plane)) for plane in slices])
+    inside = volumes.from_slices(stack, heads) >= 0.5
     low, high = slices.min(axis=(1, 2), keepdims=True), slices.max(axis=(1, 2), keepdims=True)
     slices = ((slices - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
-    inside = volumes.from_slices(stack, np.stack([anomaly.head_mask(s) for s in slices])) >= 0.5
     dark = volumes.from_slices(stack, 1 - slices)
     mask = nib.as_closest_canonical(nib.load(source / "openms_p07_lesion_MNI.nii.gz"))
     # From RAS to PSR.

@@ -6,6 +6,7 @@ import skimage.metrics
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds.images.scaling import to_unit
 from trainer import augmentation, autoencoder, losses
 
 RATE = 0.5
@@ -56,7 +57,7 @@ def dealt(images, size, fill=0):
 
 
 def test_eight_bits_become_the_range_from_0_to_1():
-    unit_images = autoencoder.to_unit(tf.constant([[0, 1, 128, 255]], tf.uint8))
+    unit_images = to_unit(tf.constant([[0, 1, 128, 255]], tf.uint8))
     assert unit_images.dtype == tf.float32
     np.testing.assert_array_equal(unit_images, np.float32([[0, 1, 128, 255]]) / np.float32(255))
 

@@ -15,9 +15,10 @@ from tensorflow import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ixi_tfds import intensity, storage
+from ixi_tfds import storage
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
+from ixi_tfds.images.scaling import PERCENTILES, scale_to_unit
 from trainer import models, training
 from trainer.cluster import Cluster
 from trainer.config import TrainConfig
@@ -163,7 +164,7 @@ def test_levels_are_the_nearest_with_ties_going_down():
             [[0] * 8],
         ]
     )
-    unit = saved_model.scale_to_unit(values, low, high).numpy()
+    unit = scale_to_unit(values, low, high).numpy()
     assert unit.shape == (4, 1, 8, 1) and unit.dtype == np.float32
     np.testing.assert_array_equal(unit[..., 0], levels / np.float32(255))
 
@@ -389,7 +390,7 @@ def test_the_card_says_which_percentile_is_which(exported):
     told = [
         float(re.search(r"the ([\d.]+)th percentile", takes[name])[1]) for name in ("low", "high")
     ]
-    assert tuple(told) == intensity.PERCENTILES
+    assert tuple(told) == PERCENTILES
 
 
 def test_the_page_says_what_the_card_says(exported):

@@ -6,12 +6,21 @@ import warnings
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow as tf
 from volumes import head, image, write_head
 
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import CONFIGS, THESIS, VOLUME_SCALED, SliceConfig
 from ixi_tfds.errors import UserError
-from ixi_tfds.intensity import PERCENTILES, crop, dequantize, percentile_range, quantize
+from ixi_tfds.images.scaling import (
+    PERCENTILES,
+    crop,
+    dequantize,
+    percentile_range,
+    quantize,
+    scale_to_unit,
+    to_unit,
+)
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 
@@ -41,6 +50,54 @@ def test_an_empty_range_gives_zeros_and_divides_by_nothing(low, high):
         image = quantize(np.array([[3.0, -7.0, 9.0]]), low, high)
     assert image.dtype == np.uint8
     assert image.tolist() == [[0, 0, 0]]
+
+
+def test_every_slice_of_a_stack_may_have_a_range_of_its_own():
+    values = np.random.default_rng(0).normal(100, 50, (4, 5, 6))
+    low, high = np.array([0.0, 50.0, 90.0, 80.0]), np.array([200.0, 120.0, 90.0, 70.0])
+    stack = quantize(values, low[:, None, None], high[:, None, None])
+    assert stack.dtype == np.uint8 and not stack[2:].any()
+    for levels, plane, *limits in zip(stack, values, low, high, strict=True):
+        np.testing.assert_array_equal(levels, quantize(plane, *limits))
+
+
+def in_tensorflow(values, low, high):
+    """From float32, as the signatures of exported models take it; a graph gives the same levels."""
+    scanner, *limits = (tf.cast(np.float32(v), tf.float64) for v in (values, [[[low]]], [[[high]]]))
+    given = scale_to_unit(scanner, *limits).numpy()[0, ..., 0]
+    # It divides by 255 by way of its reciprocal.
+    in_graph = tf.function(scale_to_unit)(scanner, *limits).numpy()[0, ..., 0]
+    np.testing.assert_allclose(in_graph, given, rtol=1.2e-7)
+    return given
+
+
+@pytest.mark.parametrize("extremes", [(0, 4095), (-2048, 2047), (17, 300), (0, 65535), (5, 5)])
+def test_whole_numbers_scale_alike_in_numpy_and_tensorflow(extremes):
+    """All of them, in ranges that end at, within and beyond them."""
+    values = np.arange(extremes[0], extremes[1] + 1)[None, None]
+    spread = extremes[1] - extremes[0]
+    for low, high in (extremes, (extremes[0] + 3, extremes[1] - spread // 3), (-7, 99999), (9, 2)):
+        image = quantize(values[0], low, high)
+        np.testing.assert_array_equal(in_tensorflow(values, low, high), to_unit(image))
+
+
+def test_other_numbers_scale_alike_but_for_ties():
+    """Those that float32 cannot tell from the middle of two levels may be one level off."""
+    scanner = np.round(np.random.default_rng(1).uniform(0, 900, (1, 200, 200))) * 0.37 + 0.11
+    low, high = scanner.min(), scanner.max()
+    given, expected = in_tensorflow(scanner, low, high), to_unit(quantize(scanner[0], low, high))
+    off = given != expected
+    assert 0 < off.mean() < 0.02
+    np.testing.assert_allclose(given[off], expected[off], atol=1.001 / 255)
+
+
+def test_an_array_of_levels_stays_an_array_and_a_tensor_a_tensor():
+    levels = np.arange(256, dtype=np.uint8)
+    array, tensor = to_unit(levels), to_unit(tf.constant(levels))
+    assert isinstance(array, np.ndarray) and isinstance(tensor, tf.Tensor)
+    assert array.dtype == np.float32 and tensor.dtype == tf.float32
+    np.testing.assert_array_equal(array, levels.astype(np.float32) / np.float32(255))
+    np.testing.assert_array_equal(array, tensor.numpy())
 
 
 def test_eight_bits_go_back_by_hand():

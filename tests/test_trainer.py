@@ -11,12 +11,12 @@ import tensorflow as tf
 import tiny_dataset
 from tensorflow import keras
 
-from ixi_tfds import configs, intensity
+from ixi_tfds import configs
 from ixi_tfds.errors import UserError
+from ixi_tfds.images.scaling import quantize, scale_to_unit
 from trainer import augmentation, autoencoder, callbacks, data, losses, models, training, workdir
 from trainer.__main__ import run
 from trainer.config import TrainConfig
-from trainer.export import saved_model
 
 LIKE = ["--model=resnet_like"]
 SMALL = [*LIKE, "--stem_filters=16", "--stage_filters=16", "--stage_blocks=1"]
@@ -285,7 +285,7 @@ def test_the_saved_model_runs_without_our_code(trained, tmp_path):
     slices[0] = 7
     limits = [(float(image.min()), float(image.max())) for image in slices]
     # The dataset's own rule, from its own code.
-    stored = [intensity.quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
+    stored = [quantize(v, *at) for v, at in zip(slices, limits, strict=True)]
     unit = np.float32(stored)[..., None] / np.float32(255)
     outputs = plain_tensorflow.run_elsewhere(
         trained / "export/small_resnet/1", tmp_path, unit=unit, slices=slices
@@ -312,9 +312,9 @@ def test_the_model_scales_to_the_very_levels_of_the_dataset(limits):
     values[::2] = np.round(values[::2])
     values[0] = 7
     ranges = [limits or (float(image.min()), float(image.max())) for image in values]
-    stored = [intensity.quantize(v, *at) for v, at in zip(values, ranges, strict=True)]
+    stored = [quantize(v, *at) for v, at in zip(values, ranges, strict=True)]
     low, high = np.array(ranges).T[:, :, None, None]
-    unit = saved_model.scale_to_unit(values.astype(np.float64), low, high).numpy()
+    unit = scale_to_unit(values.astype(np.float64), low, high).numpy()
     np.testing.assert_array_equal(np.round(unit[..., 0] * 255), stored)
     np.testing.assert_array_equal(unit[..., 0], np.float32(stored) / np.float32(255))
 
@@ -327,7 +327,7 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
     assert "val_loss_augmented" in history(workdir)[0]
     slices = tiny_dataset.scanner_slices("IXI991").astype(np.float32)
     low, high = np.full(4, 50, np.float32), np.full(4, 800, np.float32)
-    stored = intensity.quantize(slices, 50, 800)
+    stored = quantize(slices, 50, 800)
     unit = np.float32(stored)[..., None] / np.float32(255)
     outputs = plain_tensorflow.run_elsewhere(
         workdir / "export/small_resnet/1", tmp_path, unit=unit, slices=slices, low=low, high=high

@@ -6,13 +6,9 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.images import metrics
+from ixi_tfds.images.scaling import to_unit
 from trainer import augmentation
 from trainer.models import networks
-
-
-def to_unit(images: tf.Tensor) -> tf.Tensor:
-    """8-bit images as float32 in [0, 1]."""
-    return tf.cast(images, tf.float32) / 255.0
 
 
 class Autoencoder(keras.Model):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tensorflow import keras
 
 from ixi_tfds.errors import UserError
-from trainer import autoencoder
+from ixi_tfds.images.scaling import to_unit
 from trainer.config import TrainConfig
 from trainer.models import networks
 from trainer.workdir import RunState, add_epoch, checkpoint_path, write_state
@@ -148,7 +148,7 @@ class TensorBoard(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
-        slices = autoencoder.to_unit(self.images)
+        slices = to_unit(self.images)
         reconstructions = networks.to_grey(self.model(slices, training=False))
         # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)

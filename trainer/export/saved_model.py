@@ -16,35 +16,10 @@ from tensorflow import keras
 from ixi_tfds import folders, storage
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.images.scaling import scale_to_unit
 from trainer.export import canonical, warmup
 from trainer.export import card as cards
 from trainer.models import networks
-
-
-def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """Scanner values to [0, 1] by way of 8 bits, by the rule of the dataset.
-
-    Equal to the bit where the scanner's values are exact in float32 (all integers of IXI). Where
-    `scl_slope` makes them inexact, ties may fall the other way: measured on the 62 heads at 2 mm,
-    0.3% of the voxels are off, each by one level of 255.
-
-    `floor(255 * (v - low) / (high - low) + 0.499999999)` in float64, values beyond the range
-    clipped; an empty range gives zeros.
-
-    Args:
-      slices: float64 [B, H, W] in scanner units.
-      low: float64 [B, 1, 1], scanner value of 0.
-      high: float64 [B, 1, 1], scanner value of 1.
-
-    Returns:
-      float32 [B, H, W, 1].
-    """
-    empty = high <= low
-    span = tf.where(empty, tf.ones_like(low), high - low)
-    share = (tf.minimum(tf.maximum(slices, low), high) - low) / span
-    levels = tf.floor(share * 255.0 + 0.499999999)
-    levels = tf.where(empty, tf.zeros_like(levels), levels)
-    return (tf.cast(levels, tf.float32) / 255.0)[..., None]
 
 
 class _Exported(tf.Module):

@@ -1,15 +1,23 @@
-"""Scanner values to 8 bits and back."""
+"""Scanner values to 8 bits, to [0, 1] and back, in NumPy and in TensorFlow."""
+
+from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
+from etils import epy
 
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.nifti import Volume, has_few_levels
+
+with epy.lazy_imports():
+    import tensorflow as tf
 
 PERCENTILES = (0.5, 99.5)
 """The robust range of `volume` scaling, in percent of the window's voxels."""
 
 
-def quantize(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def quantize(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarray) -> np.ndarray:
     """Map scanner values to uint8 so that `low` becomes 0 and `high` 255.
 
     Values beyond the range are clipped. The rule is `floor(255 * (v - low) / (high - low) +
@@ -19,13 +27,46 @@ def quantize(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
     Args:
       values: scanner values, any shape.
-      low: scanner value of 0.
-      high: scanner value of 255.
+      low: scanner value of 0; an array of another shape is broadcast, as NumPy does.
+      high: scanner value of 255, likewise.
     """
-    if high <= low:
-        return np.zeros(np.shape(values), np.uint8)
-    share = (np.clip(np.asarray(values, np.float64), low, high) - low) / (high - low)
+    high = np.maximum(low, high)
+    span = np.where(high > low, high - low, 1.0)
+    share = (np.clip(np.asarray(values, np.float64), low, high) - low) / span
     return (share * 255.0 + 0.499999999).astype(np.uint8)
+
+
+def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
+    """`to_unit` of what `quantize` gives, in TensorFlow.
+
+    The levels are equal where the scanner's values are exact in float32, which the signatures of
+    exported models take (all integers of IXI). Where `scl_slope` makes them inexact, ties may fall
+    the other way: measured on the 62 heads at 2 mm, 0.3% of the voxels are off, each by one level
+    of 255.
+
+    The operations and their order are part of the graph of exported models.
+
+    Args:
+      slices: float64 [B, H, W] in scanner units.
+      low: float64 [B, 1, 1], scanner value of 0.
+      high: float64 [B, 1, 1], scanner value of 1.
+
+    Returns:
+      float32 [B, H, W, 1].
+    """
+    empty = high <= low
+    span = tf.where(empty, tf.ones_like(low), high - low)
+    share = (tf.minimum(tf.maximum(slices, low), high) - low) / span
+    levels = tf.floor(share * 255.0 + 0.499999999)
+    levels = tf.where(empty, tf.zeros_like(levels), levels)
+    return to_unit(levels)[..., None]
+
+
+def to_unit(images: Any) -> Any:
+    """Levels from 0 to 255 as float32 in [0, 1]: a NumPy array of one, a tensor of a tensor."""
+    if isinstance(images, np.ndarray):
+        return images.astype(np.float32) / np.float32(255)
+    return tf.cast(images, tf.float32) / 255.0
 
 
 def dequantize(image: np.ndarray, low: float, high: float) -> np.ndarray:
