@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from ixi_tfds.bids import is_bids
 from ixi_tfds.catalog import Catalog, Scan, find_scans
 from ixi_tfds.configs import CONFIGS, SCALINGS, VERSION, SliceConfig
 from ixi_tfds.demographics import find_workbook, read_demographics
+from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.errors import UserError
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -41,9 +43,8 @@ class SliceFlags:
         Raises:
           UserError: an unknown name without a geometry, or a geometry under a known name.
         """
-        window = self.slices and _pair("slices", self.slices, ":")
-        size = self.size and _pair("size", self.size, "x")
-        in_plane = size
+        window = _pair("slices", self.slices, ":") if self.slices else None
+        in_plane = size = _pair("size", self.size, "x") if self.size else None
         if self.in_plane == "any":
             in_plane = None
         elif self.in_plane:
@@ -62,7 +63,7 @@ class SliceFlags:
                 "needs --slices and --size"
             )
         scaling = self.scaling or "slice"
-        return SliceConfig(self.config, in_plane or None, size, window, scaling)
+        return SliceConfig(self.config, in_plane, size, window, scaling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      catalog: the scans, and the files refused by name.
+      scans: the candidates.
+      skipped: files refused by name, and further ones of a person in a BIDS folder.
       splits: of each subject.
       warnings: about the demographics.
       tasks: the shards to write.
@@ -119,7 +121,8 @@ class Plan:
       settings: all but the contents of the input files that decides the bytes, as JSON values.
     """
 
-    catalog: Catalog
+    scans: tuple[Scan, ...]
+    skipped: tuple[Refusal, ...]
     splits: dict[str, str]
     warnings: tuple[str, ...]
     tasks: tuple[ShardTask, ...]
@@ -166,8 +169,18 @@ def plan_job(
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
         for index, scans in enumerate(shards)
     )
-    settings = _settings(catalog, splits, slices, source.volumes_per_shard)
-    return Plan(catalog, splits, warnings, tasks, work_dir, settings)
+    return Plan(
+        scans=catalog.scans,
+        skipped=tuple(
+            Refusal(os.path.relpath(error.path, source.source_dir), error.reason, error.detail)
+            for error in catalog.refused
+        ),
+        splits=splits,
+        warnings=warnings,
+        tasks=tasks,
+        work_dir=work_dir,
+        settings=_settings(catalog.scans, splits, slices, source.volumes_per_shard),
+    )
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -182,7 +195,7 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
 
 
 def _settings(
-    catalog: Catalog, splits: Mapping[str, str], slices: SliceConfig, volumes_per_shard: int
+    scans: Sequence[Scan], splits: Mapping[str, str], slices: SliceConfig, volumes_per_shard: int
 ) -> dict[str, Any]:
     return {
         "version": VERSION,
@@ -196,7 +209,7 @@ def _settings(
                 scan.ethnicity,
                 None if math.isnan(scan.age) else scan.age,
             ]
-            for scan in catalog.scans
+            for scan in scans
         },
     }
 

@@ -107,14 +107,17 @@ def main():
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
+    real = pathlib.Path(os.environ.get("IXI_REAL_DATA", ""), "ixi/full")
+    scans = sorted(real.glob("*.nii.gz")) if "IXI_REAL_DATA" in os.environ else []
+    if arguments.real and not scans:
+        parser.error("--real: set IXI_REAL_DATA to a folder with a volume in ixi/full")
     # One core, whatever a library would take.
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         source = pathlib.Path(folder)
         if arguments.real:
-            (scan,) = pathlib.Path(os.environ["IXI_REAL_DATA"], "ixi/full").glob("*.nii.gz")
             for number in range(arguments.volumes):
-                shutil.copy(scan, source / f"head{number}-T1.nii.gz")
+                shutil.copy(scans[0], source / f"head{number}-T1.nii.gz")
         else:
             write_cohort(str(source), subjects=arguments.volumes)
 

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from galleries import reconstruction_gallery, slice_grid, write_png
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from evaluator.figures import reconstruction_gallery, slice_grid, write_png
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import THESIS
 from ixi_tfds.images.scaling import stored_slice

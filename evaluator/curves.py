@@ -18,7 +18,7 @@ TOLERANCE = 1e-3
 """
 
 RESAMPLES = 1000
-CONFIDENCE = 0.95
+"""How often subjects are drawn for an interval."""
 
 
 def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
@@ -89,19 +89,13 @@ def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return above[1] / above.sum(axis=0), above[1] / max(above[1, -1], 1)
 
 
-def resample(subjects: int, *, seed: int) -> np.ndarray:
-    """How often each subject stands in each bootstrap sample, int64 [RESAMPLES, subjects]."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(subjects, [1 / subjects] * subjects, size=RESAMPLES)
-
-
-def bootstrap(counts: np.ndarray, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+def resampled(counts: np.ndarray, threshold: int, weights: np.ndarray) -> dict[str, np.ndarray]:
     """`statistics` of every bootstrap sample of subjects, each [samples].
 
     Args:
       counts: of each subject, [subjects, 2, BINS].
       threshold: as there.
-      weights: what `resample` gives; the same for methods that are to be compared in pairs.
+      weights: what `bootstrap.draw` gives; the same for methods that are to be compared in pairs.
     """
     # Bins without pixels change nothing and are most of them.
     filled = np.flatnonzero(counts.any(axis=(0, 1)))
@@ -112,16 +106,6 @@ def bootstrap(counts: np.ndarray, threshold: int, weights: np.ndarray) -> dict[s
         for chunk in np.array_split(weights, max(1, len(weights) // 50))
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The middle `CONFIDENCE` of bootstrap values; samples without a lesion (NaN) do not count."""
-    known = values[np.isfinite(values)]
-    if not known.size:
-        return float("nan"), float("nan")
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(known, [tail, 100 - tail])
-    return float(low), float(high)
 
 
 def _sum(one: np.ndarray, other: np.ndarray) -> np.ndarray:

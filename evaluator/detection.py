@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator import curves
+from evaluator import bootstrap, curves
 from evaluator.anomaly import BASELINES
 from evaluator.tallies import Method, Tally
 
@@ -41,15 +41,17 @@ def measure(
       seed: of the bootstrap.
     """
     subjects = sorted(next(iter(tallies.values())).subjects)
-    weights = curves.resample(len(subjects), seed=seed) if len(subjects) > 1 else None
+    weights = None
+    if len(subjects) > 1:
+        weights = bootstrap.draw(len(subjects), draws=curves.RESAMPLES, seed=seed)
     rows, samples = [], {}
     for method, tally in tallies.items():
         row = _row(method, tally.overall, limits[method])
         if weights is not None:
             counts = np.stack([tally.subjects[subject] for subject in subjects])
-            drawn = curves.bootstrap(counts, limits[method], weights)
+            drawn = curves.resampled(counts, limits[method], weights)
             for name in STATISTICS:
-                row[f"{name}_low"], row[f"{name}_high"] = curves.interval(drawn[name])
+                row[f"{name}_low"], row[f"{name}_high"] = bootstrap.interval(drawn[name])
             samples[method] = drawn["auprc"]
         rows.append(row)
     for kind in ("group", "subject"):
@@ -89,7 +91,7 @@ def _comparisons(
             one, other = (model, direction), (baseline, direction)
             low, high = math.nan, math.nan
             if samples:
-                low, high = curves.interval(samples[one] - samples[other])
+                low, high = map(float, bootstrap.interval(samples[one] - samples[other]))
             compared.append(
                 {
                     "model": model,

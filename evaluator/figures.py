@@ -1,11 +1,10 @@
-"""Pictures of slices and scores, as PNG bytes: for the report, and for files by `write_png`.
+"""Pictures of slices and scores for the report, as PNG bytes.
 
 Slices are shown upright: stored rows run to posterior and columns to superior, so a quarter turn
 puts superior up and anterior to the left.
 """
 
 import io
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -29,64 +28,10 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _LINES = ("-", "--", ":", "-.")
 
 
-def write_png(path: pathlib.Path, png: bytes) -> None:
-    """Write a picture, whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(png)
-    temporary.replace(path)
-
-
 def residual_limit(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Where the colours of residuals saturate: the 99.5th percentile of their absolute values."""
     residuals = [np.abs(original - reconstruction).ravel() for original, reconstruction in pairs]
     return max(float(np.percentile(np.concatenate(residuals), 99.5)), 1e-3)
-
-
-def reconstruction_gallery(
-    rows: Mapping[str, tuple[np.ndarray, np.ndarray]], *, limit: float | None = None
-) -> bytes:
-    """Original, reconstruction and residual side by side, a row a slice.
-
-    Args:
-      rows: title of each row, and its original and reconstruction, float32 [H, W] in [0, 1].
-      limit: absolute residual at which the colours saturate; that of `rows` by default, so that
-        the colours of all rows compare.
-    """
-    limit = residual_limit(list(rows.values())) if limit is None else limit
-    figure = Figure(figsize=(9.6, 3.25 * len(rows)), layout="constrained")
-    grid = figure.subplots(len(rows), 3, squeeze=False)
-    for axes, (title, (original, reconstruction)) in zip(grid, rows.items(), strict=True):
-        axes[0].imshow(np.rot90(original), cmap="gray", vmin=0, vmax=1)
-        axes[1].imshow(np.rot90(reconstruction), cmap="gray", vmin=0, vmax=1)
-        shown = axes[2].imshow(
-            np.rot90(original - reconstruction), cmap=RESIDUAL_COLOURS, vmin=-limit, vmax=limit
-        )
-        if title:
-            axes[0].set_ylabel(_shown(title))
-        figure.colorbar(shown, ax=axes[2], extend="both", fraction=0.05)
-    for axes, title in zip(grid[0], ("original", "reconstruction", "residual"), strict=True):
-        axes.set_title(title)
-    _without_ticks(grid)
-    return _png(figure)
-
-
-def slice_grid(slices: Mapping[str, np.ndarray], *, columns: int = 4) -> bytes:
-    """Slices in a grid, each under its title, such as several places across one volume.
-
-    Args:
-      slices: title of each slice, and the slice, [H, W], each stretched to its own extrema.
-      columns: slices in a row of the grid.
-    """
-    lines = -(-len(slices) // columns)
-    figure = Figure(figsize=(2.4 * columns, 2.65 * lines), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False)
-    for axes in grid.flat[len(slices) :]:
-        axes.set_axis_off()
-    for axes, (title, image) in zip(grid.flat, slices.items(), strict=False):
-        axes.imshow(np.rot90(image), cmap="gray")
-        axes.set_title(_shown(title))
-    _without_ticks(grid)
-    return _png(figure)
 
 
 def slice_png(image: np.ndarray) -> bytes:
@@ -135,7 +80,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
     for model, style in _styles(frame["model"]).items():
         values = frame.loc[frame["model"] == model, metric]
         label = f"{model}, mean {values.mean():.4g}"
-        axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=_shown(label), **style)
+        axes.hist(values, bins=bins, histtype="step", linewidth=1.6, label=literal(label), **style)
     axes.set_xlabel(METRICS[metric].title)
     axes.set_ylabel("slices")
     return _png(_with_legend(figure, axes))
@@ -150,7 +95,7 @@ def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
         axes.scatter(
             mine["slice_index"], mine[metric], s=8, alpha=0.25, linewidths=0, color=style["color"]
         )
-        axes.plot(means.index, means, label=_shown(model), **style)
+        axes.plot(means.index, means, label=literal(model), **style)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("slice index, left to right")
     axes.set_ylabel(METRICS[metric].title)
@@ -172,7 +117,7 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
     for model, style in _styles(wanted["model"], first_is_reference=True).items():
         mine = wanted[wanted["model"] == model].sort_values("amount")
         axes.plot(
-            mine["amount"], mine[metric], marker="o", markersize=3.5, label=_shown(model), **style
+            mine["amount"], mine[metric], marker="o", markersize=3.5, label=literal(model), **style
         )
         ends = mine[f"{metric}_low"], mine[f"{metric}_high"]
         axes.fill_between(mine["amount"], *ends, color=style["color"], alpha=0.15, linewidth=0)
@@ -197,7 +142,7 @@ def learning_curves(
     for model, style in _styles(models).items():
         if model in histories:
             axes.plot(
-                histories[model]["epoch"], histories[model][column], label=_shown(model), **style
+                histories[model]["epoch"], histories[model][column], label=literal(model), **style
             )
     if "loss" in column:
         axes.set_yscale("log")
@@ -219,12 +164,17 @@ def precision_recall(
     """
     figure, axes = _plot()
     for name, style in _styles(lines).items():
-        axes.step(*lines[name], where="post", label=_shown(name), **style)
+        axes.step(*lines[name], where="post", label=literal(name), **style)
     axes.axhline(chance, color="#777777", linewidth=0.8)
     axes.set_title(title)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     return _png(_with_legend(figure, axes))
+
+
+def literal(name: str) -> str:
+    """A name as it is: between dollars would be a formula, and `_` hides it from the legend."""
+    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[str, dict[str, Any]]:
@@ -241,11 +191,6 @@ def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[s
     return styles
 
 
-def _shown(name: str) -> str:
-    """A name as it is: between dollars would be a formula, and `_` hides it from the legend."""
-    return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
-
-
 def _plot() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(5.2, 3.8), layout="constrained")
     axes = figure.subplots()
@@ -259,12 +204,6 @@ def _with_legend(figure: Figure, axes: Axes) -> Figure:
     columns = 1 if max(map(len, names)) > 24 else 2
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
     return figure
-
-
-def _without_ticks(grid: np.ndarray) -> None:
-    for axes in grid.flat:
-        axes.set_xticks([])
-        axes.set_yticks([])
 
 
 def _png(figure: Figure) -> bytes:

@@ -1,19 +1,15 @@
 """Volumes and their lesion masks in one folder, by their names."""
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import numpy as np
 
 from ixi_tfds import storage
-from ixi_tfds.catalog import Scan, find_scans, stem_of
+from ixi_tfds.cohorts import DEFAULT
+from ixi_tfds.cohorts.catalog import LESION_MASKS, T1, Scan, find_scans, words_of
 from ixi_tfds.errors import UserError
 from ixi_tfds.nifti import Volume, read_volume
-
-MASK_WORDS = {"lesion", "lesions", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi"}
-_MODALITY_WORDS = {"t1", "t1w", "t1n", "mprage"}
-_SEPARATORS = re.compile(r"[-_. ]+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +23,7 @@ class Pair:
 def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
-    A mask has one of `MASK_WORDS` among the words of its name, which `-`, `_`, `.` and spaces
+    A mask has one of `LESION_MASKS` among the words of its name, which `-`, `_`, `.` and spaces
     part. It belongs to the volume whose name has the same words, these and the modality (T1, T1w)
     left out: `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and `a_mask.nii.gz`,
     `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. Where several do, those with the
@@ -39,7 +35,7 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     Raises:
       UserError: there is no pair, or a volume has several masks.
     """
-    catalog = find_scans(source_dir)
+    catalog = find_scans(source_dir, DEFAULT)
     masks: dict[tuple[str, ...], list[str]] = {}
     files = [
         storage.at(folder, name)
@@ -47,12 +43,12 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
         for name in names
     ]
     for path in sorted(files):
-        words = _words(str(path))
-        if path.name.lower().endswith((".nii", ".nii.gz")) and MASK_WORDS & set(words):
+        words = words_of(str(path))
+        if path.name.lower().endswith((".nii", ".nii.gz")) and LESION_MASKS & set(words):
             masks.setdefault(_identity(words), []).append(str(path))
     pairs, alone = [], []
     for scan in catalog.scans:
-        candidates = masks.get(_identity(_words(scan.path)), [])
+        candidates = masks.get(_identity(words_of(scan.path)), [])
         if candidates:
             pairs.append(Pair(scan, _only(scan.path, candidates)))
         else:
@@ -81,16 +77,12 @@ def read_mask(pair: Pair, volume: Volume) -> np.ndarray:
     return mask.scaled(mask.voxels) > 0
 
 
-def _words(path: str) -> list[str]:
-    return [word.lower() for word in _SEPARATORS.split(stem_of(path))]
-
-
 def _identity(words: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in words if word not in MASK_WORDS | _MODALITY_WORDS)
+    return tuple(word for word in words if word not in LESION_MASKS | T1)
 
 
 def _only(path: str, candidates: Sequence[str]) -> str:
-    certain = [mask for mask in candidates if {"lesion", "lesions"} & set(_words(mask))]
+    certain = [mask for mask in candidates if {"lesion", "lesions"} & set(words_of(mask))]
     chosen = certain or candidates
     if len(chosen) > 1:
         raise UserError(

@@ -21,7 +21,7 @@ def published_for(card: ModelCard) -> dict[str, Any] | None:
     # ImageNet weights may have come from a file.
     weights = "none" if flags.get("weights", "none") == "none" else "imagenet"
     table = published()
-    wanted = (flags.get("model"), weights, flags.get("loss"))
+    wanted = (str(flags.get("model")), weights, str(flags.get("loss")))
     found = table[(table[["model", "weights", "loss"]] == wanted).all(axis=1)]
     if found.empty:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from evaluator import statistics
+from evaluator import bootstrap, statistics
 from evaluator.models import Model
 from evaluator.published import published_for
 from evaluator.scoring import Split
@@ -79,7 +79,7 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
         "std": "population",
         "intervals": {
             "of": "means over subjects, by bootstrap over subjects",
-            "confidence": statistics.CONFIDENCE,
+            "confidence": bootstrap.CONFIDENCE,
             "draws": statistics.DRAWS,
         },
         "psnr_cap_db": PSNR_CAP,

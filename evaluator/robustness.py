@@ -1,9 +1,8 @@
 """How well models undo what happened to their input: scores against the clean slice.
 
 The thesis left this question open. `CORRUPTIONS` has the corruptions and their severities. What is
-random about a corruption is a function of the slice's key alone, so that a higher severity is more
-of the same (the same noise louder, the same patches larger, the same lost pixels and further ones),
-whatever the batches.
+random about a corruption depends on the slice's key alone, and not on the batch or the severity: a
+higher severity is the same noise louder, the same patches larger, the same lost pixels and more.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ METRICS = ("psnr", "ssim")
 
 THESIS_SEVERITY = 3
 _THESIS_CORRUPTIONS = ("blur", "pixel dropout")
-"""The thesis corrupted two slices of each person: it zeroed patches in one, and did one of these
-to the other."""
+"""The thesis corrupted two slices of each person, one by zeroed patches, the other by one of these
+two."""
 
 
 def corrupt(slices: tf.Tensor, keys: Sequence[str], corruption: str, severity: int) -> tf.Tensor:
-    """Corrupt slices; what is random about it depends on the key of each slice.
+    """Corrupt slices; what is random about a slice's corruption depends on its key alone.
 
     Args:
       slices: float32 [B, H, W, 1] in [0, 1], H and W known.

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import pandas as pd
 
+from evaluator import bootstrap
 from ixi_tfds.images.metrics import METRICS
 
-CONFIDENCE = 0.95
 DRAWS = 2000
 """How often subjects are drawn anew for an interval."""
 
@@ -105,24 +105,17 @@ def age_bands(ages: pd.Series) -> pd.Series:
 
 
 def interval(values: np.ndarray, draws: int = DRAWS) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile bootstrap interval of the mean of each column, at `CONFIDENCE`.
-
-    The same rows give the same interval: the seed is fixed. With few rows it is too narrow, as
-    every bootstrap interval is; of a single row there is none.
+    """Bootstrap interval of the mean of each column; the same rows give the same interval.
 
     Args:
       values: [subjects, columns], one row a subject.
-      draws: how often as many subjects are drawn with replacement.
+      draws: how often subjects are drawn.
 
     Returns:
       Its lower and upper ends, each [columns]; NaN for fewer than two subjects.
     """
-    subjects = len(values)
+    subjects, columns = values.shape
     if subjects < 2:
-        return np.full(values.shape[1], np.nan), np.full(values.shape[1], np.nan)
-    random = np.random.default_rng(0)
-    # How often each subject is in a draw; the same as drawing them one by one, in less memory.
-    counts = random.multinomial(subjects, np.full(subjects, 1 / subjects), size=draws)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(counts @ values / subjects, [tail, 1 - tail], axis=0)
-    return low, high
+        return np.full(columns, np.nan), np.full(columns, np.nan)
+    counts = bootstrap.draw(subjects, draws=draws, seed=0)
+    return bootstrap.interval(counts @ values / subjects)

@@ -4,7 +4,6 @@ Nothing is downloaded, and no id of the real IXI occurs. A subject depends on th
 alone, not on the size of the cohort, the machine's cores or the time.
 """
 
-import dataclasses
 import datetime
 import io
 import os
@@ -19,63 +18,37 @@ import openpyxl
 from tqdm import tqdm
 
 from ixi_tfds.errors import UserError
-from ixi_tfds.head import generator, make_head
+from ixi_tfds.head import make_head
 from ixi_tfds.head_model import head_model
+from ixi_tfds.system.files import generator, write_bytes
 
 LAST_REAL_ID = 662
 LAST_ID = 999
 WORKBOOK = "IXI.xlsx"
 
 _COLUMNS = (
-    "IXI_ID",
-    "SEX_ID (1=m, 2=f)",
-    "HEIGHT",
-    "WEIGHT",
-    "ETHNIC_ID",
-    "MARITAL_ID",
-    "OCCUPATION_ID",
-    "QUALIFICATION_ID",
-    "DOB",
-    "DATE_AVAILABLE",
-    "STUDY_DATE",
-    "AGE",
+    *("IXI_ID", "SEX_ID (1=m, 2=f)", "HEIGHT", "WEIGHT"),
+    *("ETHNIC_ID", "MARITAL_ID", "OCCUPATION_ID", "QUALIFICATION_ID"),
+    *("DOB", "DATE_AVAILABLE", "STUDY_DATE", "AGE"),
 )
-_LOOKUPS: dict[str, tuple[tuple[Any, str], ...]] = {
-    "Ethnicity": (
-        ("ID", "ETHNIC"),
-        (1, "White"),
-        (4, "Black or Black British"),
-        (3, "Asian or Asian British"),
-        (5, "Chinese"),
-        (6, "Other"),
-    ),
-    "Marital Status": (
-        ("ID", "MARITAL"),
-        (1, "Single"),
-        (2, "Married"),
-        (4, "Divorced or Separated"),
-        (3, "Cohabiting"),
-        (5, "Widowed"),
-    ),
-    "Occupation": (
-        ("ID", "OCCUPATION"),
-        (1, "Go out to full time employment"),
-        (2, "Go out to part time employment (<25hrs)"),
-        (3, "Study at college or university"),
-        (4, "Full-time housework"),
-        (5, "Retired"),
-        (6, "Unemployed"),
-        (7, "Work for pay at home"),
-        (8, "Other"),
-    ),
-    "Qualification": (
-        ("ID", "QUALIFICATION"),
-        (1, "No qualifications"),
-        (2, "O-levels, GCSEs, or CSEs"),
-        (3, "A-levels"),
-        (4, "Further education e.g. City & Guilds / NVQs"),
-        (5, "University or Polytechnic degree"),
-    ),
+# Sheets of codes and their names, in the order of the real workbook.
+_ETHNICITIES = {1: "White", 4: "Black or Black British", 3: "Asian or Asian British"}
+_ETHNICITIES |= {5: "Chinese", 6: "Other"}
+_MARITAL = {1: "Single", 2: "Married", 4: "Divorced or Separated", 3: "Cohabiting", 5: "Widowed"}
+_OCCUPATIONS = (
+    *("Go out to full time employment", "Go out to part time employment (<25hrs)"),
+    *("Study at college or university", "Full-time housework", "Retired", "Unemployed"),
+    *("Work for pay at home", "Other"),
+)
+_QUALIFICATIONS = (
+    *("No qualifications", "O-levels, GCSEs, or CSEs", "A-levels"),
+    *("Further education e.g. City & Guilds / NVQs", "University or Polytechnic degree"),
+)
+_LOOKUPS: dict[str, list[tuple[Any, str]]] = {
+    "Ethnicity": [("ID", "ETHNIC"), *_ETHNICITIES.items()],
+    "Marital Status": [("ID", "MARITAL"), *_MARITAL.items()],
+    "Occupation": [("ID", "OCCUPATION"), *enumerate(_OCCUPATIONS, 1)],
+    "Qualification": [("ID", "QUALIFICATION"), *enumerate(_QUALIFICATIONS, 1)],
 }
 # Sites stand in IXI as 322 : 185 : 74; these sixteen ids in turn, as 9 : 5 : 2.
 _SITE_CYCLE = (
@@ -83,49 +56,26 @@ _SITE_CYCLE = (
     *("HH", "Guys", "HH", "Guys", "Guys", "HH", "IOP", "Guys"),
 )
 # The quirks of the real workbook, one subject each in every 24 ids in a row.
-_QUIRK_CYCLE = 24
 _QUIRKS = {
-    7: "tenfold height",
-    9: "no age",
-    11: "stands twice",
-    13: "unknown ethnic code",
-    15: "no row",
-    17: "zeros",
-    19: "birthday as a date",
-    21: "two sexes",
+    **{7: "tenfold height", 9: "no age", 11: "stands twice", 13: "unknown ethnic code"},
+    **{15: "no row", 17: "zeros", 19: "birthday as a date", 21: "two sexes"},
 }
 
 
-@dataclasses.dataclass(frozen=True)
 class Subject:
-    """A subject of the cohort: its number, and what follows from it without any randomness."""
+    """A subject of the cohort: its number, and what follows from it without any randomness.
 
-    number: int
+    `name` is the id, as `IXI701`; `quirk` is what is wrong with its rows in the workbook, or "".
+    """
 
-    @property
-    def name(self) -> str:
-        """The id, as `IXI701`."""
-        return f"IXI{self.number:03d}"
-
-    @property
-    def site(self) -> str:
-        """Guys, HH or IOP."""
-        return _SITE_CYCLE[self.number % len(_SITE_CYCLE)]
-
-    @property
-    def file_name(self) -> str:
-        """Name of its volume, in IXI's form; the scan numbers of IXI end below 3000."""
-        return f"{self.name}-{self.site}-{3000 + self.number}-T1.nii.gz"
-
-    @property
-    def slices(self) -> int:
-        """Slices of its volume: 150, now and then 146, one subject each 140 and 130."""
-        return {717: 140, 801: 130}.get(self.number, 146 if self.number % 8 == 1 else 150)
-
-    @property
-    def quirk(self) -> str:
-        """What is wrong with its rows in the workbook, one of `_QUIRKS`, or nothing."""
-        return _QUIRKS.get(self.number % _QUIRK_CYCLE, "")
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.name = f"IXI{number:03d}"
+        self.site = _SITE_CYCLE[number % len(_SITE_CYCLE)]
+        # Named in IXI's form; the scan numbers of IXI end below 3000.
+        self.file_name = f"{self.name}-{self.site}-{3000 + number}-T1.nii.gz"
+        self.slices = {717: 140, 801: 130}.get(number, 146 if number % 8 == 1 else 150)
+        self.quirk = _QUIRKS.get(number % 24, "")
 
 
 def cohort(subjects: int, first_id: int = 701) -> list[Subject]:
@@ -180,26 +130,15 @@ def write_cohort(
 
     def write_volume(subject: Subject) -> str:
         path = folder / subject.file_name
-        _write_whole(path, volume_bytes(subject, seed=seed, coarsen=coarsen))
+        write_bytes(path, volume_bytes(subject, seed=seed, coarsen=coarsen))
         return str(path)
 
+    head_model()  # before the threads, which would each make it
     # Threads are enough: SciPy, NumPy and zlib leave the interpreter free while they work.
-    workers = min(os.cpu_count() or 1, 8)
-    with (
-        tqdm(
-            total=len(people),
-            desc="demo cohort",
-            unit="volume",
-            disable=None if progress else True,
-        ) as bar,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        head_model()  # before the threads, which would each make it
-        paths = []
-        for path in pool.map(write_volume, people):
-            paths.append(path)
-            bar.update()
-    return paths
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        written = pool.map(write_volume, people)
+        bar = tqdm(written, "demo cohort", len(people), unit="volume", disable=not progress or None)
+        return list(bar)
 
 
 def volume_bytes(subject: Subject, *, seed: int, coarsen: int = 1) -> bytes:
@@ -223,9 +162,8 @@ def write_workbook(path: str | os.PathLike[str], people: list[Subject], *, seed:
     values, a birthday that is a date and not text, a second row that disagrees on sex.
     """
     rows = [row for person in people for row in _rows(person, seed)]
-    sheets: dict[str, list[tuple[Any, ...]]] = {"Table": [_COLUMNS, *rows]}
-    sheets |= {name: list(lookup) for name, lookup in _LOOKUPS.items()}
-    dates = {row[0]: row[10] for row in rows if row[10] is not None}
+    dates = {row["IXI_ID"]: row["STUDY_DATE"] for row in rows if row["STUDY_DATE"]}
+    sheets = {"Table": [_COLUMNS, *(tuple(row.values()) for row in rows)], **_LOOKUPS}
     sheets["Study Date"] = [("ixi_id", "study_date"), *dates.items()]
     book = openpyxl.Workbook()
     book.remove(book.worksheets[0])
@@ -233,13 +171,12 @@ def write_workbook(path: str | os.PathLike[str], people: list[Subject], *, seed:
         sheet = book.create_sheet(name)
         for row in content:
             sheet.append(row)
-    book.properties.created = datetime.datetime(2006, 1, 1)
     saved = io.BytesIO()
     book.save(saved)
-    _write_whole(pathlib.Path(path), _without_times(saved.getvalue()))
+    write_bytes(pathlib.Path(path), _without_times(saved.getvalue()))
 
 
-def _rows(person: Subject, seed: int) -> list[tuple[Any, ...]]:
+def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
     """The rows of a subject in the sheet `Table`: one, or as many as its quirk makes of it."""
     rng = generator(f"{seed}:{person.name}:workbook")
     sex = 1 + int(rng.random() < 0.55)
@@ -249,49 +186,37 @@ def _rows(person: Subject, seed: int) -> list[tuple[Any, ...]]:
     codes = [ethnic, *(int(rng.integers(1, end)) for end in (6, 9, 6))]
     study = datetime.datetime(2006, 1, 2) + datetime.timedelta(days=int(rng.integers(330)))
     born = study - datetime.timedelta(days=int(rng.uniform(20, 86) * 365.25))
-    age = (study - born).days / 365.25
-    birthday: Any = born.date().isoformat()
-    quirk = person.quirk
-    if quirk == "tenfold height":
-        height *= 10
-    elif quirk == "unknown ethnic code":
-        codes[0] = 2
-    elif quirk == "birthday as a date":
-        birthday = born
-    elif quirk == "zeros":
-        height, weight, codes = 0, 0, [0, 0, 0, 0]
-    tail = (birthday, 0, None, None) if quirk == "no age" else (birthday, 1, study, age)
-    row = (person.number, sex, height, weight, *codes, *tail)
-    if quirk == "no row":
-        return []
-    if quirk == "stands twice":
-        return [row, (person.number, sex, 0, 0, 0, 0, 0, 0, *tail)]
-    if quirk == "two sexes":
-        return [row, (person.number, 3 - sex, height, weight, *codes, *tail)]
+    dates = (born.date().isoformat(), 1, study, (study - born).days / 365.25)
+    values = (person.number, sex, height, weight, *codes, *dates)
+    row: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
+    zeros = dict.fromkeys(_COLUMNS[2:8], 0)
+    match person.quirk:
+        case "tenfold height":
+            row["HEIGHT"] *= 10
+        case "no age":
+            row |= {"DATE_AVAILABLE": 0, "STUDY_DATE": None, "AGE": None}
+        case "stands twice":
+            return [row, row | zeros]
+        case "unknown ethnic code":
+            row["ETHNIC_ID"] = 2
+        case "no row":
+            return []
+        case "zeros":
+            row |= zeros
+        case "birthday as a date":
+            row["DOB"] = born
+        case "two sexes":
+            return [row, row | {"SEX_ID (1=m, 2=f)": 3 - sex}]
     return [row]
 
 
 def _without_times(xlsx: bytes) -> bytes:
     """The same workbook without the time at which it was saved."""
     fixed = io.BytesIO()
-    with (
-        zipfile.ZipFile(io.BytesIO(xlsx)) as source,
-        zipfile.ZipFile(fixed, "w", zipfile.ZIP_DEFLATED) as target,
-    ):
+    with zipfile.ZipFile(io.BytesIO(xlsx)) as source, zipfile.ZipFile(fixed, "w") as target:
         for name in source.namelist():
-            content = source.read(name)
-            if name == "docProps/core.xml":
-                content = re.sub(
-                    rb"(<dcterms:modified[^>]*>)[^<]*", rb"\g<1>2006-01-01T00:00:00Z", content
-                )
-            entry = zipfile.ZipInfo(name)  # dated 1980
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            target.writestr(entry, content)
+            times = rb"(<dcterms:\w+ [^>]*>)[^<]*"  # at which it was created and modified
+            content = re.sub(times, rb"\g<1>2006-01-01T00:00:00Z", source.read(name))
+            # An entry of its name alone is dated 1980.
+            target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return fixed.getvalue()
-
-
-def _write_whole(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    partial = path.with_name(f"{path.name}.tmp")
-    partial.write_bytes(content)
-    partial.replace(path)

@@ -9,13 +9,9 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from ixi_tfds.catalog import IXI_NAME, Scan, stem_of
-from ixi_tfds.roster import load_roster
-
-if TYPE_CHECKING:
-    from ixi_tfds.demographics import Demographics
+from ixi_tfds.cohorts.catalog import Scan, stem_of, without_t1
+from ixi_tfds.cohorts.roster import Roster
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS: Mapping[str, Fraction] = {
@@ -25,6 +21,7 @@ FRACTIONS: Mapping[str, Fraction] = {
 """The thesis's share of each held-out split; the rest is train."""
 
 _SALT = "ixi_t1 splits"
+"""For all cohorts, whatever their names: another salt would move people between splits."""
 
 
 def split_subjects(
@@ -62,60 +59,44 @@ def split_subjects(
 
 
 def assign_splits(
-    scans: Iterable[Scan], *, fractions: Mapping[str, Fraction] = FRACTIONS
+    scans: Iterable[Scan],
+    roster: Roster | None = None,
+    *,
+    fractions: Mapping[str, Fraction] = FRACTIONS,
 ) -> dict[str, str]:
     """The split of every subject that was found.
 
-    Volumes of IXI and what was made from them, known by how their names begin (subject, site and
-    scan number), are where the roster puts them, however few, with or without the workbook. All
-    others are split by `split_subjects` among themselves, with sex and ethnicity as strata.
+    Volumes of the roster and what was made from them, known by how their names begin (the entry's
+    name up to a trailing `-T1`), are where the roster puts them, however few. All others are split
+    by `split_subjects` among themselves, with sex and ethnicity as strata.
 
     Args:
       scans: one scan for each subject.
-      fractions: as for `split_subjects`; they do not move people of IXI.
+      roster: of the cohort; empty where it has none.
+      fractions: as for `split_subjects`; they do not move people of the roster.
 
     Returns:
       The split of every subject, ordered by subject.
     """
-    roster = load_roster()
+    if roster is None:  # TEMP
+        from ixi_tfds.cohorts import DEFAULT
+        from ixi_tfds.cohorts.roster import read_roster
+
+        roster = read_roster(DEFAULT.roster)
     split_of, others = {}, {}
     for scan in scans:
         entry = roster.get(scan.subject)
-        if entry is not None and stem_of(scan.path).lower().startswith(entry.name[:-3].lower()):
+        begins = without_t1(entry.name).lower() if entry else ""
+        if entry and stem_of(scan.path).lower().startswith(begins):
             split_of[scan.subject] = entry.split
         else:
-            others[scan.subject] = _stratum(scan.sex, scan.ethnicity)
+            others[scan.subject] = stratum(scan.sex, scan.ethnicity)
     split_of |= split_subjects(others, fractions=fractions)
     return {subject: split_of[subject] for subject in sorted(split_of)}
 
 
-def derive_roster_splits(demographics: "Demographics", names: Iterable[str]) -> dict[str, str]:
-    """Derive the roster's split column anew from IXI's workbook.
-
-    Args:
-      demographics: of IXI's own workbook.
-      names: canonical names of the volumes, such as `IXI002-Guys-0828-T1`.
-
-    Returns:
-      The split of every subject, ordered by subject. People without a row in the workbook are in
-      train; the others are stratified by sex and ethnicity.
-    """
-    people = demographics.table.to_dict("index")
-    split_of, strata = {}, {}
-    for name in names:
-        match = IXI_NAME.fullmatch(name)
-        if match is None:
-            raise ValueError(f"{name!r} is not the name of a volume of IXI")
-        subject, ixi_id = name[:6], int(match["id"])
-        if ixi_id in people:
-            strata[subject] = _stratum(people[ixi_id]["sex"], people[ixi_id]["ethnicity"])
-        else:
-            split_of[subject] = "train"
-    split_of |= split_subjects(strata)
-    return {subject: split_of[subject] for subject in sorted(split_of)}
-
-
-def _stratum(sex: str, ethnicity: str) -> str:
+def stratum(sex: str, ethnicity: str) -> str:
+    """The stratum of people of a sex and ethnicity."""
     return f"{sex}/{ethnicity}"
 
 

@@ -8,6 +8,8 @@ import scipy.ndimage
 import scipy.special
 import tensorflow as tf
 
+from ixi_tfds.errors import UserError
+from ixi_tfds.system import flags
 from trainer import augmentation
 
 NOISY = augmentation.AugmentationConfig(
@@ -38,6 +40,17 @@ def test_what_the_thesis_did_is_the_default():
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
         defaults.fraction = 0.5
+
+
+@pytest.mark.parametrize("name", ["augment_fraction", "gaussian_noise", "rician_noise"])
+def test_flags_are_shares_or_strengths(name):
+    for value in (0, 0.5, 1):
+        config = flags.from_flags(augmentation.AugmentationConfig, {name: value})
+        flags.check(config)
+        assert flags.as_flags(config)[name] == value
+    for value in (-0.01, 1.01):
+        with pytest.raises(UserError, match=f"--{name}={value}: must be between 0 and 1"):
+            flags.check(flags.from_flags(augmentation.AugmentationConfig, {name: value}))
 
 
 def draws(seed, number, *shape):
@@ -74,7 +87,10 @@ def reference_sample(config, seed, shape):
     return parameters
 
 
-@pytest.mark.parametrize("config", [augmentation.AugmentationConfig(), NOISY])
+@pytest.mark.parametrize(
+    "config",
+    [augmentation.AugmentationConfig(), NOISY, dataclasses.replace(NOISY, gaussian_noise=0.0)],
+)
 @pytest.mark.parametrize("block", [0, 1, 5])
 def test_each_parameter_is_a_function_of_its_own_draw(config, block):
     seed = tf.constant([3, block], tf.int64)

@@ -18,7 +18,7 @@ from test_fuzz import EXAMPLES
 from volumes import SMALL, write_cohort
 
 from beam_preprocess.__main__ import run
-from ixi_tfds.demographics import MOST_ROWS, read_demographics
+from ixi_tfds.cohorts.ixi.workbook import MOST_ROWS, read_demographics
 from ixi_tfds.errors import WorkbookError
 
 
@@ -243,7 +243,7 @@ def test_any_cells_give_a_table_or_one_error(rows):
     book = mock.MagicMock(sheet_names=["Table"], parse=lambda name, **kwargs: sheet)
     book.__enter__.return_value = book
     with (
-        mock.patch("ixi_tfds.demographics._content"),
+        mock.patch("ixi_tfds.cohorts.ixi.workbook._content"),
         mock.patch("pandas.ExcelFile", return_value=book),
     ):
         try:

@@ -9,8 +9,9 @@ from bids_folder import write_bids
 from volumes import SMALL
 
 from beam_preprocess.__main__ import run
-from ixi_tfds.bids import is_bids, read_participants
-from ixi_tfds.catalog import find_scans, find_volumes
+from ixi_tfds.cohorts.bids import is_bids, read_participants
+from ixi_tfds.cohorts.catalog import find_scans, find_volumes
+from ixi_tfds.cohorts.ixi import IXI
 from ixi_tfds.errors import UserError, WorkbookError
 
 
@@ -31,7 +32,7 @@ def test_t1_volumes_of_subjects_and_nothing_else(tmp_path, described):
 
 
 def test_one_volume_a_person_with_what_participants_tsv_says(tmp_path):
-    catalog = find_scans(str(write_bids(tmp_path, subjects=6)))
+    catalog = find_scans(str(write_bids(tmp_path, subjects=6)), IXI)
     assert [(s.subject, s.sex, s.age) for s in catalog.scans if not math.isnan(s.age)] == [
         ("sub-01", "female", 25.5),
         ("sub-02", "male", 89.0),
@@ -132,7 +133,7 @@ def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    catalog = find_scans(str(tmp_path))
+    catalog = find_scans(str(tmp_path), IXI)
     assert [(scan.subject, scan.path.removeprefix(f"{tmp_path}/")) for scan in catalog.scans] == [
         ("sub-01", "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii"),
         ("sub-02", "sub-02/anat/sub-02_T1w.nii.gz"),
@@ -169,7 +170,7 @@ def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
     (source / "participants.tsv").write_text("participant_id\tsex\nsub-01\tM\n")
     assert run([f"--source_dir={source}", f"--data_dir={tmp_path}", *SMALL]) == 2
     assert "other inputs" in capsys.readouterr().err
-    with_sex = [(scan.subject, scan.sex) for scan in find_scans(str(source)).scans]
+    with_sex = [(scan.subject, scan.sex) for scan in find_scans(str(source), IXI).scans]
     assert with_sex[:2] == [("sub-01", "male"), ("sub-02", "unknown")]
 
 
@@ -180,13 +181,13 @@ def test_what_is_wrong_with_a_bids_folder_is_said(tmp_path, capsys):
     assert "leave the flag out" in capsys.readouterr().err
     (source / "participants.tsv").write_text("participant_id,sex\nsub-01,M\n")
     with pytest.raises(WorkbookError, match="no column 'participant_id', separated by tabs"):
-        find_scans(str(source))
+        find_scans(str(source), IXI)
     (source / "participants.tsv").write_bytes(b"participant_id\tsex\nsub-01\t\xff\n")
     with pytest.raises(WorkbookError, match="cannot be read as a table"):
-        find_scans(str(source))
+        find_scans(str(source), IXI)
     (source / "participants.tsv").unlink()
-    assert "is not there" in find_scans(str(source)).warnings[0]
+    assert "is not there" in find_scans(str(source), IXI).warnings[0]
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/dataset_description.json").write_text("{}")
     with pytest.raises(UserError, match="BIDS folder without T1 volumes"):
-        find_scans(str(tmp_path / "bare"))
+        find_scans(str(tmp_path / "bare"), IXI)

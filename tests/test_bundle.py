@@ -10,10 +10,16 @@ import subprocess
 import pytest
 import tiny_dataset
 import untrained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_hostile_names import json_values
 
 from evaluator import __main__ as evaluator
-from evaluator import models
+from evaluator import models, report, sections
+from evaluator.published import published_for
+from ixi_tfds import configs
 from ixi_tfds.documents import model_card
+from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.errors import UserError
 
 
@@ -132,6 +138,85 @@ def test_slices_of_another_preprocessing_are_refused_unless_told_otherwise(model
     assert message.count("error: ") == 1 and "--allow_other_preprocessing" in message
     assert not (model.parent / "scores/report.html").exists()
     assert evaluate(model, data_dir, "--allow_other_preprocessing") == 0
+
+
+SLICES = {"name": "a", "in_plane": None, "size": [8, 8], "window": [1, 4], "scaling": "slice"}
+FACTS = {"fingerprint": "abc", "version": "1.0.0", "slices": SLICES, "description": "blobs"}
+FIRST = {
+    "flags": {"model": "small_resnet", "stage_filters": [8, 16], "profile": None},
+    "dataset": FACTS,
+    "augmentation": None,
+    "best": {"epoch": 2, "val_loss": 0.25},
+    "epochs_trained": 3,
+    "versions": {"numpy": "1"},
+}
+SECOND = {name: value for name, value in FIRST.items() if name != "dataset"}
+SECOND["datasets"] = {"ixi_t1/a": FACTS}
+
+
+@pytest.mark.parametrize(("plain", "name"), [(FIRST, "dataset"), (SECOND, "ixi_t1/a")])
+def test_cards_of_earlier_versions_are_read(plain, name, tmp_path):
+    path = tmp_path / model_card.CARD
+    path.parent.mkdir()
+    path.write_text(json.dumps(plain))
+    slices = configs.SliceConfig("a", None, (8, 8), (1, 4))
+    facts = DatasetFacts(fingerprint="abc", version="1.0.0", slices=slices, description="blobs")
+    assert model_card.read(tmp_path) == ModelCard(
+        flags=plain["flags"],
+        datasets={name: facts},
+        augmentation=None,
+        best={"epoch": 2, "val_loss": 0.25},
+        epochs_trained=3,
+        versions={"numpy": "1"},
+    )
+
+
+def test_a_card_is_written_as_it_is_read(original, tmp_path):
+    """Names, values and their order; whole numbers stay whole."""
+    card = model_card.read(original)
+    model_card.write(tmp_path, card)
+    assert (tmp_path / model_card.CARD).read_text() == (original / model_card.CARD).read_text()
+    assert model_card.read(tmp_path) == card
+    assert model_card.read(tmp_path / "assets.extra") is None
+    fields = "name intended_use not_for data_licence size signatures preprocessing_version "
+    fields += "data_fingerprint datasets parameters flags augmentation best epochs_trained versions"
+    assert list(json.loads((original / model_card.CARD).read_text())) == [*fields.split(), "digest"]
+
+
+@settings(max_examples=100, derandomize=True, database=None, deadline=None)
+@given(data=st.data(), value=json_values | st.just("\ud800"))
+def test_any_card_is_read_or_refused_in_one_line(original, tmp_path_factory, data, value):
+    """And one that is read can be shown."""
+    folder = tmp_path_factory.mktemp("card")
+    (folder / "assets.extra").mkdir()
+    plain = json.loads((original / model_card.CARD).read_text())
+    *parents, last = data.draw(st.sampled_from(list(places(plain))))
+    at = plain
+    for name in parents:
+        at = at[name]
+    at[last] = value
+    (folder / model_card.CARD).write_text(json.dumps(plain))
+    try:
+        card = model_card.read(folder)
+    except UserError as error:
+        assert str(error).startswith(str(folder / model_card.CARD)) and "\n" not in str(error)
+        return
+    shown = models.Model("m", folder, "", card, None, (None, None))
+    published_for(card)
+    facts = {"dataset": "d", "dataset_version": "1", "split": "test", "slices": 1, "subjects": 1}
+    facts |= {"slice_size": [8, 8], "dataset_fingerprint": "abc"}
+    section = sections.origin_section(facts, [shown])
+    report.render("t", [], [section]).encode()
+
+
+def places(plain):
+    """The path of every value in nested tables, and of one that is not there."""
+    for name, value in plain.items():
+        yield (name,)
+        if isinstance(value, dict):
+            for path in places(value):
+                yield (name, *path)
+    yield ("another",)
 
 
 def test_flags_that_are_no_table_get_one_line(model, loads_nothing):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 import os
 import pickle
@@ -5,12 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from ixi_tfds.catalog import Scan, find_scans, stem_of
-from ixi_tfds.demographics import Demographics
+from ixi_tfds.cohorts import catalog
+from ixi_tfds.cohorts.catalog import Scan, stem_of
+from ixi_tfds.cohorts.cohort import People
+from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.errors import ScanError, UserError
+from ixi_tfds.splits import assign_splits
+
+
+def find_scans(folder, people=None):
+    cohort = dataclasses.replace(IXI, find_people=lambda *_: people) if people else IXI
+    return catalog.find_scans(folder, cohort)
 
 
 def touch(folder, *names):
@@ -21,19 +30,20 @@ def touch(folder, *names):
 
 
 @pytest.fixture
-def demographics():
-    people = {2: ("female", "white", 35.8, 164.0, 58.0), 701: ("male", "black", math.nan, 1.0, 2.0)}
-    columns = ["sex", "ethnicity", "age", "height", "weight"]
-    return Demographics(pd.DataFrame.from_dict(people, orient="index", columns=columns), ())
+def people():
+    columns = ("sex", "ethnicity", "age")
+    rows = {"IXI002": ("female", "white", 35.8), "IXI701": ("male", "black", math.nan)}
+    facts = {subject: dict(zip(columns, row, strict=True)) for subject, row in rows.items()}
+    return People(facts, ("one thing",))
 
 
-def test_scans_are_found_at_any_depth_with_what_the_workbook_says(tmp_path, demographics):
+def test_scans_are_found_at_any_depth_with_what_the_workbook_says(tmp_path, people):
     touch(
         tmp_path, "a/b/IXI002-Guys-0828-T1.nii.gz", "IXI701-IOP-0701-T1.NII", "c/IXI003-HH-1-T1.nii"
     )
     touch(tmp_path, "IXI.xls", "notes.txt", "a/._IXI004-Guys-0001-T1.nii.gz", ".cache/x.nii")
     touch(tmp_path, "a/.IXI005-Guys-0002-T1.nii.gz")
-    catalog = find_scans(str(tmp_path), demographics)
+    catalog = find_scans(str(tmp_path), people)
     known, own, odd = catalog.scans
     assert known == Scan(
         "IXI002", "Guys", str(tmp_path / "a/b/IXI002-Guys-0828-T1.nii.gz"), "female", "white", 35.8
@@ -42,7 +52,7 @@ def test_scans_are_found_at_any_depth_with_what_the_workbook_says(tmp_path, demo
     assert (odd.sex, odd.ethnicity) == ("male", "black")
     assert math.isnan(odd.age)
     assert own == Scan("IXI003-HH-1", "", str(tmp_path / "c/IXI003-HH-1-T1.nii"))
-    assert catalog.refused == ()
+    assert catalog.refused == () and catalog.warnings == ("one thing",)
 
 
 def test_without_a_workbook_everything_is_unknown(tmp_path):
@@ -124,9 +134,9 @@ def test_each_word_for_another_thing_is_known(tmp_path):
     assert found == words and len(words) == len(catalog.refused)
 
 
-def test_people_of_the_workbook_are_known_by_id_and_not_by_scan_number(tmp_path, demographics):
+def test_people_of_the_workbook_are_known_by_id_and_not_by_scan_number(tmp_path, people):
     touch(tmp_path, "IXI701-HH-0002-T1.nii", "IXI002-Guys-0701-T1.nii", "sub-701_T1w.nii")
-    found = {scan.subject: scan for scan in find_scans(str(tmp_path), demographics).scans}
+    found = {scan.subject: scan for scan in find_scans(str(tmp_path), people).scans}
     assert (found["IXI002"].sex, found["IXI002"].site) == ("female", "Guys")
     assert (found["IXI701"].sex, found["IXI701"].site) == ("male", "HH")
     assert (found["sub-701"].sex, found["sub-701"].ethnicity) == ("unknown", "unknown")
@@ -208,17 +218,16 @@ def test_stem_drops_the_extension_only():
     ["IXI012-HH-1211-T1_brain", "ixi012-hh-1211-t1", "IXI012-HH-1211-T1-bet", "IXI012-HH-1211"],
 )
 def test_what_was_made_from_a_volume_of_ixi_is_the_same_person(tmp_path, name):
-    from ixi_tfds.splits import assign_splits
-
+    roster = read_roster(IXI.roster)
     (tmp_path / "IXI012-HH-1211-T1.nii.gz").touch()
-    split = assign_splits(find_scans(str(tmp_path)).scans)
+    split = assign_splits(find_scans(str(tmp_path)).scans, roster)
     (tmp_path / f"{name}.nii.gz").touch()
     with pytest.raises(UserError, match="IXI012 stands twice"):
         find_scans(str(tmp_path))
     (tmp_path / "IXI012-HH-1211-T1.nii.gz").unlink()
     scans = find_scans(str(tmp_path)).scans
     assert (scans[0].subject, scans[0].site) == ("IXI012", "HH")
-    assert assign_splits(scans) == split
+    assert assign_splits(scans, roster) == split
 
 
 def test_a_name_that_is_not_text_is_refused(tmp_path):

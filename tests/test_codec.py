@@ -39,6 +39,7 @@ def test_a_document_comes_back_from_json_as_it_was(document):
 def test_optional_fields_without_a_value_are_left_out():
     plain = codec.to_plain(Document("1", THESIS, {}))
     assert "sides" not in plain and "digest" not in plain
+    assert list(codec.to_plain(WHOLE)) == [field.name for field in dataclasses.fields(Document)]
     assert json.loads(json.dumps(plain))["config"]["size"] == [256, 256]
 
 

@@ -6,14 +6,17 @@ import pathlib
 import re
 
 import nibabel as nib
+import nilearn.datasets  # noqa: F401  # it sets environment variables, which no test may
 import numpy as np
 import openpyxl
 import pandas as pd
 import pytest
+from scipy import ndimage
 
+from evaluator.anomaly import head_mask
 from ixi_tfds import cohort
 from ixi_tfds.errors import UserError
-from ixi_tfds.head import SITES, make_head
+from ixi_tfds.head import SITES, brain_mask, make_head
 
 ROSTER = pathlib.Path(cohort.__file__).with_name("roster.csv")
 SMALL = {"shape": (64, 64, 48), "zooms": (3.75, 3.75, 3.75)}
@@ -110,7 +113,8 @@ def test_a_subject_has_the_same_bytes_in_any_cohort(tmp_path):
     assert first[:3] == b"\x1f\x8b\x08"
     assert first[3:8] == bytes(5)
     assert nib.Nifti1Image.from_bytes(gzip.decompress(first)).shape == (64, 64, 37)
-    assert not list(tmp_path.rglob("*.tmp"))
+    assert {path.suffix for path in tmp_path.rglob("*.*")} == {".gz", ".xlsx"}
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_workbook_has_the_quirks(table):
@@ -169,6 +173,47 @@ def test_every_volume_is_of_its_own_person_site_and_seed(tmp_path):
     assert pathlib.Path(other[0]).read_bytes() != pathlib.Path(paths[0]).read_bytes()
     books = [(tmp_path / folder / cohort.WORKBOOK).read_bytes() for folder in "ab"]
     assert books[0] != books[1]
+
+
+def stripped(volume):
+    """The brain as a picture alone shows it: inside the dark skull, bone and fluid peeled off."""
+    bright = ndimage.gaussian_filter(volume, 0.7) > 0.6 * np.median(volume[55:70, 70:85, 25:55])
+    parts, _ = ndimage.label(ndimage.binary_erosion(bright))
+    largest = parts == np.bincount(parts[45:85, 65:95, 20:60].ravel())[1:].argmax() + 1
+    return ndimage.binary_closing(ndimage.binary_dilation(largest), iterations=4)
+
+
+@pytest.mark.parametrize(("name", "site"), [("IXI701", "HH"), ("IXI702", "Guys")])
+def test_brain_mask_is_where_the_picture_shows_a_brain(name, site):
+    half = {"seed": 0, "shape": (128, 128, 75), "zooms": (1.875, 1.875, 2.4)}
+    volume, mask = make_head(name, site, **half).get_fdata(), brain_mask(name, site, **half)
+    assert mask.dtype == bool and mask.shape == (128, 128, 75)
+    assert 1.0 < mask.sum() * 1.875 * 1.875 * 2.4 / 1e6 < 2.2, "litres"
+    shown = stripped(volume)
+    overlap = 2 * (mask & shown).sum() / (mask.sum() + shown.sum())
+    assert overlap > 0.95
+    # The skull, dark, is all round it.
+    around = ndimage.binary_dilation(mask, iterations=3) & ~mask
+    assert np.median(volume[around]) < 0.4 * np.median(volume[mask])
+    for index in range(10, 65, 5):
+        head = head_mask((volume[:, :, index] / volume.max()).astype(np.float32))
+        assert not (mask[:, :, index] & ~head).any()
+    assert ndimage.label(mask)[1] == 1
+
+
+def test_brain_masks_differ_by_subject_and_seed_and_not_by_site():
+    masks = [
+        brain_mask(name, site, seed=seed, **SMALL)
+        for name, site, seed in [
+            ("IXI701", "Guys", 0),
+            ("IXI701", "IOP", 0),
+            ("IXI702", "Guys", 0),
+            ("IXI701", "Guys", 1),
+        ]
+    ]
+    assert (masks[0] == masks[1]).all()
+    assert (masks[0] ^ masks[2]).sum() > 0.02 * masks[0].sum()
+    assert (masks[0] ^ masks[3]).sum() > 0.02 * masks[0].sum()
 
 
 def test_air_has_the_noise_of_a_magnitude_image():

@@ -189,31 +189,38 @@ def test_an_entry_in_the_table_is_scored_and_reported(dimmed, tmp_path):
     assert "Rician noise" not in page
 
 
-def test_a_flag_in_the_table_is_one_of_the_trainer_and_changes_its_inputs(dimmed, monkeypatch):
-    name = "trainer.augmentation"
-    monkeypatch.setattr(trainer, "augmentation", trainer.augmentation)
-    monkeypatch.delitem(sys.modules, name)
-    anew = importlib.import_module(name)
+@pytest.fixture
+def anew(dimmed, monkeypatch):
+    """Modules of the trainer by name, imported with the entry in the table."""
+    names = ("augmentation", "config", "train")
+    for name in names:
+        # They are put back afterwards.
+        monkeypatch.setattr(trainer, name, importlib.import_module(f"trainer.{name}"))
+        monkeypatch.delitem(sys.modules, f"trainer.{name}")
+    return {name: importlib.import_module(f"trainer.{name}") for name in names}
 
-    @dataclasses.dataclass(frozen=True)
-    class Config:
-        augmentation: anew.AugmentationConfig
 
+def test_a_flag_in_the_table_is_one_of_the_trainer_and_changes_its_inputs(anew, capsys):
+    command, augmentation = anew["train"].COMMAND, anew["augmentation"]
+    assert commands.run(command, ["--help"]) == 0
     line = "--dimming: Most that a corrupted input is dimmed. (default 0.0)"
-    assert line in flags.describe(Config)
-    command = commands.Command(Config, print, "trains", "python -m trainer")
-    config = commands.parse(command, ["--dimming=0.5"])[0].augmentation
-    assert config == anew.AugmentationConfig(dimming=0.5)
+    assert line in capsys.readouterr().out
+    flags_of_run = ["--data_dir=D", "--workdir=W"]
+    assert commands.run(command, [*flags_of_run, "--dimming=2"]) == 2
+    assert "--dimming=2.0: must be between 0 and 1" in capsys.readouterr().err
+    run, _ = commands.parse(command, [*flags_of_run, "--dimming=0.5"])
+    assert flags.as_flags(run)["dimming"] == 0.5
+    config = run.corruptions
     assert dataclasses.asdict(config)["dimming"] == 0.5
 
     images = np.random.default_rng(7).random((6, 8, 8, 1), np.float32)
     index, keep = tf.range(6, dtype=tf.int64), {"seed": 1, "batch_size": 6}
     plain = dataclasses.replace(config, dimming=0.0)
-    before = anew.augment(images, index, config=plain, **keep).numpy()
-    after = anew.augment(images, index, config=config, **keep).numpy()
+    before = augmentation.augment(images, index, config=plain, **keep).numpy()
+    after = augmentation.augment(images, index, config=config, **keep).numpy()
     # What else is drawn stays as it is.
     seed = tf.constant([1, 0], tf.int64)
-    drawn = anew.sample(config, seed=seed, shape=(6, 8, 8))
+    drawn = augmentation.sample(config, seed=seed, shape=(6, 8, 8))
     factor, offset = drawn["factor"].numpy(), drawn["offset"].numpy()
     np.testing.assert_allclose(after, before * factor + offset, rtol=1e-6)
     assert len(np.unique(factor)) == len(np.unique(offset)) == 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from evaluator import curves
+from evaluator import bootstrap, curves
 
 
 def pixels(rng, count, share, shift):
@@ -68,7 +68,7 @@ def test_dice_at_a_healthy_percentile_and_the_best_possible():
 def test_without_lesions_there_is_no_number():
     counts = curves.count(np.array([0.1, 0.2]), np.array([False, False]))
     assert all(np.isnan(value) for value in curves.statistics(counts, 0).values())
-    assert np.isnan(curves.interval(np.array([np.nan, np.nan]))).all()
+    assert np.isnan(bootstrap.interval(np.array([np.nan, np.nan]))).all()
 
 
 def test_nothing_lies_above_the_highest_bin():
@@ -81,9 +81,9 @@ def test_intervals_are_those_of_resampled_subjects():
     rng = np.random.default_rng(5)
     people = [pixels(rng, 500, 0.2, shift) for shift in (0.0, 0.02, 0.05, 0.1, 0.2)]
     counts = np.stack([curves.count(*person) for person in people])
-    weights = curves.resample(5, seed=0)
+    weights = bootstrap.draw(5, draws=curves.RESAMPLES, seed=0)
     limit = curves.percentile_bin(counts[0], 90)
-    drawn_values = curves.bootstrap(counts, limit, weights)
+    drawn_values = curves.resampled(counts, limit, weights)
     values = drawn_values["auprc"]
     assert (weights.sum(axis=1) == 5).all()
     for sample in (0, 500, 999):
@@ -97,7 +97,7 @@ def test_intervals_are_those_of_resampled_subjects():
         assert values[sample] == pytest.approx(expected, abs=curves.TOLERANCE)
         expected = sklearn.metrics.f1_score(lesions, scores >= curves.upper_edge(limit))
         assert drawn_values["dice"][sample] == pytest.approx(expected, abs=1e-9)
-    low, high = curves.interval(values)
+    low, high = bootstrap.interval(values)
     assert low < curves.statistics(counts.sum(axis=0), 0)["auprc"] < high
     assert np.mean((values >= low) & (values <= high)) == pytest.approx(0.95, abs=0.01)
 
@@ -200,11 +200,11 @@ def test_a_bin_ends_where_the_next_one_begins():
 
 
 def test_people_are_drawn_with_replacement_and_alike():
-    weights = curves.resample(3, seed=7)
+    weights = bootstrap.draw(3, draws=curves.RESAMPLES, seed=7)
     expected = np.random.default_rng(7).multinomial(3, [1 / 3] * 3, size=1000)
     np.testing.assert_array_equal(weights, expected)
     np.testing.assert_allclose(weights.mean(axis=0), 1, atol=0.1)
-    assert (weights != curves.resample(3, seed=8)).any()
+    assert (weights != bootstrap.draw(3, draws=curves.RESAMPLES, seed=8)).any()
 
 
 @pytest.mark.parametrize("threshold", [0, 1, 2, 4, 5, 6])
@@ -213,7 +213,7 @@ def test_a_bootstrap_sample_is_its_people_pooled(threshold):
     counts = np.zeros((2, 2, 7), int)
     counts[..., [1, 2, 4, 5]] = FEW
     weights = np.array([[1, 1], [2, 0], [0, 2]])
-    found = curves.bootstrap(counts, threshold, weights)
+    found = curves.resampled(counts, threshold, weights)
     for sample, times in enumerate(weights):
         pooled = np.tensordot(times, counts, 1)
         scores, lesions = unbinned(pooled)
@@ -235,16 +235,16 @@ def test_a_bootstrap_holds_fifty_samples_at_a_time(monkeypatch):
         return statistics(counts, threshold)
 
     monkeypatch.setattr(curves, "statistics", spy)
-    found = curves.bootstrap(FEW, 1, curves.resample(2, seed=0))
+    found = curves.resampled(FEW, 1, bootstrap.draw(2, draws=curves.RESAMPLES, seed=0))
     assert sizes == [50] * 20 and found["auprc"].shape == (1000,)
 
 
 def test_an_interval_leaves_out_a_fortieth_on_each_side():
     values = np.random.default_rng(0).permutation(np.arange(1001.0))
-    assert curves.interval(values) == pytest.approx((25, 975))
+    assert bootstrap.interval(values) == pytest.approx((25, 975))
     known = np.concatenate([[np.nan, np.inf], values, [-np.inf]])
-    assert curves.interval(known) == pytest.approx((25, 975))
-    assert curves.interval(np.array([3.0])) == (3, 3)
+    assert bootstrap.interval(known) == pytest.approx((25, 975))
+    assert bootstrap.interval(np.array([3.0])) == (3, 3)
 
 
 def test_the_tolerance_is_that_of_the_report():

@@ -3,7 +3,8 @@ import math
 import pandas as pd
 import pytest
 
-from ixi_tfds.demographics import find_workbook, read_demographics
+from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.cohorts.ixi.workbook import find_workbook, read_demographics
 from ixi_tfds.errors import WorkbookError
 from ixi_tfds.features import ETHNICITIES, SEXES
 
@@ -278,7 +279,7 @@ def test_files_that_are_no_workbooks_are_named(tmp_path, name, content):
 def test_no_workbook_says_what_will_be_missing():
     found = read_demographics(None)
     assert found.table.empty
-    assert "sex, ethnicity and age of every scan are unknown" in found.warnings[0]
+    assert "sex, ethnicity and age of everyone will be missing" in found.warnings[0]
 
 
 def test_workbook_is_found_in_any_case(tmp_path):
@@ -292,6 +293,16 @@ def test_workbook_is_found_in_any_case(tmp_path):
     (tmp_path / "IXI.csv").touch()
     with pytest.raises(WorkbookError, match=r"IXI\.csv and .*ixi\.XLS"):
         find_workbook(str(tmp_path))
+
+
+def test_people_are_known_by_their_subjects_in_the_workbook_there_or_in_another(read, tmp_path):
+    read(row(IXI_ID=2), row(IXI_ID=701, **{SEX: 1}, AGE=999))
+    found = IXI.find_people(str(tmp_path), None)
+    assert found.facts["IXI002"] == {"sex": "female", "ethnicity": "white", "age": 35.5}
+    assert found.facts["IXI701"]["sex"] == "male" and math.isnan(found.facts["IXI701"]["age"])
+    assert list(found.facts) == ["IXI002", "IXI701"] and "AGE 999" in found.warnings[0]
+    pd.DataFrame([row(IXI_ID=3)]).to_csv(tmp_path / "other.csv", index=False)
+    assert list(IXI.find_people(str(tmp_path), str(tmp_path / "other.csv")).facts) == ["IXI003"]
 
 
 @pytest.mark.real_data

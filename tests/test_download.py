@@ -20,7 +20,11 @@ import pytest
 import trustme
 
 from ixi_tfds import __main__ as command_line
-from ixi_tfds import cohort, download, unpack
+from ixi_tfds import cohort, cohorts, download
+from ixi_tfds.cohorts.cohort import Source
+from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.download import fetch as fetching
+from ixi_tfds.download import unpack
 from ixi_tfds.errors import DownloadError
 
 BODY = random.Random(0).randbytes(300_000)
@@ -77,12 +81,12 @@ def server():
 
 @pytest.fixture(autouse=True)
 def _no_waits(monkeypatch):
-    monkeypatch.setattr(download, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(fetching, "WAIT_SECONDS", 0.0)
     # Only tests of silence wait for it; on a busy machine an answer may take its time.
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr(fetching, "TIMEOUT_SECONDS", 60.0)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     # What other tests fetched would decide which certificates are known.
-    monkeypatch.setattr(download.urllib.request, "_opener", None)
+    monkeypatch.setattr(fetching.urllib.request, "_opener", None)
 
 
 def serve(body=BODY, *, stop_after=None, etag=None):
@@ -130,11 +134,11 @@ def a_source(*urls, body=BODY, **changes):
         "sha256": hashlib.sha256(body).hexdigest(),
         "sizes": (len(body), len(body)),
     }
-    return download.Source(**(fields | changes))
+    return Source(**(fields | changes))
 
 
 def fetch(folder, *sources):
-    return download.download_ixi(str(folder), sources=sources, progress=False)
+    return fetching.fetch_files(sources, str(folder), progress=False)
 
 
 def assert_fetched(folder, body=BODY):
@@ -266,7 +270,7 @@ def test_an_endless_answer_is_cut_off(server, tmp_path):
     with pytest.raises(DownloadError, match="bytes instead of 300000 bytes") as caught:
         fetch(tmp_path, a_source(server.url + "/f"))
     read = int(re.search("([0-9]+) bytes instead", str(caught.value))[1])
-    assert 300_000 < read <= 300_000 + download._BLOCK and list(tmp_path.iterdir()) == []
+    assert 300_000 < read <= 300_000 + fetching._BLOCK and list(tmp_path.iterdir()) == []
 
 
 def test_redirects_are_followed_with_the_range(server, tmp_path):
@@ -339,7 +343,7 @@ def test_hopeless_answers_are_not_asked_for_twice(server, tmp_path):
     with pytest.raises(DownloadError):
         fetch(tmp_path, a_source(*(server.url + path for path in ("/a", "/b", "/c"))))
     paths = [path for path, _ in server.seen]
-    assert paths == ["/a", "/b", *["/c"] * download.ATTEMPTS]
+    assert paths == ["/a", "/b", *["/c"] * fetching.ATTEMPTS]
 
 
 def test_when_all_fail_the_error_says_why_for_each_and_what_to_do(server, tmp_path):
@@ -373,7 +377,7 @@ def test_a_file_of_which_only_the_md5_is_published_is_checked_by_it(server, tmp_
 
 
 def test_the_published_files_have_the_checksums_and_addresses_that_are_known():
-    workbook, archive = download.OFFICIAL_SOURCES
+    workbook, archive = IXI.sources
     assert (workbook.name, archive.name) == ("IXI.xls", "IXI-T1.tar")
     # MONAI's tutorials check the same archive by this MD5.
     assert archive.md5 == "34901a0593b41dd19c1a1f746eac2d58" and archive.sole
@@ -391,34 +395,34 @@ def test_what_an_address_gave_before_it_failed_is_kept_for_the_next_run(server, 
 
 
 def test_a_connection_that_breaks_often_but_gains_is_not_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_PROGRESS_BYTES", 10_000)
+    monkeypatch.setattr(fetching, "_PROGRESS_BYTES", 10_000)
     server.answers["/f"] = [serve(stop_after=20_000)]
     fetch(tmp_path, a_source(server.url + "/f"))
     assert_fetched(tmp_path)
-    assert len(server.seen) == 15 > download.ATTEMPTS
+    assert len(server.seen) == 15 > fetching.ATTEMPTS
 
 
 def test_an_address_that_gains_no_more_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "_PROGRESS_BYTES", 10_000)
+    monkeypatch.setattr(fetching, "_PROGRESS_BYTES", 10_000)
     # Were it asked for ever, the 404 would end it.
     server.answers["/f"] = [serve(stop_after=20_000), *[fixed(500)] * 20, fixed(404)]
     with pytest.raises(DownloadError, match=r"HTTP 500 .*, 4 attempts"):
         fetch(tmp_path, a_source(server.url + "/f"))
-    assert len(server.seen) == download.ATTEMPTS
+    assert len(server.seen) == fetching.ATTEMPTS
 
 
 def test_a_server_that_always_breaks_at_the_start_is_given_up(server, tmp_path):
     server.answers["/f"] = [fixed(200, BODY[:1000], Content_Length=str(len(BODY)))]
     with pytest.raises(DownloadError, match="ended after 1000 of 300000 bytes, 4 attempts"):
         fetch(tmp_path, a_source(server.url + "/f"))
-    assert len(server.seen) == download.ATTEMPTS
+    assert len(server.seen) == fetching.ATTEMPTS
 
 
 def test_a_silent_server_is_given_up(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT_SECONDS", 0.1)
-    opened, asked = download._open, []
+    monkeypatch.setattr(fetching, "TIMEOUT_SECONDS", 0.1)
+    opened, asked = fetching._open, []
     # Counted here: a busy machine may see to it later that the server notices.
-    monkeypatch.setattr(download, "_open", lambda *args: asked.append(args) or opened(*args))
+    monkeypatch.setattr(fetching, "_open", lambda *args: asked.append(args) or opened(*args))
     silence = threading.Event()
     server.answers["/f"] = [lambda handler: silence.wait(60)]
     try:
@@ -426,7 +430,7 @@ def test_a_silent_server_is_given_up(server, tmp_path, monkeypatch):
             fetch(tmp_path, a_source(server.url + "/f"))
     finally:
         silence.set()
-    assert len(asked) == download.ATTEMPTS == 4 and list(tmp_path.iterdir()) == []
+    assert len(asked) == fetching.ATTEMPTS == 4 and list(tmp_path.iterdir()) == []
 
 
 def socket_of(response):
@@ -434,7 +438,7 @@ def socket_of(response):
 
 
 def test_what_came_before_a_stall_is_not_asked_for_again(server, tmp_path, monkeypatch):
-    silence, read, came = threading.Event(), download._read, []
+    silence, read, came = threading.Event(), fetching._read, []
 
     def stall(handler):
         serve(stop_after=100_000)(handler)
@@ -448,7 +452,7 @@ def test_what_came_before_a_stall_is_not_asked_for_again(server, tmp_path, monke
         came.append(len(block))
         return block
 
-    monkeypatch.setattr(download, "_read", impatient_at_the_stall)
+    monkeypatch.setattr(fetching, "_read", impatient_at_the_stall)
     server.answers["/f"] = [stall, serve()]
     try:
         fetch(tmp_path, a_source(server.url + "/f"))
@@ -460,7 +464,7 @@ def test_what_came_before_a_stall_is_not_asked_for_again(server, tmp_path, monke
 
 def test_a_slow_server_is_waited_for(server, tmp_path, monkeypatch):
     """The limit is for the silence before each block: hours in all are none of its business."""
-    hours, read, limits = itertools.count(0, 3600), download._read, []
+    hours, read, limits = itertools.count(0, 3600), fetching._read, []
 
     def now():
         return next(hours)
@@ -471,20 +475,20 @@ def test_a_slow_server_is_waited_for(server, tmp_path, monkeypatch):
         return read(response)
 
     clock = types.SimpleNamespace(sleep=lambda _: None, time=now, monotonic=now, perf_counter=now)
-    monkeypatch.setattr(download, "time", clock)
-    monkeypatch.setattr(download, "_read", watched)
-    monkeypatch.setattr(download, "_BLOCK", 30_000)
+    monkeypatch.setattr(fetching, "time", clock)
+    monkeypatch.setattr(fetching, "_read", watched)
+    monkeypatch.setattr(fetching, "_BLOCK", 30_000)
     server.answers["/f"] = [serve()]
     fetch(tmp_path, a_source(server.url + "/f"))
     assert_fetched(tmp_path)
     assert len(server.seen) == 1
-    assert len(limits) >= 10 and set(limits) == {download.TIMEOUT_SECONDS}
+    assert len(limits) >= 10 and set(limits) == {fetching.TIMEOUT_SECONDS}
 
 
 def test_pauses_between_attempts_grow(server, tmp_path, monkeypatch):
     pauses = []
-    monkeypatch.setattr(download, "WAIT_SECONDS", 2.0)
-    monkeypatch.setattr(download, "time", types.SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(fetching, "WAIT_SECONDS", 2.0)
+    monkeypatch.setattr(fetching, "time", types.SimpleNamespace(sleep=pauses.append))
     server.answers["/f"] = [fixed(500)]
     with pytest.raises(DownloadError):
         fetch(tmp_path, a_source(server.url + "/f"))
@@ -535,8 +539,8 @@ def test_an_expired_certificate_is_named_and_not_bypassed(server, tmp_path, monk
     began = ended - datetime.timedelta(days=30)
     authority.issue_cert("127.0.0.1", not_before=began, not_after=ended).configure_cert(contexts[0])
     authority.issue_cert("127.0.0.1").configure_cert(contexts[1])
-    opened, calls = download._open, []
-    monkeypatch.setattr(download, "_open", lambda *args: calls.append(args) or opened(*args))
+    opened, calls = fetching._open, []
+    monkeypatch.setattr(fetching, "_open", lambda *args: calls.append(args) or opened(*args))
     server.answers["/good"] = [serve()]
     with serving(contexts[0]) as expired, serving(contexts[1]) as valid:
         expired.answers["/f"] = valid.answers["/f"] = [serve()]
@@ -586,7 +590,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
 @pytest.mark.real_data
 def test_the_workbook_that_is_expected_is_the_published_one(real_data, tmp_path):
     (tmp_path / "IXI.xls").write_bytes((real_data / "ixi" / "IXI.xls").read_bytes())
-    workbook = next(each for each in download.OFFICIAL_SOURCES if each.name == "IXI.xls")
+    workbook = next(each for each in IXI.sources if each.name == "IXI.xls")
     nowhere = dataclasses.replace(workbook, urls=(), sole=True)
     fetch(tmp_path, nowhere)
 
@@ -595,7 +599,11 @@ def test_the_workbook_that_is_expected_is_the_published_one(real_data, tmp_path)
 def test_every_published_volume_has_a_name_that_is_taken(real_data, tmp_path):
     names = (real_data / "ixi" / "IXI-T1.filenames.txt").read_text().split()
     path = make_tar(tmp_path / "t.tar", [(name, b"x") for name in names])
-    assert len(unpack.extract_t1(path, str(tmp_path / "out"), progress=False)) == 581
+    assert len(extract(path, str(tmp_path / "out"))) == 581
+
+
+def extract(path, folder):
+    return unpack.extract_volumes(path, folder, IXI.volume_name, progress=False)
 
 
 def make_tar(path, members, **kwargs):
@@ -644,7 +652,7 @@ def test_unpacks_t1_volumes_and_nothing_else(tmp_path, caplog):
     good = [(T1, b"first" * 1000), (f"folder/{other}", b"second")]
     path = make_tar(tmp_path / "t.tar", [*hostile, *good])
     out = tmp_path / "out"
-    found = unpack.extract_t1(path, str(out), progress=False)
+    found = extract(path, str(out))
     assert found == [str(out / T1), str(out / other)]
     assert sorted(each.name for each in out.iterdir()) == [T1, other]
     assert (out / T1).read_bytes() == b"first" * 1000
@@ -660,25 +668,25 @@ def test_unpacking_again_writes_only_what_is_missing_or_cut_off(tmp_path):
     path = make_tar(tmp_path / "t.tar", [(T1, b"12345"), (other, b"12345"), (third, b"12345")])
     (tmp_path / T1).write_bytes(b"same!")
     (tmp_path / other).write_bytes(b"123")
-    assert len(unpack.extract_t1(path, str(tmp_path), progress=False)) == 3
+    assert len(extract(path, str(tmp_path))) == 3
     assert (tmp_path / T1).read_bytes() == b"same!"
     assert (tmp_path / other).read_bytes() == (tmp_path / third).read_bytes() == b"12345"
 
 
 def test_a_volume_of_several_blocks_is_unpacked_whole(tmp_path):
     path = make_tar(tmp_path / "t.tar", [(T1, BODY * 3)])
-    unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
+    extract(path, str(tmp_path / "out"))
     assert (tmp_path / "out" / T1).read_bytes() == BODY * 3
     # What an earlier run left of it is longer than it is.
     (tmp_path / "out" / T1).write_bytes(BODY * 3 + b"more")
-    unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
+    extract(path, str(tmp_path / "out"))
     assert (tmp_path / "out" / T1).read_bytes() == BODY * 3
 
 
 def test_a_link_in_the_folder_is_replaced_and_not_written_through(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / T1).symlink_to(tmp_path / "precious")
-    unpack.extract_t1(make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path), progress=False)
+    extract(make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path))
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert (tmp_path / T1).read_bytes() == b"12345" and not (tmp_path / T1).is_symlink()
 
@@ -712,9 +720,14 @@ def test_an_archive_that_is_not_right_is_one_clear_error(tmp_path, fault):
     elif fault == "negative":
         path.write_bytes(negative_size(tmp_path))
     with pytest.raises(DownloadError, match=re.escape(str(path))):
-        unpack.extract_t1(str(path), str(tmp_path / "out"), progress=False)
+        extract(str(path), str(tmp_path / "out"))
     if fault != "twice":  # Of those, the first stands there whole.
         assert not (tmp_path / "out" / T1).exists()
+
+
+def publish(monkeypatch, *sources):
+    """Let IXI be downloaded from other sources."""
+    monkeypatch.setitem(cohorts.COHORTS, IXI.name, dataclasses.replace(IXI, sources=sources))
 
 
 def test_the_command_fetches_unpacks_and_says_what_is_next(server, tmp_path, monkeypatch, capsys):
@@ -726,7 +739,7 @@ def test_the_command_fetches_unpacks_and_says_what_is_next(server, tmp_path, mon
         a_source(server.url + "/xls", name="IXI.xls"),
         a_source(server.url + "/tar", name="IXI-T1.tar", body=body),
     )
-    monkeypatch.setattr(download, "OFFICIAL_SOURCES", sources)
+    publish(monkeypatch, *sources)
     folder = tmp_path / "my scans"
     assert command_line.run(["download", f"--output_dir={folder}"]) == 0
     assert (folder / T1).read_bytes() == b"volume"
@@ -738,7 +751,7 @@ def test_the_command_fetches_unpacks_and_says_what_is_next(server, tmp_path, mon
 
 def test_the_command_fails_with_one_line_and_exit_code_2(server, tmp_path, monkeypatch, capsys):
     server.answers["/f"] = [fixed(404)]
-    monkeypatch.setattr(download, "OFFICIAL_SOURCES", (a_source(server.url + "/f"),))
+    publish(monkeypatch, a_source(server.url + "/f"))
     assert command_line.run(["download", f"--output_dir={tmp_path}"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert len(errors) == 1 and server.url in errors[0] and "by hand" in errors[0]
@@ -749,17 +762,22 @@ def test_the_command_fails_with_one_line_and_exit_code_2(server, tmp_path, monke
     [
         ([], "download or cohort (none was given)"),
         (["fetch"], "download or cohort (not 'fetch')"),
-        (["download", "cohort"], "download or cohort (not 'download cohort')"),
-        (["download"], "--output_dir"),
+        (["download", "cohort"], "unexpected argument 'cohort'"),
+        (["download"], "--output_dir is missing"),
+        (["cohort"], "--output_dir is missing"),
         (["cohort", "--output_dir=x", "--subjects=0"], "subjects"),
-        (["download", "--output_dir=x", "--seed=1"], "--seed is a flag of cohort"),
-        (["download", "--output_dir=x", "--subjects=2"], "--subjects is a flag of cohort"),
+        (["download", "--output_dir=x", "--seed=1"], "Unknown command line flag 'seed'"),
+        (["download", "--output_dir=x", "--subjects=2"], "Unknown command line flag 'subjects'"),
         (["download", "--outputdir=x"], "outputdir"),
+        (
+            ["download", "--output_dir=x", "--cohort=oasis"],
+            "--cohort=oasis: no cohort",
+        ),
     ],
 )
 def test_bad_command_lines_get_one_line_and_exit_code_2(argv, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(download, "download_ixi", lambda *args, **kwargs: pytest.fail("went on"))
+    monkeypatch.setattr(download, "download", lambda *args, **kwargs: pytest.fail("went on"))
     assert command_line.run(argv) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
@@ -779,8 +797,6 @@ def test_cohort_passes_its_flags_on(tmp_path, monkeypatch, capsys):
     # Another run in the same process knows nothing of the flags of the first.
     assert command_line.run(command) == 0
     assert calls.pop() == ((str(tmp_path),), {"subjects": 24, "seed": 0, "progress": True})
-    assert command_line.run(["cohort"]) == 2
-    assert "cohort needs --output_dir" in capsys.readouterr().err and calls == []
 
 
 def test_an_interruption_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):
@@ -802,12 +818,21 @@ def test_a_bug_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["-h", "--help", "-help", "--helpshort", "--helpfull"])
 def test_help_tells_the_commands_and_all_flags_with_their_defaults(capsys, flag):
+    assert command_line.run([flag]) == 0
+    out = capsys.readouterr().out
+    for name, summary in (("download", "the published T1 volumes"), ("cohort", "heads and a work")):
+        assert re.search(rf"^  {name} +{summary}", out, re.MULTILINE)
     assert command_line.run(["cohort", flag]) == 0
     out = capsys.readouterr().out
-    assert "python -m ixi_tfds download --output_dir=S" in out
+    assert out.startswith("python -m ixi_tfds cohort --output_dir=S")
     assert "  --output_dir: Folder for the volumes and the workbook.\n" in out
-    assert "  --subjects: cohort: how many people to make up. (default 24)\n" in out
-    assert "  --seed: cohort: another seed gives other people. (default 0)\n" in out
+    assert "  --subjects: How many people to make up. (default 24)\n" in out
+    assert "  --seed: Another seed gives other people. (default 0)\n" in out
+    assert command_line.run(["download", flag]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("python -m ixi_tfds download --output_dir=S")
+    assert "  --output_dir: Folder for the volumes and the workbook.\n" in out
+    assert "  --cohort: Cohort that the volumes are of: ixi_t1, or MODULE:NAME of your" in out
 
 
 def test_our_warnings_reach_the_terminal_and_those_of_libraries_do_not(tmp_path):
@@ -815,11 +840,12 @@ def test_our_warnings_reach_the_terminal_and_those_of_libraries_do_not(tmp_path)
     make_tar(tmp_path / "t.tar", [(T1, b"volume"), ("setup.sh", b"")])
     code = (
         "import logging, sys\n"
-        "from ixi_tfds import __main__ as command_line, download\n"
+        "from ixi_tfds import __main__ as command_line\n"
+        "from ixi_tfds.download import fetch as fetching\n"
         "def fetch(*args, **kwargs):\n"
         "    logging.getLogger('a_library').warning('chatter')\n"
         "    return sys.argv[1]\n"
-        "download.download_ixi = fetch\n"
+        "fetching.fetch_files = fetch\n"
         "sys.exit(command_line.run(['download', f'--output_dir={sys.argv[2]}']))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "t.tar"), str(tmp_path / "out")]

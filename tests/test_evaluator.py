@@ -5,6 +5,7 @@ import contextlib
 import csv
 import dataclasses
 import html
+import importlib.util
 import io
 import json
 import math
@@ -37,6 +38,11 @@ from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images import metrics
 from ixi_tfds.images.metrics import METRICS
 from ixi_tfds.system import commands, flags
+
+_DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"
+_SPEC = importlib.util.spec_from_file_location("galleries", _DOCS / "galleries.py")
+galleries = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(galleries)
 
 
 def export(path, function, *, size=(None, None), name="slices", output="reconstruction"):
@@ -511,7 +517,7 @@ def test_zoom_stays_inside_and_holds_the_worst_place():
 def test_slices_are_shown_with_superior_up(tmp_path):
     head = np.zeros((32, 32))
     head[:, -4:] = 1  # the last columns are the most superior
-    figures.write_png(tmp_path / "head.png", figures.slice_grid({"a": head}, columns=1))
+    galleries.write_png(tmp_path / "head.png", galleries.slice_grid({"a": head}, columns=1))
     pixels = np.asarray(PIL.Image.open(tmp_path / "head.png").convert("L")).astype(float)
     dark_rows = np.flatnonzero((pixels < 10).mean(axis=1) > 0.5)
     assert dark_rows.mean() > len(pixels) / 2
@@ -1027,10 +1033,10 @@ def test_each_model_in_a_workdir_has_the_history_of_that_run(tmp_path):
     assert list(sections.find_histories([*models, moved], ())) == ["b"]
 
 
-def test_a_gallery_shows_what_it_says(drawn):
+def test_a_gallery_shows_what_it_says():
     dark, bright = np.full((4, 6), 0.25), np.full((4, 6), 0.5)
     bright[0, 5] = 1  # anterior and superior: above on the left
-    figure = figures.reconstruction_gallery({"one": (bright, dark), "_two": (dark, bright)})
+    figure = galleries.reconstruction_gallery({"one": (bright, dark), "_two": (dark, bright)})
     original, copy, residual = figure.axes[:3]
     titles = [axes.get_title() for axes in (original, copy, residual)]
     assert titles == ["original", "reconstruction", "residual"]
@@ -1044,9 +1050,9 @@ def test_a_gallery_shows_what_it_says(drawn):
     assert figures.residual_limit([(dark, dark)]) == 1e-3
 
 
-def test_a_grid_shows_each_slice_under_its_title(drawn):
+def test_a_grid_shows_each_slice_under_its_title():
     slices = {f"slice {n}": np.arange(12).reshape(3, 4) * n for n in range(1, 6)}
-    axes = figures.slice_grid(slices, columns=4).axes
+    axes = galleries.slice_grid(slices, columns=4).axes
     assert len(axes) == 8
     assert [each.get_title() for each in axes] == [*slices, "", "", ""]
     for each, image in zip(axes, slices.values(), strict=False):

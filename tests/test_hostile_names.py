@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_download import T1, make_tar
+from test_download import T1, extract, make_tar
 from test_fuzz import EXAMPLES
 from volumes import SMALL, ZOOMS, write_cohort, write_head
 
@@ -24,11 +24,12 @@ import beam_preprocess
 import evaluator
 from beam_preprocess.__main__ import run
 from evaluator import figures, volumes
-from ixi_tfds import bids, unpack
-from ixi_tfds.cli import one_line
+from ixi_tfds.cohorts import bids
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import DownloadError, UserError
+from ixi_tfds.system.commands import one_line
+from ixi_tfds.system.files import PARTIAL
 
 HOSTILE = (
     "<script>alert(1)<",
@@ -58,7 +59,7 @@ def test_ten_thousand_entries_cost_no_memory(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("shutil.copyfileobj", copy_at_the_last_entry)
     tracemalloc.start()
     try:
-        (found,) = unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
+        (found,) = extract(path, str(tmp_path / "out"))
     finally:
         tracemalloc.stop()
     assert pathlib.Path(found).read_bytes() == b"scan!"
@@ -69,8 +70,8 @@ def test_ten_thousand_entries_cost_no_memory(tmp_path, caplog, monkeypatch):
 
 def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
-    (tmp_path / f".{T1}.part").symlink_to(tmp_path / "precious")
-    unpack.extract_t1(make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path), progress=False)
+    (tmp_path / f"{PARTIAL}{T1}").symlink_to(tmp_path / "precious")
+    extract(make_tar(tmp_path / "t.tar", [(T1, b"12345")]), str(tmp_path))
     assert (tmp_path / "precious").read_bytes() == b"precious"
     assert (tmp_path / T1).read_bytes() == b"12345"
 
@@ -79,9 +80,7 @@ def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path):
 def test_names_of_a_hundred_thousand_letters_are_left_out(tmp_path, format, caplog):
     long = "../" * 30_000 + T1
     path = make_tar(tmp_path / "t.tar", [(long, b"up"), (T1, b"scan!")], format=format)
-    assert unpack.extract_t1(path, str(tmp_path / "out"), progress=False) == [
-        str(tmp_path / "out" / T1)
-    ]
+    assert extract(path, str(tmp_path / "out")) == [str(tmp_path / "out" / T1)]
     assert (tmp_path / "out" / T1).read_bytes() == b"scan!"
     assert "left out 1 members" in caplog.text
 
@@ -97,7 +96,7 @@ def test_a_sparse_member_that_claims_terabytes_is_left_out(tmp_path):
     with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(info, io.BytesIO(body))
     with pytest.raises(DownloadError, match="no T1 volume in it"):
-        unpack.extract_t1(str(tmp_path / "t.tar"), str(tmp_path / "out"), progress=False)
+        extract(str(tmp_path / "t.tar"), str(tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -111,9 +110,9 @@ def test_a_full_disk_while_unpacking_is_one_line_and_a_second_run_goes_on(tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr("shutil.copyfileobj", full)
         with pytest.raises(DownloadError, match=r"No space left on device.*run the same command"):
-            unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
+            extract(path, str(tmp_path / "out"))
     assert not (tmp_path / "out" / T1).exists()
-    unpack.extract_t1(path, str(tmp_path / "out"), progress=False)
+    extract(path, str(tmp_path / "out"))
     assert [each.name for each in (tmp_path / "out").iterdir()] == [T1]
 
 

@@ -171,6 +171,20 @@ def write_heads(folder, shape, zooms):
         nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
 
 
+@pytest.mark.parametrize("where", [None, "empty"])
+def test_a_benchmark_without_its_real_scans_says_what_to_set(where, tmp_path, monkeypatch):
+    monkeypatch.delenv("IXI_REAL_DATA", raising=False)
+    if where:
+        monkeypatch.setenv("IXI_REAL_DATA", str(tmp_path))
+    command = [sys.executable, ROOT / "benchmarks/preprocess.py", "--real"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "error: --real: set IXI_REAL_DATA to a folder with a volume in ixi/full"
+    )
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     "page",
     [

@@ -10,10 +10,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ixi_tfds.catalog import Scan
-from ixi_tfds.demographics import Demographics, read_demographics
-from ixi_tfds.roster import git_blob_sha1, is_original, load_roster
-from ixi_tfds.splits import FRACTIONS, SPLITS, assign_splits, derive_roster_splits, split_subjects
+from ixi_tfds import splits
+from ixi_tfds.cohorts import roster
+from ixi_tfds.cohorts.catalog import Scan
+from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.cohorts.ixi.roster_splits import derive_roster_splits
+from ixi_tfds.cohorts.ixi.workbook import Demographics, read_demographics
+from ixi_tfds.splits import FRACTIONS, SPLITS, split_subjects
+from ixi_tfds.system.files import git_blob_sha1
+
+
+def load_roster():
+    return roster.read_roster(IXI.roster)
+
+
+def is_original(subject, sha1):
+    return roster.is_original(load_roster(), subject, sha1)
+
+
+def assign_splits(scans, **kwargs):
+    return splits.assign_splits(scans, load_roster(), **kwargs)
+
 
 # Whoever changes these moves people of IXI between train and test.
 DIGESTS = {
@@ -33,15 +50,15 @@ def subjects_of(split):
 
 
 def test_roster_has_the_581_volumes():
-    roster = load_roster()
-    assert len(roster) == 581
-    sites = collections.Counter(entry.site for entry in roster.values())
+    entries = load_roster()
+    assert len(entries) == 581
+    sites = collections.Counter(entry.site for entry in entries.values())
     assert sites == {"Guys": 322, "HH": 185, "IOP": 74}
-    for subject, entry in roster.items():
+    for subject, entry in entries.items():
         assert entry.subject == subject
         assert entry.name.split("-")[:2] == [subject, entry.site]
         assert len(entry.git_blob_sha1) in (0, 40)
-    unknown = {subject for subject, entry in roster.items() if not entry.git_blob_sha1}
+    unknown = {subject for subject, entry in entries.items() if not entry.git_blob_sha1}
     assert unknown == WITHOUT_DEMOGRAPHICS
 
 
@@ -61,11 +78,11 @@ def test_splits_have_the_sizes_of_the_thesis():
 
 @pytest.mark.real_data
 def test_split_column_follows_from_the_workbook(real_data):
-    roster = load_roster()
+    entries = load_roster()
     demographics = read_demographics(str(real_data / "ixi" / "IXI.xls"))
-    names = [entry.name for entry in roster.values()]
+    names = [entry.name for entry in entries.values()]
     derived = derive_roster_splits(demographics, reversed(names))
-    assert derived == {subject: entry.split for subject, entry in roster.items()}
+    assert derived == {subject: entry.split for subject, entry in entries.items()}
 
 
 @pytest.mark.real_data

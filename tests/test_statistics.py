@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evaluator import statistics
+from evaluator import bootstrap, statistics
 from evaluator.published import published_for
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.thesis_results import published
@@ -61,7 +61,7 @@ def test_interval_is_that_of_2000_draws_from_a_fixed_seed():
     np.testing.assert_array_equal(
         statistics.interval(values), statistics.interval(values, draws=statistics.DRAWS)
     )
-    assert (statistics.DRAWS, statistics.CONFIDENCE) == (2000, 0.95)
+    assert (statistics.DRAWS, bootstrap.CONFIDENCE) == (2000, 0.95)
 
 
 def test_two_people_have_an_interval():

@@ -21,8 +21,11 @@ from keras_tuner.src.distribute import oracle_chief
 
 from ixi_tfds.documents import manifest as manifests
 from trainer import __main__ as trainer_main
-from trainer import models, search, training, tune, tuning, workdir
+from trainer import models, training, tune, workdir
 from trainer.callbacks import DivergedError
+from trainer.search import config as search_config
+from trainer.search import run as search
+from trainer.search import space, tuner
 
 FLAGS = [
     *("--dataset=ixi_t1/tiny", "--batch_sizes=4,8", "--max_parameters=450000"),
@@ -53,20 +56,20 @@ def results(folder):
 
 
 def points(count, batch_sizes=(8, 16)):
-    space, generator = search.space(batch_sizes), random.Random(0)
+    drawn, generator = space.space(batch_sizes), random.Random(0)
     for _ in range(count):
-        yield {hp.name: hp.random_sample(generator.randrange(10**9)) for hp in space.space}
+        yield {hp.name: hp.random_sample(generator.randrange(10**9)) for hp in drawn.space}
 
 
 def shape_of(flags):
-    return {name: flags[name] for name in search.SHAPE}
+    return {name: flags[name] for name in space.SHAPE}
 
 
 def test_every_point_is_a_model_within_its_share_of_the_limit():
     widest = 0
     for values in points(300):
-        shape = shape_of(search.flags_of(values, 6_104_256))
-        parameters = search.count_parameters(**shape)
+        shape = shape_of(space.flags_of(values, 6_104_256))
+        parameters = space.count_parameters(**shape)
         share = values["share"] * 6_104_256
         assert 0.85 * share < parameters <= min(1.001 * share, 6_104_256)
         widest = max(widest, *shape["stage_filters"])
@@ -76,25 +79,25 @@ def test_every_point_is_a_model_within_its_share_of_the_limit():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_count_is_that_of_the_model_that_is_built(seed):
     values = list(points(2))[seed]
-    shape = shape_of(search.flags_of(values, 500_000))
+    shape = shape_of(space.flags_of(values, 500_000))
     network = models.build(models.ModelSpec(name="resnet_like", **shape), (16, 16))
-    assert network.count_params() == search.count_parameters(**shape)
+    assert network.count_params() == space.count_parameters(**shape)
 
 
 @pytest.mark.parametrize(("blocks", "parameters"), [((2, 1, 1), 2_263_232), ((2, 2, 4), 6_104_256)])
 def test_the_models_of_the_thesis_are_in_the_space(blocks, parameters):
     values = {"share": 1.0, "growth": 2.0, "stem": 0.5, "upsampling": 1.0}
     values |= dict(zip(("blocks_1", "blocks_2", "blocks_3"), blocks, strict=True))
-    shape = shape_of(search.flags_of(next(points(1)) | values, parameters))
+    shape = shape_of(space.flags_of(next(points(1)) | values, parameters))
     assert shape["stage_filters"] == (64, 128, 256) and shape["stem_filters"] == 32
     assert shape["upsampling_filters"] == (256, 128, 64, 32)
-    assert search.count_parameters(**shape) == parameters
+    assert space.count_parameters(**shape) == parameters
 
 
 def test_loss_and_augmentation_are_one_number_each():
     values = next(points(1))
     flags = [
-        search.flags_of(values | {"dssim_weight": weight, "augment_fraction": part}, 10**6)
+        space.flags_of(values | {"dssim_weight": weight, "augment_fraction": part}, 10**6)
         for weight, part in ((0.0, 0.0), (1.0, 0.5), (0.03, 1.0))
     ]
     assert [each["loss"] for each in flags] == ["mse", "dssim", "mix"]
@@ -108,7 +111,7 @@ def config_with(**given):
     made_up |= {"epochs": 3, "max_trials": 9, "factor": 3, "random_trials": 1, "seed": 0}
     made_up |= {"max_parameters": 10**6, "batch_sizes": (4,), "mixed_precision": False}
     made_up |= {"jit_compile": "off", "cache": False, "replicas": 1, "verify": "full"}
-    return search.SearchConfig(**made_up | given)
+    return search_config.SearchConfig(**made_up | given)
 
 
 class AskedError(Exception):
@@ -126,7 +129,7 @@ def test_a_flagfile_is_the_run_that_was_tried(tmp_path, monkeypatch):
     for number, values in enumerate(points(20)):
         given = {"seed": 7 + number, "epochs": 11, **(shared if number % 2 else {})}
         asked = config_with(max_parameters=900_000, data_dir="data", **given)
-        config = search.train_config(asked, values, "here/best")
+        config = search.run_config(asked, values, "here/best")
         (tmp_path / "best.flags").write_text(search.flagfile(config))
         with pytest.raises(AskedError) as read:
             trainer_main.run([f"--flagfile={tmp_path / 'best.flags'}"])
@@ -158,7 +161,7 @@ def test_half_of_the_rates_are_below_the_middle_of_their_decades():
 def test_no_model_within_the_share_is_wider():
     """Four filters more in the first stage, and all that follows from them, are too many."""
     for values in points(100):
-        shape = shape_of(search.flags_of(values, 10**6))
+        shape = shape_of(space.flags_of(values, 10**6))
         share = float(f"{values['share']:.3g}") * 10**6
         first = shape["stage_filters"][0] + 4
         widths = [4 * round(first * values["growth"] ** stage / 4) for stage in range(3)]
@@ -166,14 +169,14 @@ def test_no_model_within_the_share_is_wider():
         ups = [4 * round(width * values["upsampling"] / 4) for width in (*widths[::-1], stem)]
         wider = {"stem_filters": stem, "stage_filters": widths, "upsampling_filters": ups}
         wider["stage_blocks"] = shape["stage_blocks"]
-        assert search.count_parameters(**shape) <= share < search.count_parameters(**wider)
+        assert space.count_parameters(**shape) <= share < space.count_parameters(**wider)
 
 
 def test_bayesian_optimization_asks_for_nothing_twice(monkeypatch):
     """Where its model of the results comes to a point that was tried, it draws another."""
     monkeypatch.delenv("KERASTUNER_ORACLE_IP", raising=False)
     config = config_with(tuner="bayesian", max_trials=6)
-    oracle = tuning._make_oracle(config, lambda oracle: None)
+    oracle = tuner.make_oracle(config, lambda oracle: None)
     monkeypatch.setattr(oracle, "_save_trial", lambda trial: None)
     monkeypatch.setattr(oracle, "save", lambda: None)
     first = oracle.create_trial("ada").hyperparameters.values
@@ -488,7 +491,7 @@ def test_a_tuning_folder_belongs_to_one_search(data_dir, tmp_path, pretended, ca
     assert tune.run([*flags, f"--data_dir={data_dir}"]) == 0
     flags.append(f"--data_dir={root}")
     assert {*OTHER, *FREE, "data_dir", "tuning_dir"} == {
-        field.name for field in dataclasses.fields(search.SearchConfig)
+        field.name for field in dataclasses.fields(search_config.SearchConfig)
     }
     before = tree(folder)
     pretended.clear()
@@ -527,12 +530,12 @@ def chief(data_dir, tmp_path, monkeypatch):
     """Makes the oracle that a chief of several workers has, from what is in the folder."""
     for name, value in (("TUNER_ID", "chief"), ("ORACLE_IP", "::1"), ("ORACLE_PORT", "1")):
         monkeypatch.setenv(f"KERASTUNER_{name}", value)
-    monkeypatch.setattr("keras_tuner.src.utils.save_json", tuning._save_json)
+    monkeypatch.setattr("keras_tuner.src.utils.save_json", tuner.save_whole)
 
     def chief(**given):
         config = config_with(data_dir=str(data_dir), tuning_dir=str(tmp_path), **given)
-        oracle = tuning._make_oracle(config, lambda oracle: None)
-        tuning._Tuner(oracle, config, {}, alone=False)
+        oracle = tuner.make_oracle(config, lambda oracle: None)
+        tuner.Tuner(oracle, config.tuning_dir, None, None)
         return oracle
 
     return chief

@@ -3,6 +3,9 @@
 It is the same on all but for its task: `{"cluster": {"worker": ["host1:port", "host2:port"]},
 "task": {"type": "worker", "index": 0}}`. Each machine is started by the same command, with the same
 working folder.
+
+It is read here and not by TensorFlow's `TFConfigClusterResolver`, whose errors do not name the
+variable, and for which commands that train nothing would have to import TensorFlow.
 """
 
 import dataclasses

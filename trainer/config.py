@@ -7,6 +7,7 @@ from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 from ixi_tfds.system import flags
 from ixi_tfds.system.flags import flag
+from trainer.augmentation import AugmentationConfig
 from trainer.losses import LOSSES
 from trainer.models import ModelSpec
 
@@ -14,27 +15,6 @@ OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
 """The class in `keras.optimizers` that a name stands for."""
 SCHEDULES = ("plateau", "cosine", "constant")
 JIT_COMPILE = ("auto", "on", "off")
-
-
-@dataclasses.dataclass(frozen=True)
-class AugmentationFlags:
-    """The corruptions of training inputs that flags can change."""
-
-    fraction: float = flag(
-        "Share of the inputs to corrupt at all.", 1.0, name="augment_fraction", least=0, most=1
-    )
-    gaussian_noise: float = flag(
-        "Standard deviation of Gaussian noise in corrupted inputs, which lie in [0, 1]; 0 is off.",
-        0.0,
-        least=0,
-        most=1,
-    )
-    rician_noise: float = flag(
-        "Standard deviation of Rician noise in both of its channels; 0 is off.",
-        0.0,
-        least=0,
-        most=1,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +34,18 @@ class TrainConfig:
     )
     optimizer: str = flag("Optimizer.", "rmsprop", choices=OPTIMIZERS)
     learning_rate: float = flag("Learning rate at the start.", 1e-3, above=0)
-    schedule: str = flag("How the learning rate falls.", "plateau", choices=SCHEDULES)
+    schedule: str = flag(
+        "How the learning rate falls: after two epochs without a better loss (plateau), along half "
+        "a cosine to almost 0 (cosine), or not at all (constant).",
+        "plateau",
+        choices=SCHEDULES,
+    )
     epochs: int = flag("Epochs in all, those done before a resume included.", 100, least=1)
     batch_size: int = flag("Global batch, all replicas together.", 32, least=1)
     seed: int = flag("Seed of weights, order and augmentation.", 0, least=0, below=2**31)
     augment: bool = flag("Corrupt the training inputs.", True)
-    augmentation: AugmentationFlags = dataclasses.field(
-        default_factory=AugmentationFlags, kw_only=True
+    augmentation: AugmentationConfig = dataclasses.field(
+        default_factory=AugmentationConfig, kw_only=True
     )
     augment_validation: bool = flag(
         "Corrupt validation inputs too, and go by the loss on them, as the thesis seems to have "
@@ -96,6 +81,11 @@ class TrainConfig:
     def datasets(self) -> tuple[str, ...]:
         """The names in `dataset`."""
         return tuple(self.dataset.split(","))
+
+    @property
+    def corruptions(self) -> AugmentationConfig | None:
+        """What happens to training inputs; None where they stay clean."""
+        return self.augmentation if self.augment else None
 
     @property
     def monitored(self) -> str:

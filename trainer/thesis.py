@@ -1,5 +1,6 @@
-"""Rerun the thesis's twelve experiments: `python -m trainer.thesis --data_dir=D --workdir=W`."""
+"""Repeat the thesis's experiments: `python -m trainer thesis --data_dir=D --workdir=W`."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -7,38 +8,41 @@ import sys
 from collections.abc import Sequence
 
 import pandas as pd
-from absl import flags
 
-from ixi_tfds import cli, folders, storage
+from ixi_tfds import folders, storage
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.errors import UserError
+from ixi_tfds.system import commands
+from ixi_tfds.system.flags import flag, like
 from ixi_tfds.thesis_results import published
-from trainer.cluster import read_cluster
+from trainer.cluster import Cluster, read_cluster
+from trainer.config import TrainConfig
 
 USAGE = """
-python -m trainer.thesis --data_dir=D --workdir=W [flags of python -m trainer]
+python -m trainer thesis --data_dir=D --workdir=W [flags of python -m trainer]
 
 Trains the recipes in trainer/recipes, each in a folder of its own under W, scores all of them on
 the test split and prints the results beside those that the thesis published; W/thesis.csv has the
-same table. The same command again goes on where it was stopped. Flags that are not listed below
-are handed to every training run, such as --epochs=30.
+same table. The same command again resumes. Flags that are not listed below are handed to every
+training run, such as --epochs=30.
 """
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
-FLAGS = flags.FlagValues()
-flags.DEFINE_string("data_dir", None, "Root folder of the datasets.", flag_values=FLAGS)
-flags.DEFINE_string("dataset", "ixi_t1/thesis", "Name and config within it.", flag_values=FLAGS)
-flags.DEFINE_string("workdir", None, "Folder of all runs.", flag_values=FLAGS)
-flags.DEFINE_list("recipes", [], "Names of recipes; left out, all twelve.", flag_values=FLAGS)
-flags.DEFINE_string(
-    "imagenet_weights",
-    "imagenet",
-    "What the recipes with ImageNet weights take as --weights: a file where there is no network.",
-    flag_values=FLAGS,
-)
-flags.mark_flags_as_required(["data_dir", "workdir"], flag_values=FLAGS)
+
+@dataclasses.dataclass(frozen=True)
+class ThesisConfig:
+    """Which of the thesis's runs to repeat, on what and where."""
+
+    data_dir: str = like(TrainConfig, "data_dir")
+    dataset: str = like(TrainConfig, "dataset")
+    workdir: str = flag("Folder of all runs.")
+    recipes: tuple[str, ...] = flag("Names of recipes, with commas; by default all of them.", ())
+    imagenet_weights: str = flag(
+        "What recipes with ImageNet weights take as --weights; a file where there is no network.",
+        "imagenet",
+    )
 
 
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
@@ -76,50 +80,25 @@ def _run(module: str, arguments: Sequence[str]) -> bool:
     return code == 0
 
 
-def _main(rest: list[str]) -> None:
-    names = FLAGS.recipes or list(published().index)
-    for name in names:
-        if name not in published().index:
-            raise UserError(
-                f"--recipes={name}: choose out of {', '.join(published().index)}, with commas"
-            )
-    storage.check_local(FLAGS.workdir, "workdir")
-    workdir = pathlib.Path(FLAGS.workdir)
-    data = [f"--data_dir={FLAGS.data_dir}", f"--dataset={FLAGS.dataset}"]
+def _main(config: ThesisConfig, rest: Sequence[str]) -> None:
+    known = list(published().index)
+    for name in config.recipes:
+        if name not in known:
+            raise UserError(f"--recipes={name}: choose out of {', '.join(known)}, with commas")
+    storage.check_local(config.workdir, "workdir")
+    names = config.recipes or known
     cluster = read_cluster()
     if not cluster.is_chief:
-        return _run_all(workdir, names, data, rest)
-    with folders.writing(workdir, "workdir"):
-        return _run_all(workdir, names, data, rest)
-
-
-def _run_all(
-    workdir: pathlib.Path, names: Sequence[str], data: Sequence[str], rest: Sequence[str]
-) -> None:
-    cluster = read_cluster()
-    finished = []
-    for number, name in enumerate(names, start=1):
-        print(f"[{number}/{len(names)}] training {name}", flush=True)
-        recipe = RECIPES / f"{name}.flags"
-        weights = [f"--weights={FLAGS.imagenet_weights}"] * ("--weights=" in recipe.read_text())
-        where = [f"--flagfile={recipe}", *data, f"--workdir={workdir / name}"]
-        if _run("trainer", [*where, *weights, *rest]):
-            finished.append(name)
-        elif cluster.workers > 1:
-            raise UserError(f"{name}: not finished, for the reason above; start all workers again")
-    if not cluster.is_chief:
+        _train_all(config, names, rest, cluster)
         return
-    scored = []
-    for number, name in enumerate(finished, start=1):
-        print(f"[{number}/{len(finished)}] scoring {name}", flush=True)
-        (exported,) = (workdir / name / "export").iterdir()
-        where = [f"--saved_model={exported}", f"--output_dir={workdir / name / 'evaluation'}"]
-        if _run("evaluator", [*where, *data, "--split=test"]):
-            scored.append(name)
-    if scored:
-        table = compare(workdir, scored)
-        table.to_csv(workdir / "thesis.csv")
-        print(f"\n{table.to_string()}\n\nTable: {workdir / 'thesis.csv'}")
+    with folders.writing(config.workdir, "workdir"):
+        finished = _train_all(config, names, rest, cluster)
+        scored = _score_all(config, finished)
+        workdir = pathlib.Path(config.workdir)
+        if scored:
+            table = compare(workdir, scored)
+            table.to_csv(workdir / "thesis.csv")
+            print(f"\n{table.to_string()}\n\nTable: {workdir / 'thesis.csv'}")
     left = [name for name in names if name not in scored]
     if left:
         raise UserError(
@@ -127,9 +106,48 @@ def _run_all(
         )
 
 
+def _train_all(
+    config: ThesisConfig, names: Sequence[str], rest: Sequence[str], cluster: Cluster
+) -> list[str]:
+    """Train recipes; returns the names of those that came to an end."""
+    finished = []
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] training {name}", flush=True)
+        recipe = RECIPES / f"{name}.flags"
+        weights = [f"--weights={config.imagenet_weights}"] * ("--weights=" in recipe.read_text())
+        where = [f"--flagfile={recipe}", *_data(config), f"--workdir={config.workdir}/{name}"]
+        if _run("trainer", [*where, *weights, *rest]):
+            finished.append(name)
+        elif cluster.workers > 1:
+            raise UserError(f"{name}: not finished, for the reason above; start all workers again")
+    return finished
+
+
+def _score_all(config: ThesisConfig, names: Sequence[str]) -> list[str]:
+    """Score trained recipes; returns the names of those that came to an end."""
+    scored = []
+    for number, name in enumerate(names, start=1):
+        print(f"[{number}/{len(names)}] scoring {name}", flush=True)
+        folder = pathlib.Path(config.workdir, name)
+        (exported,) = (folder / "export").iterdir()
+        where = [f"--saved_model={exported}", f"--output_dir={folder / 'evaluation'}"]
+        if _run("evaluator", [*where, *_data(config), "--split=test"]):
+            scored.append(name)
+    return scored
+
+
+def _data(config: ThesisConfig) -> list[str]:
+    return [f"--data_dir={config.data_dir}", f"--dataset={config.dataset}"]
+
+
+COMMAND = commands.Command(
+    ThesisConfig, _main, "repeat the thesis's experiments and score them", USAGE, passes_on=True
+)
+
+
 def run(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, as `cli.run` does."""
-    return cli.run(_main, FLAGS, argv, usage=USAGE, pass_unknown=True)
+    """Run the command with `argv`, the process's own by default; returns the exit code."""
+    return commands.run(COMMAND, argv)
 
 
 if __name__ == "__main__":

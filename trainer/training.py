@@ -17,7 +17,6 @@ from ixi_tfds import folders, integrity, storage
 from ixi_tfds.errors import UserError
 from ixi_tfds.system import flags
 from trainer import callbacks, data, distribution, losses, models, workdir
-from trainer.augmentation import AugmentationConfig
 from trainer.autoencoder import Autoencoder
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import OPTIMIZERS, TrainConfig
@@ -30,7 +29,7 @@ _SHOWN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
       best: the history's row of the best epoch.
@@ -42,12 +41,12 @@ class Outcome:
 
 
 def train(config: TrainConfig) -> Outcome | None:
-    """Train, or go on training, and export the best weights.
+    """Train, or resume training, and export the best weights.
 
     Where `TF_CONFIG` makes this process one of several workers, it takes its share.
 
     Returns:
-      What came out; None on a worker that is not the chief and so exports nothing.
+      The result; None on a worker that is not the chief, which exports nothing.
 
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder, or another
@@ -58,14 +57,14 @@ def train(config: TrainConfig) -> Outcome | None:
     with _writing(run):
         state = _train(run, config.epochs)
         outcome = _export_best(run, state) if run.cluster.is_chief else None
-        # Nobody leaves before the model is there: the next run may begin at the same addresses.
+        # All wait until the model is there: the next run may start at the same addresses.
         with distribution.user_error_if_a_worker_is_lost(run.cluster):
             _agree(run, {"their results": json.dumps(dataclasses.asdict(state))})
     return outcome
 
 
 def train_until(config: TrainConfig, epoch: int) -> workdir.RunState:
-    """Train, or go on training, until so many of the config's epochs are done; export nothing.
+    """Train, or resume training, until `epoch` of the config's epochs are done; export nothing.
 
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder.
@@ -129,7 +128,7 @@ def _check(config: TrainConfig, replicas: int, shards: data.Shards) -> None:
 
 
 def _writing(run: _Run) -> contextlib.AbstractContextManager[None]:
-    """The working folder for this run alone; in a cluster the chief has it, who alone writes."""
+    """Lock the working folder for this run; of several workers only the chief writes to it."""
     watch = folders.writing if run.cluster.is_chief else folders.telling_faults
     return watch(run.config.workdir, "workdir")
 
@@ -165,7 +164,7 @@ def _train(run: _Run, until: int) -> workdir.RunState:
 
 @contextlib.contextmanager
 def _precision(config: TrainConfig) -> Iterator[None]:
-    """Compute in the number of bits that a config asks for."""
+    """Set the precision that a config asks for, and the former one again afterwards."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_policy(config))
     try:
@@ -187,7 +186,7 @@ def _policy(config: TrainConfig) -> str:
 
 
 def _agree_on_state(run: _Run) -> workdir.RunState:
-    """The state from which all workers go on."""
+    """The state that all workers start from."""
     config = run.config
     state = workdir.read_state(run.folder, config.learning_rate)
     values = flags.as_flags(config) | {"data_dir": None, "workdir": None, "verify": None}
@@ -224,7 +223,7 @@ def build(
         losses.make_loss(config.loss, weight=config.dssim_weight),
         batch_size=config.batch_size,
         seed=config.seed,
-        augment=_augmentation(config),
+        augment=config.corruptions,
         augment_validation=config.augment_validation,
     )
     has_gpu = bool(tf.config.list_physical_devices("GPU"))
@@ -232,10 +231,6 @@ def build(
     model.compile(optimizer=_optimizer(config), jit_compile=jit)
     model.optimizer.build(network.trainable_variables)
     return model
-
-
-def _augmentation(config: TrainConfig) -> AugmentationConfig | None:
-    return AugmentationConfig(**vars(config.augmentation)) if config.augment else None
 
 
 def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
@@ -269,7 +264,7 @@ def _fit(
     # A bar on a terminal, a line an epoch where the output goes to a file.
     on_terminal = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="trainer-") as scratch:
-        # Reading the variables takes all workers. What others than the chief write nobody needs.
+        # All workers take part in reading the variables; only what the chief writes is kept.
         folder = run.folder if is_chief else pathlib.Path(scratch)
         tensorboard = folder / "tensorboard"
         bar = [callbacks.ProgressBar(size, done)] if is_chief and on_terminal else []
@@ -312,7 +307,7 @@ def _keys_of(run: _Run, epoch: int, step: int) -> list[str]:
 
 
 def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
-    """Global batches, each dealt to all replicas of all workers."""
+    """Global batches, each divided among all replicas of all workers."""
     if strategy.num_replicas_in_sync == 1:
         return batches
 
@@ -340,7 +335,7 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     made = card.make_card(
         run.config,
         run.data,
-        _augmentation(run.config),
+        run.config.corruptions,
         parameters=network.count_params(),
         best=best,
         epochs_trained=state.epochs_done,

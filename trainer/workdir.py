@@ -1,8 +1,8 @@
-"""The working folder of a run: whose it is, and how far the run has come.
+"""The working folder of a run: its flags, and its state.
 
-`config.json` holds the flags of the run. `state.json` is written last and by renaming: it names the
-checkpoints that count, so whatever was half written before it is as if it had never been. That is
-why a run can be killed at any moment and go on.
+`config.json` holds the flags of the run. `state.json` is written last and by renaming, and names
+the checkpoints that count; what was half written before it has no effect. So a run can be killed at
+any moment and resumed.
 """
 
 import contextlib
@@ -40,15 +40,15 @@ _ANEW = "bring the file back, or begin anew with another --workdir"
 
 
 def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -> None:
-    """Make the working folder this run's, or see that it already is.
+    """Make the working folder of a run, or see that it is that of the same run.
 
-    A run may come back to it with another place, device or number of epochs (not fewer), and with
-    nothing else changed. Under a schedule that ends with the last epoch their number stays, too.
+    The same run may have other folders and devices and more epochs; all other flags must be as
+    before. With --schedule=cosine the number of epochs must be, too.
 
     Args:
       config: of the run.
       fingerprint: of the dataset.
-      write: leave the flags there; among several workers only one does.
+      write: whether to write the flags there; of several workers only the chief does.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be made.

@@ -6,6 +6,7 @@ of earlier versions, which lack it, are read and written alike.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import cattrs
@@ -67,7 +68,15 @@ def _make_converter() -> cattrs.Converter:
             for field in dataclasses.fields(kind)
             if field.default is None
         }
-        return gen.make_dict_unstructure_fn(kind, converter, **absent)
+        plain: Callable[[Any], Any] = gen.make_dict_unstructure_fn(kind, converter, **absent)
+        names = [field.name for field in dataclasses.fields(kind)]
+
+        def in_order(document: Any) -> dict[str, Any]:
+            """The fields in their order; `plain` has those that may be left out at the end."""
+            values = plain(document)
+            return {name: values[name] for name in names if name in values}
+
+        return in_order
 
     converter.register_structure_hook_factory(dataclasses.is_dataclass, structure)
     converter.register_unstructure_hook_factory(dataclasses.is_dataclass, unstructure)

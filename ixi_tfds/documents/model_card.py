@@ -88,10 +88,12 @@ def read(folder: pathlib.Path) -> ModelCard | None:
         return None
     try:
         values = codec.from_json(dict[str, Any], path.read_bytes())
+        # What no file can hold cannot be shown either, such as half of a surrogate pair.
+        json.dumps(values, ensure_ascii=False).encode()
         if "dataset" in values:  # the first cards had one, without its name
             values["datasets"] = {"dataset": values.pop("dataset")}
         return codec.from_plain(ModelCard, values)
-    except (OSError, UserError) as error:
+    except (OSError, UnicodeError, UserError) as error:
         raise UserError(
             f"{path}: is not the card of a model that python -m trainer exported: {error}"
         ) from error

@@ -32,14 +32,14 @@ Uniform = Callable[..., "tf.Tensor"]
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFlag:
-    """A flag of the trainer whose value is the strength of a corruption; 0 turns it off.
+    """A flag of the trainer whose value, 0 to 1, is the strength of a corruption; 0 is off.
 
     Attributes:
       name: of the flag, and of its field in the trainer's `AugmentationConfig`.
       help: the text in `--help`.
       draws: the random parameters by name. Each function takes a `Uniform`, (B, H, W) of the batch
-        and the strength, and gives float32 [B, ...]. A name stands in one entry only: the seed of
-        the draw follows from it.
+        and the strength, and gives float32 [B, ...]. The seed of a draw follows from its name, so
+        no two entries have a name in common.
       apply: the tensor function; takes the images, and the parameters by their names.
     """
 
@@ -60,7 +60,7 @@ class Corruption:
       apply: takes slices (float32 [B, H, W, 1] in [0, 1], H and W known), a `Draw` and an amount;
         gives the corrupted slices. It draws the same numbers for every amount, so that a higher
         severity is more of the same.
-      flag: of the trainer, for what training can add to its inputs.
+      flag: of the trainer, if training can add this corruption to its inputs.
     """
 
     unit: str
@@ -71,14 +71,12 @@ class Corruption:
 
 def conditions() -> list[tuple[str, int]]:
     """Every (corruption, severity) that is scored; the first is ("none", 0), the clean slice."""
-    return [
-        ("none", 0),
-        *(
-            (name, severity)
-            for name, corruption in CORRUPTIONS.items()
-            for severity in range(1, len(corruption.severities) + 1)
-        ),
+    corrupted = [
+        (name, severity)
+        for name, corruption in CORRUPTIONS.items()
+        for severity, _ in enumerate(corruption.severities, 1)
     ]
+    return [("none", 0), *corrupted]
 
 
 def gaussian_blur(images: tf.Tensor, sigma: float) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and generators of random numbers from a name."""
+"""Files that are there whole or not at all, checksums, and random numbers from a name."""
 
 import contextlib
 import hashlib
@@ -54,3 +54,10 @@ def generator(text: str) -> np.random.Generator:
     """A generator of random numbers that depends on `text` alone."""
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+
+
+def git_blob_sha1(data: bytes) -> str:
+    """The SHA-1, in hex, that git gives a file of these bytes."""
+    digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
+    digest.update(data)
+    return digest.hexdigest()

@@ -66,6 +66,13 @@ def flag(
     return dataclasses.field(default=default, kw_only=True, metadata={"flag": made})
 
 
+def like(config: type, name: str, help: str = "") -> Any:
+    """A field of another config that is a flag here too, with another help text if given."""
+    declared = flags_of(config)[name]
+    made = dataclasses.replace(declared, help=help or declared.help)
+    return dataclasses.field(default=made.default, kw_only=True, metadata={"flag": made})
+
+
 def flags_of(config: type) -> dict[str, _Flag]:
     """The flags of a config, by name, those of the configs in it among them, in their order."""
     return {found.name: found for _, found in _leaves(config)}
@@ -167,7 +174,7 @@ def describe(config: type) -> str:
     """A line a flag, sorted by name, for `--help`."""
     lines = []
     for name, found in sorted(flags_of(config).items()):
-        has_default = found.default not in (dataclasses.MISSING, None)
+        has_default = found.default not in (dataclasses.MISSING, None, (), "")
         choices = f" One of {', '.join(found.choices)}." if found.choices else ""
         default = f" (default {_shown(found.default)})" if has_default else ""
         lines.append(f"  --{name}: {' '.join(found.help.split())}{choices}{default}")
@@ -201,20 +208,24 @@ def _wrong(found: _Flag, value: Any) -> str:
         return "" if value in found.choices else f"choose one of {', '.join(found.choices)}"
     if found.least is not None and found.most is not None:
         if not found.least <= value <= found.most:
-            return f"must be between {found.least:g} and {found.most:g}"
+            return f"must be between {_plain(found.least)} and {_plain(found.most)}"
     elif found.least is not None and not value >= found.least:
-        return f"must be at least {found.least:g}"
+        return f"must be at least {_plain(found.least)}"
     elif found.most is not None and not value <= found.most:
-        return f"must be at most {found.most:g}"
+        return f"must be at most {_plain(found.most)}"
     if found.above is not None and not value > found.above:
-        return f"must be above {found.above:g}"
+        return f"must be above {_plain(found.above)}"
     if found.below is not None and not value < found.below:
-        return f"must be below {found.below:g}"
+        return f"must be below {_plain(found.below)}"
     return ""
 
 
 def _shown(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _plain(bound: float) -> str:
+    return str(int(bound)) if bound == int(bound) else f"{bound:g}"
 
 
 class _Numbers(flags.ArgumentParser[Sequence[int]]):

@@ -1,10 +1,9 @@
-"""Fetching the published IXI files: resumable, verified, from any of several addresses.
+"""Fetching published files: resumable, verified, from any of several addresses.
 
-The addresses are tried in order; https answers at times with an expired certificate, so plain http
-comes first: what makes a file the right one is its checksum, whichever way it came.
+The addresses are tried in order, plain http and https alike: what makes a file the right one is its
+checksum, whichever way it came.
 """
 
-import dataclasses
 import hashlib
 import http.client
 import logging
@@ -13,11 +12,13 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ixi_tfds.cohorts.cohort import Source
 from ixi_tfds.errors import DownloadError
 
 ATTEMPTS = 4
@@ -33,53 +34,6 @@ _BLOCK = 1 << 18
 _PROGRESS_BYTES = 1 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A published file.
-
-    Attributes:
-      name: its name in the folder.
-      urls: where it is published, in the order to try.
-      md5: hex digest of the whole file.
-      sha256: the same, "" where nobody published it.
-      sizes: fewest and most bytes it may have; whatever offers others (an error page, an endless
-        stream) is refused before it is read.
-      sole: False where other copies of the same content are in circulation, so that one which
-        lies in the folder already is kept, whatever its checksum.
-    """
-
-    name: str
-    urls: tuple[str, ...]
-    md5: str
-    sha256: str = ""
-    sizes: tuple[int, int] = (1, 1 << 40)
-    sole: bool = True
-
-
-_IMPERIAL = "biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
-OFFICIAL_SOURCES = (
-    Source(
-        name="IXI.xls",
-        urls=(f"http://{_IMPERIAL}/IXI.xls", f"https://{_IMPERIAL}/IXI.xls"),
-        md5="066002afe250e4375d132266fcfceac5",
-        sha256="8880c4417d8c22f9489439f1b8977b1003ed7908be0294e44462aa71c2a3e78f",
-        sizes=(210432, 210432),
-        sole=False,
-    ),
-    Source(
-        name="IXI-T1.tar",
-        urls=(
-            f"http://{_IMPERIAL}/IXI-T1.tar",
-            "https://developer.download.nvidia.com/assets/Clara/monai/tutorials/IXI-T1.tar",
-            f"https://{_IMPERIAL}/IXI-T1.tar",
-        ),
-        md5="34901a0593b41dd19c1a1f746eac2d58",
-        # Its exact length is not published; about 4.5 GB is.
-        sizes=(4_000_000_000, 5_000_000_000),
-    ),
-)
-
-
 class _RefusedError(Exception):
     """An address will not give the file, however often it is asked."""
 
@@ -88,21 +42,19 @@ class _DroppedError(Exception):
     """An address failed, and may do better the next time."""
 
 
-def download_ixi(
-    output_dir: str, *, sources: tuple[Source, ...] = OFFICIAL_SOURCES, progress: bool = True
-) -> str:
-    """Bring the published files into a folder; what is there and right is not fetched again.
+def fetch_files(sources: Sequence[Source], output_dir: str, *, progress: bool = True) -> str:
+    """Bring published files into a folder; what is there and right is not fetched again.
 
     A transfer that stops is taken up again where it stopped, in this run or a later one: its
     bytes are kept in `<name>.part`, which takes its final name only once size and checksums agree.
 
     Args:
+      sources: what to fetch.
       output_dir: folder for the files, made where missing.
-      sources: what to fetch; by default the workbook, then the T1 volumes (about 4.5 GB).
       progress: show progress bars, in bytes.
 
     Returns:
-      The path of the last of `sources`: by default the archive, as `extract_t1` takes it.
+      The path of the last of `sources`.
 
     Raises:
       DownloadError: no address of a file gave it, the folder cannot be written, or a file that is

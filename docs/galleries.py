@@ -1,0 +1,60 @@
+"""Slices in rows and grids, for the pictures of README and docs.
+
+Slices are shown upright, as in `evaluator.figures`.
+"""
+
+import matplotlib.figure
+import numpy as np
+
+from evaluator import figures
+
+
+def reconstruction_gallery(rows):
+    """Original, reconstruction and residual side by side, a row a slice, as a figure.
+
+    `rows` has the original and its reconstruction, float32 [H, W] in [0, 1], of each title. The
+    colours of all rows compare.
+    """
+    limit = figures.residual_limit(list(rows.values()))
+    figure = matplotlib.figure.Figure(figsize=(9.6, 3.25 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for axes, (title, (original, reconstruction)) in zip(grid, rows.items(), strict=True):
+        axes[0].imshow(np.rot90(original), cmap="gray", vmin=0, vmax=1)
+        axes[1].imshow(np.rot90(reconstruction), cmap="gray", vmin=0, vmax=1)
+        shown = axes[2].imshow(
+            np.rot90(original - reconstruction),
+            cmap=figures.RESIDUAL_COLOURS,
+            vmin=-limit,
+            vmax=limit,
+        )
+        axes[0].set_ylabel(figures.literal(title))
+        figure.colorbar(shown, ax=axes[2], extend="both", fraction=0.05)
+    for axes, title in zip(grid[0], ("original", "reconstruction", "residual"), strict=True):
+        axes.set_title(title)
+    _without_ticks(grid)
+    return figure
+
+
+def slice_grid(slices, columns=4):
+    """Slices, [H, W] by title and each stretched to its own extrema, in a grid, as a figure."""
+    lines = -(-len(slices) // columns)
+    figure = matplotlib.figure.Figure(figsize=(2.4 * columns, 2.65 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(slices) :]:
+        axes.set_axis_off()
+    for axes, (title, image) in zip(grid.flat, slices.items(), strict=False):
+        axes.imshow(np.rot90(image), cmap="gray")
+        axes.set_title(figures.literal(title))
+    _without_ticks(grid)
+    return figure
+
+
+def write_png(path, figure):
+    """Write a figure; without the creator's name the bytes depend on the pixels alone."""
+    figure.savefig(path, format="png", dpi=110, metadata={"Software": None})
+
+
+def _without_ticks(grid):
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])

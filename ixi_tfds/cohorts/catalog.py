@@ -1,0 +1,224 @@
+"""Which scans a source folder holds, whose they are, and which files are refused by name.
+
+Nothing here opens a volume. `Scan` travels to small preprocessing workers, so this module imports
+neither TensorFlow nor pandas.
+"""
+
+import dataclasses
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from ixi_tfds import storage
+from ixi_tfds.cohorts import bids
+from ixi_tfds.cohorts.cohort import Cohort, People
+from ixi_tfds.errors import ScanError, UserError
+
+_EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[-_. ]+")
+_T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
+_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_)")
+
+# fmt: off
+LESION_MASKS = {
+    "lesion", "lesions", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi",
+}
+"""Words, in lower case, for what may mark the lesions of a volume."""
+
+_LABEL_MAPS = LESION_MASKS | {
+    "labelmap", "masks", "brainmask", "probseg", "aseg", "aparc", "parc", "wmparc", "parcellation",
+    "atlas", "rois",
+}
+T1 = {"t1", "t1w", "t1n", "mprage"}
+"""Words, in lower case, for the modality that is taken."""
+
+_OTHER_MODALITIES = {
+    "t2", "t2w", "t2f", "t2star", "t2starw", "pd", "pdw", "pdt2", "mra", "angio", "tof", "dti",
+    "dwi", "adc", "fa", "md", "flair", "bold", "fmri", "epi", "sbref", "asl", "cbf", "swi", "swan",
+    "t1c", "t1ce", "t1gd", "t1map", "t2map", "phase", "magnitude", "fieldmap", "ct", "pet",
+}
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """One volume and the person in it.
+
+    Attributes:
+      subject: as the cohort reads it in the file's name, such as `IXI002`; of names that the cohort
+        does not know, the name without extension and without a trailing `_T1w` or `-T1`, or the
+        `sub-...` that a BIDS name begins with.
+      site: where the person was scanned; empty where unknown.
+      path: where the volume lies.
+      sex: one of `features.SEXES`.
+      ethnicity: one of `features.ETHNICITIES`.
+      age: in years, NaN where unknown.
+    """
+
+    subject: str
+    site: str
+    path: str
+    sex: str = "unknown"
+    ethnicity: str = "unknown"
+    age: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalog:
+    """What a source folder holds.
+
+    Attributes:
+      scans: one for each subject, ordered by subject.
+      refused: files that their names say are not T1 volumes, and in a BIDS folder all volumes of a
+        person but the first; ordered by path.
+      warnings: of the workbook or of a BIDS folder's `participants.tsv`, a sentence each.
+    """
+
+    scans: tuple[Scan, ...]
+    refused: tuple[ScanError, ...]
+    warnings: tuple[str, ...] = ()
+
+
+def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
+    """Find the scans in a folder, one volume a person, with what is known of the people.
+
+    In a BIDS folder that is the first of a person in the order of names, so that people with
+    several sessions do not count more than others; sex and age are those of `participants.tsv`.
+
+    Args:
+      source_dir: the folder, as `find_volumes` takes it.
+      cohort: reads names and workbook, but in a BIDS folder; the workbook tells of people whose
+        names are in the cohort's form.
+      workbook: path of the cohort's workbook, where it does not lie in the folder.
+
+    Raises:
+      UserError: there is no such folder, no T1 volume in it, (but in a BIDS folder) a subject
+        stands in it twice, the workbook cannot be read, or a BIDS folder was given one.
+    """
+    is_bids = bids.is_bids(source_dir)
+    if is_bids and workbook is not None:
+        raise UserError(
+            f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv tells "
+            "sex and age; leave the flag out"
+        )
+    paths, refused = find_volumes(source_dir)
+    if is_bids:
+        return _bids_catalog(source_dir, paths, refused)
+    people = cohort.find_people(source_dir, workbook)
+    scans: dict[str, Scan] = {}
+    for path in paths:
+        scan = _scan_of(path, cohort, people)
+        if scan.subject in scans:
+            raise UserError(
+                f"subject {scan.subject} stands twice, as {scans[scan.subject].path} and as {path}:"
+                " keep one volume a person, in files whose names tell people apart"
+            )
+        scans[scan.subject] = scan
+    in_order = tuple(scans[subject] for subject in sorted(scans))
+    return Catalog(in_order, tuple(refused), people.warnings)
+
+
+def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
+    """The T1 volumes in a folder and the files that their names say are something else, by path.
+
+    In a BIDS folder they are those of `bids.t1_volumes`, of all sessions. In any other they are
+    `*.nii` and `*.nii.gz` (in any case) at any depth; hidden files are passed over, and links to
+    folders not followed.
+
+    Raises:
+      UserError: there is no such folder, or no T1 volume in it.
+    """
+    if not storage.at(source_dir).is_dir():
+        raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
+    is_bids = bids.is_bids(source_dir)
+    found = bids.t1_volumes(source_dir) if is_bids else sorted(_volumes_under(source_dir))
+    paths, refused = [], []
+    for path in found:
+        error = _refusal(path)
+        if error is None:
+            paths.append(path)
+        else:
+            refused.append(error)
+    if not paths:
+        also = f"; {len(refused)} refused by name, the first as {refused[0]}" if refused else ""
+        raise UserError(f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it{also}")
+    return paths, refused
+
+
+def stem_of(path: str) -> str:
+    """A volume's file name without `.nii` or `.nii.gz`."""
+    return _EXTENSION.sub("", PurePath(path).name)
+
+
+def without_t1(stem: str) -> str:
+    """A name without extension, without the `-T1`, `_T1w` or the like at its end."""
+    return _T1_SUFFIX.sub("", stem)
+
+
+def words_of(path: str) -> list[str]:
+    """The words of a volume's file name, in lower case: what `-`, `_`, `.` and spaces part."""
+    return [word.lower() for word in _SEPARATORS.split(stem_of(path))]
+
+
+def _volumes_under(source_dir: str) -> Iterator[str]:
+    """Paths of all NIfTI files in a folder, at any depth, in no particular order."""
+
+    def complain(error: OSError) -> None:
+        raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
+
+    for folder, subfolders, names in storage.walk(storage.at(source_dir), onerror=complain):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and _EXTENSION.search(name):
+                yield str(storage.at(folder, name))
+
+
+def _refusal(path: str) -> ScanError | None:
+    """The error for a file whose name says that it is not a T1 volume."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return ScanError("unreadable", ascii(path), "its name is not UTF-8; rename it")
+    words = words_of(path)
+    for word in words:
+        if word in _LABEL_MAPS:
+            return ScanError("label_map", path, f"{word!r} in its name says a label map or mask")
+    # The last word on modality counts: PD_003_T1w is a T1 volume, space-T1w_bold is not.
+    modalities = [word for word in words if word in T1 | _OTHER_MODALITIES]
+    if modalities and modalities[-1] in _OTHER_MODALITIES:
+        detail = f"{modalities[-1]!r} in its name says another modality than T1"
+        return ScanError("other_modality", path, detail)
+    return None
+
+
+def _bids_catalog(source_dir: str, paths: list[str], refused: list[ScanError]) -> Catalog:
+    people, warnings = bids.read_participants(source_dir)
+    scans: dict[str, Scan] = {}
+    others = list(refused)
+    for path in paths:
+        subject = bids.subject_of(path, source_dir)
+        if subject in scans:
+            first = os.path.relpath(scans[subject].path, source_dir)
+            detail = f"is another volume of {subject}, of whom {first} is taken"
+            others.append(ScanError("same_person", path, detail))
+            continue
+        scans[subject] = Scan(subject=subject, site="", path=path, **people.get(subject, {}))
+    others.sort(key=lambda error: error.path)
+    unlisted = sorted(scans.keys() - people.keys()) if people else []
+    if unlisted:
+        lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
+        warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
+    return Catalog(tuple(scans[name] for name in sorted(scans)), tuple(others), warnings)
+
+
+def _scan_of(path: str, cohort: Cohort, people: People) -> Scan:
+    stem = stem_of(path)
+    read = cohort.read_name(stem)
+    if read is None:
+        # Sessions of one BIDS subject must not count as several people: splits are by person.
+        bids_name = _BIDS_SUBJECT.match(stem)
+        return Scan(subject=bids_name[0] if bids_name else without_t1(stem), site="", path=path)
+    subject, site = read
+    return Scan(subject=subject, site=site, path=path, **people.facts.get(subject, {}))

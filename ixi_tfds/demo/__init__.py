@@ -1,0 +1,1 @@
+"""A cohort of made-up heads, for trying things out."""

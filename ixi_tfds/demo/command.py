@@ -1,0 +1,43 @@
+"""`python -m ixi_tfds cohort`: heads of people who do not exist, in a folder."""
+
+import dataclasses
+import shlex
+
+from ixi_tfds import cohort, folders, storage
+from ixi_tfds.system import flags
+from ixi_tfds.system.commands import Command
+from ixi_tfds.system.flags import flag
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoConfig:
+    """How many heads to make, and where."""
+
+    output_dir: str = flag("Folder for the volumes and the workbook.")
+    subjects: int = flag("How many people to make up.", 24, least=1)
+    seed: int = flag("Another seed gives other people.", 0, least=0)
+
+    def __post_init__(self) -> None:
+        flags.check(self)
+
+
+def main(config: DemoConfig) -> None:
+    """Write the volumes, and say what comes next."""
+    folder = config.output_dir
+    storage.check_local(folder, "output_dir")
+    with folders.writing(folder, "output_dir"):
+        cohort.write_cohort(folder, subjects=config.subjects, seed=config.seed, progress=True)
+    print(f"{config.subjects} made-up heads and their workbook are in {folder}")
+    print(f"next: python -m beam_preprocess --source_dir={shlex.quote(folder)} --data_dir=datasets")
+
+
+COMMAND = Command(
+    config=DemoConfig,
+    main=main,
+    summary="heads and a workbook of people who do not exist, for trying things out",
+    usage="""
+python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0]
+
+Makes heads and a workbook of people who do not exist, for trying things out.
+""",
+)

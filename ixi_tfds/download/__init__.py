@@ -1,0 +1,26 @@
+"""Getting the published volumes of a cohort onto this machine."""
+
+from ixi_tfds.cohorts.cohort import Cohort
+from ixi_tfds.download import fetch, unpack
+from ixi_tfds.errors import DownloadError
+
+
+def download(cohort: Cohort, output_dir: str) -> list[str]:
+    """Fetch the files of a cohort into a folder and unpack its volumes there.
+
+    Returns:
+      The paths of the volumes, sorted.
+
+    Raises:
+      DownloadError: the cohort is not published, or as `fetch_files` and `extract_volumes`.
+    """
+    if not cohort.sources:
+        raise DownloadError(f"{cohort.title} cannot be downloaded: give a folder of its volumes")
+    archive = fetch.fetch_files(cohort.sources, output_dir)
+    return unpack.extract_volumes(archive, output_dir, cohort.volume_name)
+
+
+def download_ixi(output_dir):  # TEMP
+    from ixi_tfds.cohorts import DEFAULT
+
+    return fetch.fetch_files(DEFAULT.sources, output_dir)

@@ -1,0 +1,1 @@
+"""Searching for hyper-parameters: `space` is what varies, `run` the search, `tuner` keras-tuner."""

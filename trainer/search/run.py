@@ -1,0 +1,218 @@
+"""A search for hyper-parameters, by one or several processes, resumable after a kill.
+
+A trial is a run of the trainer in a folder of its own, so it resumes after its last whole epoch.
+When Hyperband trains a trial longer, that is the same run with its optimizer and learning rate.
+What keras-tuner knows is in `oracle.json` and one `trial.json` a trial, under `trials/`.
+"""
+
+import contextlib
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+import tensorflow as tf
+from tensorflow import keras
+
+from ixi_tfds import folders
+from ixi_tfds.errors import UserError
+from ixi_tfds.system import files, flags
+from trainer import data, distribution, training
+from trainer.callbacks import DivergedError
+from trainer.cluster import read_cluster
+from trainer.config import TrainConfig
+from trainer.search import space, tuner
+from trainer.search.config import SearchConfig
+from trainer.workdir import check_same_run, write_config
+
+
+def tune(config: SearchConfig) -> pd.DataFrame | None:
+    """Search, or resume a search; writes `trials.csv` and `best.flags` into the tuning folder.
+
+    Both are up to date after each trial. Only the train and validation splits are read.
+
+    Where keras-tuner's own variables make this process the chief of several, or one of its workers
+    (see `python -m trainer tune --help`), it takes that part.
+
+    Returns:
+      The trials as `trials_table` has them; None to a worker, since the chief has them.
+
+    Raises:
+      UserError: the config does not fit the dataset, the devices or the tuning folder, or no trial
+        came to a result.
+    """
+    part = tuner.part()
+    if read_cluster().workers > 1:
+        raise UserError(
+            "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
+        )
+    opened = data.open_data(config.data_dir, config.dataset.split(","), config.verify)
+    asked = json.loads(json.dumps(flags.as_flags(config)))
+    asked["dataset_fingerprint"] = opened.fingerprint
+    if part != "chief":
+        _check_batch_sizes(config, opened.train.slices)
+    with contextlib.ExitStack() as stack:
+        # A worker writes in the folders of its trials only, which training locks.
+        watch = folders.telling_faults if part == "worker" else folders.writing
+        stack.enter_context(watch(config.tuning_dir, "tuning_dir"))
+        return _search(config, asked, part)
+
+
+def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
+    folder = pathlib.Path(config.tuning_dir)
+
+    def check() -> None:
+        check_same_run(folder, "tuning_dir", asked, _free_to_change(config))
+
+    def train(trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
+        result = _train(config, trial, folder_of)
+        if config.tuner != "hyperband":
+            # Only Hyperband may need them again.
+            checkpoints = pathlib.Path(folder_of(trial.trial_id), "run/checkpoints")
+            shutil.rmtree(checkpoints, ignore_errors=True)
+        return result
+
+    check()
+    if part != "worker":
+        write_config(folder, asked)
+    oracle = tuner.make_oracle(config, lambda oracle: _report(config, oracle))
+    tuner.Tuner(oracle, config.tuning_dir, train, check).search()
+    if part == "worker":
+        return None
+    for checkpoints in folder.glob("trials/trial_*/run/checkpoints"):
+        shutil.rmtree(checkpoints)
+    table = _report(config, oracle)
+    if _best(table) is None:
+        raise UserError(
+            f"--tuning_dir={folder}: no trial came to a result; all diverged or lacked memory"
+        )
+    return table
+
+
+def _free_to_change(config: SearchConfig) -> set[str]:
+    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
+    # Not with Hyperband, whose trials are cleared away in the end and cannot be trained further.
+    return free | ({"max_trials"} if config.tuner == "bayesian" else set())
+
+
+def _check_batch_sizes(config: SearchConfig, slices: int) -> None:
+    replicas = distribution.make_strategy(config.replicas).num_replicas_in_sync
+    for size in config.batch_sizes:
+        if size > slices:
+            raise UserError(f"--batch_sizes: {size} is more than the {slices} slices to train on")
+        if size % replicas:
+            raise UserError(f"--batch_sizes: {size} cannot be divided by the {replicas} replicas")
+
+
+def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
+    """Train a trial as far as it says; its score is that of the weights that a run exports."""
+    started = time.monotonic()
+    values = trial.hyperparameters.values
+    workdir = pathlib.Path(folder_of(trial.trial_id), "run")
+    former = values.get("tuner/trial_id")
+    if former and not workdir.exists():
+        pathlib.Path(folder_of(former), "run").rename(workdir)
+    run = run_config(config, values, str(workdir))
+    until = values.get("tuner/epochs", config.epochs)
+    varied = _shown(space.flags_of(values, config.max_parameters))
+    shown = ", ".join(f"{name} {value}" for name, value in varied.items())
+    print(f"trial {trial.trial_id}: until epoch {until}, {shown}", flush=True)
+    keras.backend.clear_session()
+    best = {space.OBJECTIVE: tuner.FAILED, "val_ssim": 0.0, "epoch": 0.0}
+    try:
+        run_state = training.train_until(run, until)
+        row = run_state.history[run_state.best_epoch - 1]
+        best = {name: row[name] for name in best}
+    except (DivergedError, tf.errors.ResourceExhaustedError) as error:
+        print(f"trial {trial.trial_id}: {str(error).splitlines()[0]}", flush=True)
+    return best | {"until": until, "seconds": time.monotonic() - started}
+
+
+def run_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) -> TrainConfig:
+    """The run that tries a point of the space in the folder `workdir`.
+
+    What neither the search nor the point says of a run is left at its default.
+    """
+    known = flags.flags_of(TrainConfig)
+    shared = {name: value for name, value in flags.as_flags(config).items() if name in known}
+    # The search has checked the dataset for all of its runs.
+    shared |= {"workdir": workdir, "verify": "quick", "model": "resnet_like"}
+    return flags.from_flags(TrainConfig, shared | space.flags_of(values, config.max_parameters))
+
+
+def flagfile(config: TrainConfig) -> str:
+    """The run as a file for `python -m trainer --flagfile=`, wherever that is called."""
+    values = {**flags.as_flags(config)}
+    for name in ("data_dir", "workdir"):
+        values[name] = pathlib.Path(values[name]).resolve()
+    # Run by itself it checks its dataset.
+    del values["verify"]
+    for name, declared in flags.flags_of(TrainConfig).items():
+        other, _, wanted = declared.only_with.partition("=")
+        if other and values[other] != wanted:
+            del values[name]
+    return "\n".join(flags.as_lines(values)) + "\n"
+
+
+def _shown(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of flags for people: tuples as in flags."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+
+
+def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
+    """One row a finished trial, best first.
+
+    Columns: `trial`; `goes_on`, the trial that it trained further, empty for none; `psnr` in dB
+    and `ssim` on validation slices at `epoch`, the one of the lowest validation loss; `epochs`,
+    trained so far; `seconds`, of this trial alone; `parameters`; and the flags that were varied.
+    """
+    rows = []
+    for trial in trials:
+        if trial.status != "COMPLETED":
+            continue
+        values = trial.hyperparameters.values
+        metrics = {name: trial.metrics.get_last_value(name) for name in trial.metrics.metrics}
+        varied = space.flags_of(values, config.max_parameters)
+        shape = {name: varied[name] for name in space.SHAPE}
+        rows.append(
+            {
+                "trial": trial.trial_id,
+                "goes_on": values.get("tuner/trial_id", ""),
+                "psnr": metrics[space.OBJECTIVE],
+                "ssim": metrics["val_ssim"],
+                "epoch": round(metrics["epoch"]),
+                "epochs": round(metrics["until"]),
+                "seconds": round(metrics["seconds"], 1),
+                "parameters": space.count_parameters(**shape),
+                **_shown(varied),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.sort_values("psnr", ascending=False, kind="stable") if rows else table
+
+
+def _best(table: pd.DataFrame) -> str | None:
+    """The number of the best trial; None where no trial has a result."""
+    if table.empty or table["psnr"].iloc[0] == tuner.FAILED:
+        return None
+    return table["trial"].iloc[0]
+
+
+def _report(config: SearchConfig, oracle: tuner.Oracle) -> pd.DataFrame:
+    """Write `trials.csv` and, once there is a best trial, `best.flags`; returns the table."""
+    folder = pathlib.Path(config.tuning_dir)
+    table = trials_table(config, oracle.trials.values())
+    files.write_text(folder / "trials.csv", table.to_csv(index=False))
+    best = _best(table)
+    if best is not None:
+        trial = oracle.trials[best]
+        run = run_config(config, trial.hyperparameters.values, str(folder / "best"))
+        comment = f"# trial {best}: on validation slices {tuner.describe(trial)}"
+        files.write_text(folder / "best.flags", f"{comment}\n{flagfile(run)}")
+    return table
