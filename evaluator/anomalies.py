@@ -39,8 +39,8 @@ class LesionSettings:
     """How pixels are scored and judged; the fields are flags."""
 
     percentile: float = flag(
-        "A pixel counts as lesion where its score is above this percentile of the scores of healthy "
-        "validation pixels.",
+        "Pixels whose score is above this percentile of the scores of healthy validation pixels "
+        "count as lesion.",
         99.0,
         above=0,
         below=100,

@@ -775,7 +775,7 @@ def test_a_mask_is_all_that_is_above_zero_whatever_the_labels(tmp_path):
         ("--dataset=ixi_t1/other", "which has ixi_t1/tiny"),
         ("--percentile=100", "must be below 100"),
         ("--blur_sigma=0", "must be above 0"),
-        ("--smooth_sigma=-1", "must be at least 0"),
+        ("--smooth_sigma=-1", "must be between 0 and 1"),
         ("--batch_size=0", "must be at least 1"),
         ("--seed=-1", "must be at least 0"),
         ("--region=brain", "region"),
