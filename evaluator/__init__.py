@@ -1,7 +1,7 @@
 """Judging a SavedModel on the dataset.
 
 - Scores of a split: `score` is the command and `evaluation` its work; `scoring`, `statistics`,
-  `results`, and `published` for those of the thesis.
+  `bootstrap`, `results`, and `published` for those of the thesis.
 - Corrupted inputs: `robustness`, `robustness_report`.
 - Lesions: `anomalies` runs it; `lesions` makes them, `pairs` finds files; `anomaly` scores pixels;
   `tallies`, `curves` and `detection` judge the scores; `anomaly_report`.

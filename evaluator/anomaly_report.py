@@ -1,4 +1,4 @@
-"""The sections of the page on lesions: tables, curves, pictures, what was scored."""
+"""The sections of the page on lesions: tables, plots, pictures, what was scored."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def sections(
     parts = [
         _overall(facts, [row for row in rows if not row["subject"] and not row["group"]]),
         _compared(facts, comparisons),
-        _curves(found),
+        _precision_recall(found),
         _by_name("AUPRC by group", [row for row in rows if row["group"]], "group"),
         _by_name("AUPRC by person", [row for row in rows if row["subject"]], "subject"),
     ]
@@ -125,7 +125,7 @@ def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
     )
 
 
-def _curves(found: Found) -> Section:
+def _precision_recall(found: Found) -> Section:
     panels = {}
     for direction in DIRECTIONS:
         lines = {}

@@ -1,6 +1,5 @@
 """Which method finds the lesions: histograms of scores into rows, intervals and comparisons."""
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator import bootstrap, curves
+from evaluator import bootstrap, curves, results
 from evaluator.anomaly import BASELINES
 from evaluator.tallies import Method, Tally
 
@@ -121,16 +120,5 @@ def result_files(
     content = {**facts, "overall": overall, "comparisons": comparisons}
     return {
         "anomalies.csv": frame.to_csv(index=False, float_format="%.6f"),
-        "anomalies.json": json.dumps(_plain(content), indent=2) + "\n",
+        "anomalies.json": results.as_json(content),
     }
-
-
-def _plain(value: Any) -> Any:
-    """For JSON: floats with six decimals, NaN as null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return round(value, 6) if math.isfinite(value) else None
-    return value

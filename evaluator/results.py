@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -56,14 +56,14 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
             {
                 "model": model.name,
                 "model_sha256": model.sha256,
-                **_plain(statistics.by_slice(mine)),
-                "by_subject": _plain(by_subject),
+                **statistics.by_slice(mine).to_dict("index"),
+                "by_subject": by_subject.to_dict("index"),
                 "slices_at_psnr_cap": int((mine["psnr"] >= PSNR_CAP).sum()),
                 "published": published_for(model.card),
             }
         )
     differences = statistics.paired_differences(scores, models[0].name)
-    return {
+    facts = {
         "dataset": split.dataset,
         "dataset_version": split.version,
         "dataset_fingerprint": split.fingerprint,
@@ -74,7 +74,7 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
         "models": entries,
         "paired_differences": {
             "reference": models[0].name,
-            "rows": [_rounded(row) for row in differences.to_dict("records")],
+            "rows": differences.to_dict("records"),
         },
         "std": "population",
         "intervals": {
@@ -85,27 +85,30 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
         "psnr_cap_db": PSNR_CAP,
         "ms_ssim_scales": ms_ssim_scales(*split.size),
     }
+    return plain(facts)
 
 
-def _plain(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    return {str(name): _rounded(row) for name, row in table.to_dict("index").items()}
+def plain(value: Any) -> Any:
+    """Numbers with six decimals; None for what is not finite, which JSON does not know."""
+    if isinstance(value, Mapping):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 6) if math.isfinite(value) else None
+    return value
 
 
-def _rounded(row: dict[Any, Any]) -> dict[str, Any]:
-    """Numbers with six decimals; null for what is not a number, which JSON does not know."""
-    found = {}
-    for name, value in row.items():
-        if isinstance(value, float):
-            value = None if math.isnan(value) else round(value, 6)
-        found[str(name)] = value
-    return found
+def as_json(facts: Mapping[str, Any]) -> str:
+    """The text of a file of facts."""
+    return json.dumps(plain(facts), indent=2) + "\n"
 
 
 def result_files(
     scores: pd.DataFrame, facts: dict[str, Any], curves: pd.DataFrame | None
 ) -> dict[str, str]:
     """`scores.csv` and `summary.json`; `robustness.csv` if there are curves."""
-    texts = {"scores.csv": scores_csv(scores), "summary.json": json.dumps(facts, indent=2) + "\n"}
+    texts = {"scores.csv": scores_csv(scores), "summary.json": as_json(facts)}
     if curves is not None:
         texts["robustness.csv"] = curves.to_csv(
             index=False, float_format="%.6f", lineterminator="\n"
