@@ -87,23 +87,16 @@ def main(config: AnomaliesConfig) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder are not there or not fit for the others.
     """
-    from evaluator import anomaly_report, detection, models, report, scoring
+    from evaluator import anomaly_report, detection, report, scoring
 
     with folders.writing(config.output_dir, "output_dir"):
-        data, checks = config.data, config.checks
+        data = config.data
         validation = scoring.open_split(
             storage.at(data.data_dir), data.dataset, "validation", "quick"
         )
-        loaded = models.load_models(
-            [storage.at(path) for path in config.saved_model],
-            allow_changed_model=checks.allow_changed_model,
-        )
-        for model in loaded:
-            scoring.check_fit(
-                model, validation, allow_other_preprocessing=checks.allow_other_preprocessing
-            )
+        models = scoring.load_fitting(config.saved_model, validation, config.checks)
         scored = score_lesions(
-            loaded,
+            models,
             config.data,
             config.settings,
             source_dir=config.source_dir,

@@ -19,7 +19,7 @@ from evaluator import (
     sections,
 )
 from evaluator.anomalies import LesionSettings
-from evaluator.models import Model, load_models
+from evaluator.models import Model
 from evaluator.score import ScoreConfig
 from evaluator.scoring import Split
 from ixi_tfds import folders, storage
@@ -35,7 +35,9 @@ def evaluate(config: ScoreConfig) -> None:
     Raises:
       UserError: a model, dataset or split is not there or not fit for the others.
     """
-    split, models = _open(config)
+    data = config.data
+    split = scoring.open_split(storage.at(data.data_dir), data.dataset, config.split, data.verify)
+    models = scoring.load_fitting(config.saved_model, split, config.checks)
     tables = [scoring.score_split(model, split, batch_size=config.batch_size) for model in models]
     scores = pd.concat(tables, ignore_index=True)
     facts = results.summary(models, split, scores)
@@ -64,19 +66,6 @@ def evaluate(config: ScoreConfig) -> None:
     if config.lesions:
         anomalies.print_lesions(*scored[:3])
     print(f"\nReport: {output_dir / 'report.html'}")
-
-
-def _open(config: ScoreConfig) -> tuple[Split, list[Model]]:
-    """The split and the models, if these fit it."""
-    data, checks = config.data, config.checks
-    split = scoring.open_split(storage.at(data.data_dir), data.dataset, config.split, data.verify)
-    models = load_models(
-        [storage.at(path) for path in config.saved_model],
-        allow_changed_model=checks.allow_changed_model,
-    )
-    for model in models:
-        scoring.check_fit(model, split, allow_other_preprocessing=checks.allow_other_preprocessing)
-    return split, models
 
 
 def _sections(

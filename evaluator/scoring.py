@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import tqdm
 
-from evaluator.models import Model, check_preprocessing
-from ixi_tfds import datasets, integrity
+from evaluator.models import Model, check_preprocessing, load_models
+from evaluator.options import ModelChecks
+from ixi_tfds import datasets, integrity, storage
 from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
@@ -71,20 +72,32 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "f
     return Split(dataset, folder.name, name, manifest.fingerprint, (height, width), slices, builder)
 
 
-def check_fit(model: Model, split: Split, *, allow_other_preprocessing: bool = False) -> None:
-    """Refuse a model that takes slices of another size, or knows those of another preprocessing.
+def load_fitting(paths: Sequence[str], split: Split, checks: ModelChecks) -> list[Model]:
+    """Load models that take the slices of a split.
+
+    Args:
+      paths: of the models, as `models.load_models` takes them.
+      split: whose slices they are to see.
+      checks: which checks to leave out.
 
     Raises:
-      UserError: it does.
+      UserError: as `load_models` does; or a model takes slices of another size, or has learned
+        from those of another preprocessing.
     """
-    check_preprocessing(model, split.dataset, split.version, allowed=allow_other_preprocessing)
-    for takes, has in zip(model.size, split.size, strict=True):
-        if takes not in (None, has):
-            raise UserError(
-                f"the model {model.name} takes slices of {model.size[0]}x{model.size[1]}, and "
-                f"those of {split.dataset} are {split.size[0]}x{split.size[1]}; choose the dataset "
-                "that it was trained on by --dataset"
-            )
+    folders = [storage.at(path) for path in paths]
+    models = load_models(folders, allow_changed_model=checks.allow_changed_model)
+    for model in models:
+        check_preprocessing(
+            model, split.dataset, split.version, allowed=checks.allow_other_preprocessing
+        )
+        for takes, has in zip(model.size, split.size, strict=True):
+            if takes not in (None, has):
+                raise UserError(
+                    f"the model {model.name} takes slices of {model.size[0]}x{model.size[1]}, and "
+                    f"those of {split.dataset} are {split.size[0]}x{split.size[1]}; choose the "
+                    "dataset that it was trained on by --dataset"
+                )
+    return models
 
 
 def score_split(model: Model, split: Split, *, batch_size: int) -> pd.DataFrame:

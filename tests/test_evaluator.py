@@ -29,7 +29,7 @@ import tiny_dataset
 from browser import browser, see
 
 from evaluator import __main__ as evaluator
-from evaluator import evaluation, figures, models, results, scoring, sections, statistics
+from evaluator import figures, models, results, scoring, sections, statistics
 from evaluator.models import Model
 from evaluator.score import COMMAND
 from ixi_tfds import configs
@@ -1125,8 +1125,8 @@ def test_the_scoring_does_what_the_flags_say(lesions, model, sharper, data_dir, 
         for module, name in (
             (scoring, "open_split"),
             (scoring, "score_split"),
-            (scoring, "check_fit"),
-            (evaluation, "load_models"),
+            (scoring, "check_preprocessing"),
+            (scoring, "load_models"),
             (sections, "find_histories"),
         ):
             patch.setattr(module, name, noted(module, name))
@@ -1137,7 +1137,7 @@ def test_the_scoring_does_what_the_flags_say(lesions, model, sharper, data_dir, 
     assert asked["open_split"][0] == ((data_dir, "ixi_t1/tiny", "validation", "quick"), {})
     assert all(call[3] == "quick" for call, _ in asked["open_split"])
     assert asked["load_models"] == [(([model, sharper],), {"allow_changed_model": lesions})]
-    allowed = [more["allow_other_preprocessing"] for _, more in asked["check_fit"]]
+    allowed = [more["allowed"] for _, more in asked["check_preprocessing"]]
     assert allowed == [not lesions] * 2
     assert [more["batch_size"] for _, more in asked["score_split"]] == [7, 7]
     assert [args[1] for args, _ in asked["find_histories"]] == [[model, sharper]]
