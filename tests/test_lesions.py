@@ -2,12 +2,14 @@
 
 import collections
 import hashlib
+import pathlib
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from evaluator import anomaly, lesions
+from evaluator import anomaly, lesions, models
+from ixi_tfds.documents.model_card import ModelCard
 
 
 def head_slice(size=96, seed=0):
@@ -265,3 +267,63 @@ def test_lesions_lie_where_the_brightness_leaves_room(brightness, sign):
         signs.append(np.sign(kind.contrast))
         assert np.abs(changed - image).max() == pytest.approx(abs(kind.contrast), abs=1e-6)
     assert set(signs) == {sign} and len(signs) > 10
+
+
+SCANNER = np.random.default_rng(4).integers(-40, 900, (3, 6, 5)).astype(np.float64)
+SCANNER[2] = 7  # an empty range
+
+
+def a_model(raw=None, *, takes_range=False):
+    """One that halves the brightness of slices in [0, 1]."""
+    path = pathlib.Path("m")
+    return models.Model(
+        "m", path, "", ModelCard(), lambda slices: slices / 2, (6, 5), raw, takes_range
+    )
+
+
+@pytest.mark.parametrize("limits", [None, (20.0, 700.0)])
+def test_a_model_without_scanner_units_gets_8_bits_and_its_maps_are_in_scanner_units(limits):
+    low, high = SCANNER.min(axis=(1, 2)), SCANNER.max(axis=(1, 2))
+    if limits:
+        low, high = (np.full(3, limit) for limit in limits)
+    reconstruction, residual = anomaly.anomaly_maps(a_model(), SCANNER, limits)
+    assert reconstruction.dtype == residual.dtype == np.float32
+    for index, (bottom, top) in enumerate(zip(low, high, strict=True)):
+        share = (SCANNER[index].clip(bottom, top) - bottom) / max(top - bottom, 1)
+        unit = np.floor(255 * share + 0.499999999) / 255 / 2
+        expected = bottom + unit * (top - bottom)
+        np.testing.assert_allclose(reconstruction[index], expected, rtol=1e-5)
+        # Values beyond the range are not clipped in the map.
+        np.testing.assert_allclose(residual[index], SCANNER[index] - expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("limits", [None, (20.0, 700.0)])
+@pytest.mark.parametrize("takes_range", [True, False])
+def test_a_model_in_scanner_units_gets_the_range_that_it_takes(limits, takes_range):
+    """One that takes each slice's own extrema cannot be given another range."""
+    given = []
+
+    def raw(**inputs):
+        given.append(inputs)
+        return {"reconstruction": np.float32(1), "residual": np.float32(2)}
+
+    maps = anomaly.anomaly_maps(a_model(raw, takes_range=takes_range), SCANNER, limits)
+    if limits and not takes_range:
+        assert not given and maps[0].shape == SCANNER.shape
+        return
+    assert maps == (1, 2)
+    (inputs,) = given
+    assert all(value.dtype == np.float32 for value in inputs.values())
+    np.testing.assert_array_equal(inputs.pop("slices"), SCANNER)
+    if takes_range:
+        low, high = limits or (SCANNER.min(axis=(1, 2)), SCANNER.max(axis=(1, 2)))
+        np.testing.assert_array_equal(inputs.pop("low"), np.float32(np.broadcast_to(low, 3)))
+        np.testing.assert_array_equal(inputs.pop("high"), np.float32(np.broadcast_to(high, 3)))
+    assert not inputs
+
+
+def test_smoothing_may_be_wider_along_one_axis():
+    image, head = head_slice()
+    scores = dict(anomaly.score_maps(image[None], head[None], {}, smooth_sigma=(0.0, 3.0)))
+    expected = ndimage.gaussian_filter1d(image, 3.0, axis=1)
+    np.testing.assert_allclose(scores["intensity", "bright"][0], expected, atol=1e-6)
