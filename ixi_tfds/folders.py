@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 
 from ixi_tfds import storage
 from ixi_tfds.errors import UserError
+from ixi_tfds.system import files
 
 LOCK = ".lock"
 
@@ -59,7 +60,7 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
       UserError: another process writes there, or the operating system refuses something.
     """
     path = storage.at(folder)
-    with telling_faults(path, flag):
+    with os_errors_as_user_errors(path, flag):
         path.mkdir(parents=True, exist_ok=True)
         if storage.is_remote(path):
             _warn_of_no_lock(path)
@@ -70,7 +71,7 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def telling_faults(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
+def os_errors_as_user_errors(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     """Turn errors of the operating system, also those that a library wraps, into one sentence.
 
     Args:
@@ -173,26 +174,12 @@ def write_files(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
         leftover.unlink()
     partials = {name: folder / f".{name}.partial" for name in texts}
     for name, text in texts.items():
-        with naming(partials[name]):
+        with files.with_path(partials[name]):
             partials[name].write_text(text, encoding="utf-8", newline="\n")
     for name in texts:
         (folder / name).unlink(missing_ok=True)
     for name, partial in partials.items():
         partial.replace(folder / name)
-
-
-@contextlib.contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """Give errors of the operating system the path of the file that is written, which they lack.
-
-    Raises:
-      OSError: as it came, but for its `filename`.
-    """
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
 
 
 def put_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:

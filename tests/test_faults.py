@@ -24,6 +24,7 @@ from volumes import SMALL, write_cohort
 
 from ixi_tfds import folders
 from ixi_tfds.errors import UserError
+from ixi_tfds.system import files
 
 KIB = 1024
 
@@ -242,7 +243,7 @@ def test_the_words_of_the_system_are_known_in_the_errors_of_libraries(text, said
             stack.enter_context(pytest.raises(UserError, match=f"^{said}"))
         else:
             stack.enter_context(pytest.raises(RuntimeError, match="shape"))
-        with folders.telling_faults("/w", "workdir"):
+        with folders.os_errors_as_user_errors("/w", "workdir"):
             raise RuntimeError(text)
 
 
@@ -268,7 +269,7 @@ def test_an_error_of_the_system_names_its_file_and_what_to_do(code, advice, file
     place = "/w/a" if file == "/w/a" else "--workdir=/w"
     with (
         pytest.raises(UserError, match=f"^{place}: {os.strerror(code)}; {advice}"),
-        folders.telling_faults("/w", "workdir"),
+        folders.os_errors_as_user_errors("/w", "workdir"),
     ):
         raise OSError(code, os.strerror(code), file)
 
@@ -278,18 +279,18 @@ def test_errors_that_nobody_can_do_anything_about_keep_their_traceback():
         ConnectionResetError(errno.ECONNRESET, "No space left on device", "/w"),
         OSError("no number"),
     ):
-        with pytest.raises(OSError) as caught, folders.telling_faults("/w", "workdir"):
+        with pytest.raises(OSError) as caught, folders.os_errors_as_user_errors("/w", "workdir"):
             raise error
         assert caught.value is error
     said = UserError("--strict: /w/a; No space left on device")
-    with pytest.raises(UserError) as caught, folders.telling_faults("/w", "workdir"):
+    with pytest.raises(UserError) as caught, folders.os_errors_as_user_errors("/w", "workdir"):
         raise said
     assert caught.value is said
 
 
 def test_a_file_that_is_written_is_named_unless_the_system_names_one(tmp_path):
     for given_name, named in ((None, str(tmp_path / "a")), ("/elsewhere", "/elsewhere")):
-        with pytest.raises(OSError) as caught, folders.naming(tmp_path / "a"):
+        with pytest.raises(OSError) as caught, files.with_path(tmp_path / "a"):
             raise OSError(errno.ENOSPC, "full", given_name)
         assert caught.value.filename == named
 
@@ -301,10 +302,13 @@ def test_an_error_of_a_store_is_told_from_one_of_a_computation():
     wrong = tf.errors.InvalidArgumentError(None, None, "shapes (3,) and (4,)")
     with (
         pytest.raises(UserError, match=r"^gs://b/run: the storage refuses .*code 403"),
-        folders.telling_faults("gs://b/run", "workdir"),
+        folders.os_errors_as_user_errors("gs://b/run", "workdir"),
     ):
         raise refused
     for folder, error in (("gs://b/run", wrong), ("/w", refused)):
-        with pytest.raises(tf.errors.OpError) as caught, folders.telling_faults(folder, "workdir"):
+        with (
+            pytest.raises(tf.errors.OpError) as caught,
+            folders.os_errors_as_user_errors(folder, "workdir"),
+        ):
             raise error
         assert caught.value is error

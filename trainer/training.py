@@ -129,7 +129,7 @@ def _check(config: TrainConfig, replicas: int, shards: data.Shards) -> None:
 
 def _writing(run: _Run) -> contextlib.AbstractContextManager[None]:
     """Lock the working folder for this run; of several workers only the chief writes to it."""
-    watch = folders.writing if run.cluster.is_chief else folders.telling_faults
+    watch = folders.writing if run.cluster.is_chief else folders.os_errors_as_user_errors
     return watch(run.config.workdir, "workdir")
 
 

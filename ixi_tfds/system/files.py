@@ -29,13 +29,22 @@ def replacing(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.P
     unique = f"{uuid.uuid4().hex}-" if shared else ""
     partial = path.with_name(f"{PARTIAL}{unique}{path.name}")
     try:
-        yield partial
-        partial.replace(path)
-    except BaseException as error:
+        with with_path(partial):
+            yield partial
+            partial.replace(path)
+    except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = error.filename or str(partial)
+        raise
+
+
+@contextlib.contextmanager
+def with_path(path: pathlib.Path) -> Iterator[None]:
+    """Name a file in errors of the operating system that name none."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
         raise
 
 

@@ -56,7 +56,7 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
         _check_batch_sizes(config, opened.train.slices)
     with contextlib.ExitStack() as stack:
         # A worker writes in the folders of its trials only, which training locks.
-        watch = folders.telling_faults if part == "worker" else folders.writing
+        watch = folders.os_errors_as_user_errors if part == "worker" else folders.writing
         stack.enter_context(watch(config.tuning_dir, "tuning_dir"))
         return _search(config, asked, part)
 
