@@ -1,11 +1,9 @@
-"""The whole preprocessing job: plan, write the shards, publish."""
+"""A planned job: write the shards, publish the dataset."""
 
 import collections
 import contextlib
 import dataclasses
-import hashlib
 import json
-import math
 import os
 import pathlib
 import threading
@@ -17,199 +15,68 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
 from beam_preprocess import publish
-from beam_preprocess.pipeline import write_shards
-from beam_preprocess.shards import STRICT_FAILURE, ShardTask
-from beam_preprocess.workers import LOST
+from beam_preprocess.plan import JobConfig, Plan, fingerprint
+from beam_preprocess.runner import write_shards
+from beam_preprocess.shards import ShardTask
 from ixi_tfds import folders, storage
-from ixi_tfds.bids import is_bids
-from ixi_tfds.catalog import Catalog, Scan, find_scans
-from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import MARKER, read_manifest
-from ixi_tfds.demographics import find_workbook, read_demographics
-from ixi_tfds.errors import DatasetError, ScanError, UserError
+from ixi_tfds.catalog import Catalog
+from ixi_tfds.datasets import MARKER
+from ixi_tfds.documents import manifest, shard_record
+from ixi_tfds.documents.manifest import Manifest
+from ixi_tfds.documents.shard_record import Refusal, RefusedVolume
+from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.nifti import read_file
 from ixi_tfds.roster import git_blob_sha1
-from ixi_tfds.splits import SPLITS, assign_splits
+from ixi_tfds.splits import SPLITS
+from ixi_tfds.system.files import PARTIAL
 
 
 @dataclasses.dataclass(frozen=True)
-class JobConfig:
-    """What the command line asks for.
+class Made:
+    """A dataset, and the seconds that it took; None where it was there already."""
 
-    Attributes:
-      source_dir: folder of volumes, any depth, and perhaps the workbook; or a BIDS folder.
-      data_dir: root of the datasets; this one lands in `ixi_t1/<config>/<version>/` below it.
-      slices: geometry and scaling.
-      workbook: path of the demographics, or None to look for it in `source_dir`.
-      volumes_per_shard: volumes that one shard holds, and one task reads.
-      strict: fail at the first volume that is refused.
-      max_rejected_fraction: share of refused volumes above which nothing is published.
-      overwrite: replace a dataset that was made from other inputs.
-    """
-
-    source_dir: str
-    data_dir: str
-    slices: SliceConfig
-    workbook: str | None = None
-    volumes_per_shard: int = 16
-    strict: bool = False
-    max_rejected_fraction: float = 0.05
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.volumes_per_shard < 1:
-            raise UserError(f"--volumes_per_shard={self.volumes_per_shard}: must be at least 1")
-        for flag in ("source_dir", "data_dir"):
-            if not getattr(self, flag):
-                raise UserError(f"--{flag}=: give a folder")
-            storage.at(getattr(self, flag))  # refuses unknown schemes
-        if not 0 <= self.max_rejected_fraction <= 1:
-            raise UserError(
-                f"--max_rejected_fraction={self.max_rejected_fraction}: must be between 0 and 1"
-            )
-
-    @property
-    def dataset_dir(self) -> pathlib.Path:
-        """Where the finished dataset stands."""
-        return storage.at(self.data_dir, "ixi_t1", self.slices.name, VERSION)
+    manifest: Manifest
+    seconds: float | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a job will do, known before any volume is read."""
-
-    catalog: Catalog
-    splits: dict[str, str]
-    warnings: tuple[str, ...]
-    tasks: tuple[ShardTask, ...]
-    work_dir: pathlib.Path
-
-    def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
-        """(subjects, slices) of each split if no volume is refused."""
-        subjects = collections.Counter(self.splits.values())
-        return {s: (subjects[s], subjects[s] * config.slices_per_volume) for s in SPLITS}
-
-
-def plan_job(config: JobConfig) -> Plan:
-    """Find the scans, look up the people, and deal scans to splits and shards.
-
-    Raises:
-      UserError: no scans, a subject twice, or demographics that cannot be read or used.
-    """
-    if not storage.at(config.source_dir).is_dir():
-        raise UserError(f"--source_dir={config.source_dir}: no such folder")
-    catalog, warnings = _find_people(config)
-    splits = assign_splits(catalog.scans)
-    work_dir = config.dataset_dir.with_name(f".incomplete-{VERSION}")
-    tasks = tuple(
-        ShardTask(
-            split=split,
-            index=index,
-            count=len(shards),
-            scans=scans,
-            config=config.slices,
-            source_dir=config.source_dir,
-            work_dir=str(work_dir),
-            strict=config.strict,
-        )
-        for split in SPLITS
-        for shards in [_deal(catalog.scans, splits, split, config.volumes_per_shard)]
-        for index, scans in enumerate(shards)
-    )
-    return Plan(catalog, splits, warnings, tasks, work_dir)
-
-
-def _find_people(config: JobConfig) -> tuple[Catalog, tuple[str, ...]]:
-    """The scans with what is known of the people, and what had to be given up."""
-    if is_bids(config.source_dir):
-        if config.workbook is not None:
-            raise UserError(
-                f"--workbook={config.workbook}: {config.source_dir} is a BIDS folder, whose "
-                "participants.tsv tells sex and age; leave the flag out"
-            )
-        catalog = find_scans(config.source_dir)
-        return catalog, catalog.warnings
-    workbook = config.workbook or find_workbook(config.source_dir)
-    if workbook is None:
-        lacks = "no workbook: sex, ethnicity and age of everyone will be missing"
-        return find_scans(config.source_dir), (lacks,)
-    demographics = read_demographics(workbook)
-    return find_scans(config.source_dir, demographics), demographics.warnings
-
-
-def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str, Any]:
-    """Write and publish the dataset of a plan; give its manifest.
+def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
+    """Write and publish the dataset of a plan.
 
     An unfinished job of the same settings is continued; a finished one is left as it is.
 
     Raises:
-      DatasetError: the dataset stands there, made from other inputs.
-      ScanError: a volume was refused and the job is strict.
-      UserError: too many volumes were refused, another job writes the same dataset, or something
-        cannot be read or written; nothing is published then.
+      DatasetError: the dataset is there, made from other inputs.
+      UserError: a volume was refused and the job is strict, too many volumes were refused, another
+        job writes the same dataset, or something cannot be read or written; nothing is published
+        then.
     """
     with folders.writing(config.dataset_dir.parent, "data_dir"):
         return _run_alone(config, plan, options)
 
 
-def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> dict[str, Any]:
-    settings = {
-        "version": VERSION,
-        "config": dataclasses.asdict(config.slices),
-        "volumes_per_shard": config.volumes_per_shard,
-        "people": {
-            scan.subject: [
-                plan.splits[scan.subject],
-                scan.site,
-                scan.sex,
-                scan.ethnicity,
-                None if math.isnan(scan.age) else scan.age,
-            ]
-            for scan in plan.catalog.scans
-        },
-    }
+def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
     folders.recover(config.dataset_dir)
     if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
-        return _check_unchanged(config, plan, settings)
+        return Made(_check_unchanged(config, plan), None)
     started = time.time()
-    _open_work_dir(plan.work_dir, settings)
+    _open_work_dir(plan.work_dir, plan.settings)
     with _progress(plan.tasks, plan.work_dir):
-        _run_pipeline(plan, options)
-    records = [json.loads(task.record_path.read_text()) for task in plan.tasks]
-    rejected = [entry for record in records for entry in record["rejected"]]
+        write_shards(plan.tasks, options)
+    records = [shard_record.read(task.record_path) for task in plan.tasks]
+    rejected = [entry for record in records for entry in record.rejected]
     _check_rejects(config, plan, rejected)
-    digests = {
-        entry["path"]: entry["git_blob_sha1"]
-        for record in records
-        for entry in record["volumes"] + record["rejected"]
-    }
-    manifest = publish.publish(
+    digests = {path: digest for record in records for path, digest in record.inputs.items()}
+    made = publish.publish(
         config.slices,
         work_dir=plan.work_dir,
         dataset_dir=config.dataset_dir,
         records=records,
         skipped=_skipped(config, plan.catalog),
         warnings=plan.warnings,
-        settings=settings,
-        fingerprint=fingerprint(settings, digests),
+        volumes_per_shard=config.source.volumes_per_shard,
+        fingerprint=fingerprint(plan.settings, digests),
     )
-    return manifest | {"seconds": time.time() - started}
-
-
-def fingerprint(settings: dict[str, Any], digests: dict[str, str | None]) -> str:
-    """SHA-256, in hex, of all that decides the bytes of a dataset: settings and input files."""
-    text = json.dumps([settings, digests], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _deal(
-    scans: Sequence[Scan], splits: dict[str, str], split: str, volumes_per_shard: int
-) -> list[tuple[Scan, ...]]:
-    """Deal the scans of a split to shards, in the order of a hash so that sites are mixed."""
-    mine = [scan for scan in scans if splits[scan.subject] == split]
-    mine.sort(key=lambda scan: hashlib.sha256(f"shards:{scan.subject}".encode()).digest())
-    count = math.ceil(len(mine) / volumes_per_shard)
-    return [tuple(mine[index::count]) for index in range(count)]
+    return Made(made, time.time() - started)
 
 
 def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -221,20 +88,8 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
         storage.remove_tree(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         plan_file.write_text(text)
-    for leftover in [*work_dir.glob("*.tmp"), *work_dir.glob(STRICT_FAILURE)]:
+    for leftover in work_dir.glob(f"{PARTIAL}*"):
         leftover.unlink()
-
-
-def _run_pipeline(plan: Plan, options: PipelineOptions) -> None:
-    try:
-        write_shards(plan.tasks, options)
-    except Exception as error:
-        failure = plan.work_dir / STRICT_FAILURE
-        if failure.exists():
-            raise UserError(f"--strict: {failure.read_text()}") from error
-        if LOST in str(error):
-            raise UserError(LOST) from error
-        raise
 
 
 @contextlib.contextmanager
@@ -270,26 +125,24 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
             watcher.join()
 
 
-def _skipped(config: JobConfig, catalog: Catalog) -> list[dict[str, Any]]:
+def _skipped(config: JobConfig, catalog: Catalog) -> list[Refusal]:
     """Files refused by name, and further ones of a person in a BIDS folder.
 
     They were never candidates, and do not count as rejected volumes.
     """
     return [
-        {
-            "path": os.path.relpath(error.path, config.source_dir),
-            "reason": error.reason,
-            "detail": error.detail,
-        }
+        Refusal(os.path.relpath(error.path, config.source.source_dir), error.reason, error.detail)
         for error in catalog.refused
     ]
 
 
-def _check_rejects(config: JobConfig, plan: Plan, rejected: list[dict[str, Any]]) -> None:
+def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.catalog.scans)
     if len(rejected) == volumes:
-        first = ScanError(rejected[0]["reason"], rejected[0]["path"], rejected[0]["detail"])
-        raise UserError(f"all {volumes} volumes were refused, the first one: {first}")
+        first = rejected[0]
+        raise UserError(
+            f"all {volumes} volumes were refused, the first one: {first.path}: {first.detail}"
+        )
     _check_splits(plan, rejected)
     if len(rejected) > config.max_rejected_fraction * volumes:
         report = plan.work_dir / "rejected.jsonl"
@@ -301,38 +154,37 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[dict[str, Any]]
         )
 
 
-def _check_splits(plan: Plan, rejected: list[dict[str, Any]]) -> None:
+def _check_splits(plan: Plan, rejected: list[RefusedVolume]) -> None:
     planned = collections.Counter(plan.splits.values())
-    refused = collections.Counter(entry["split"] for entry in rejected)
+    refused = collections.Counter(entry.split for entry in rejected)
     empty = [split for split in SPLITS if 0 < planned[split] == refused[split]]
     if empty:
-        first = next(entry for entry in rejected if entry["split"] == empty[0])
+        first = next(entry for entry in rejected if entry.split == empty[0])
         raise UserError(
-            f"every volume of the {empty[0]} split was refused, such as {first['path']}: "
-            f"{first['detail']}; nothing was published: mend these files, or take them away"
+            f"every volume of the {empty[0]} split was refused, such as {first.path}: "
+            f"{first.detail}; nothing was published: repair these files, or take them away"
         )
 
 
-def _check_unchanged(config: JobConfig, plan: Plan, settings: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of the dataset that stands there, if these inputs would give the same again."""
-    manifest = read_manifest(config.dataset_dir)
-    refused = sum(manifest.get("rejected", {}).values())
+def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
+    """The manifest of the dataset that is there, if these inputs would give the same again."""
+    made = manifest.read(config.dataset_dir)
+    refused = sum((made.rejected or {}).values())
     if refused and (config.strict or refused > config.max_rejected_fraction * len(plan.splits)):
         raise DatasetError(
             f"{config.dataset_dir}: was made leaving out {refused} refused volumes, which --strict "
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
-    paths = [scan.path for scan in plan.catalog.scans]
     digests = {}
-    for path in tqdm(paths, unit="volume", desc="compare", disable=None):
+    for scan in tqdm(plan.catalog.scans, unit="volume", desc="compare", disable=None):
         try:
-            digest = git_blob_sha1(read_file(path))
+            digest = git_blob_sha1(read_file(scan.path))
         except OSError:
             digest = None
-        digests[os.path.relpath(path, config.source_dir)] = digest
-    if fingerprint(settings, digests) != manifest["fingerprint"]:
+        digests[os.path.relpath(scan.path, config.source.source_dir)] = digest
+    if fingerprint(plan.settings, digests) != made.fingerprint:
         raise DatasetError(
             f"{config.dataset_dir}: a dataset from other inputs or settings stands there; pass "
             "--overwrite to replace it, or choose another --data_dir or --config"
         )
-    return manifest | {"unchanged": True}
+    return made

@@ -1,10 +1,10 @@
 """Turning a folder of shards into a dataset, all or nothing."""
 
 import collections
+import dataclasses
 import json
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
@@ -13,8 +13,12 @@ from beam_preprocess.shards import shard_name
 from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.configs import VERSION, SliceConfig
-from ixi_tfds.datasets import MARKER, median_geometry, save_manifest
+from ixi_tfds.datasets import MARKER
+from ixi_tfds.documents import codec, manifest
+from ixi_tfds.documents.manifest import Counts, Manifest, Source
+from ixi_tfds.documents.shard_record import Refusal, ShardRecord
 from ixi_tfds.splits import SPLITS
+from ixi_tfds.system.files import PARTIAL
 
 
 def publish(
@@ -22,125 +26,138 @@ def publish(
     *,
     work_dir: pathlib.Path,
     dataset_dir: pathlib.Path,
-    records: Sequence[Mapping[str, Any]],
-    skipped: Sequence[Mapping[str, Any]],
+    records: Sequence[ShardRecord],
+    skipped: Sequence[Refusal],
     warnings: Sequence[str],
-    settings: Mapping[str, Any],
+    volumes_per_shard: int,
     fingerprint: str,
-) -> dict[str, Any]:
+) -> Manifest:
     """Write metadata, manifest and reports beside the shards, then rename the folder.
 
     Args:
       config: geometry and scaling.
       work_dir: folder with the whole shards and their records.
-      dataset_dir: where the dataset shall stand; what stands there is replaced.
-      records: of all shards, as `shards.write_shard` leaves them.
+      dataset_dir: where the dataset shall be; what is there is replaced.
+      records: of all shards.
       skipped: files refused by name.
       warnings: of the workbook.
-      settings: all but the input files that decides the bytes.
+      volumes_per_shard: volumes that a shard was to hold.
       fingerprint: of settings and input files.
 
     Returns:
       The manifest.
     """
     records = _number_shards(work_dir, records)
-    rejected = [entry for record in records for entry in record["rejected"]]
-    volumes = {
-        volume["subject"]: {"split": record["split"], "shard": record["shard"]}
-        | {key: volume[key] for key in ("path", "git_blob_sha1")}
-        for record in records
-        for volume in record["volumes"]
-    }
-    filled = [record for record in records if record["slices"]]
-    manifest = {
-        "version": VERSION,
-        "config": settings["config"],
-        "volumes_per_shard": settings["volumes_per_shard"],
-        "fingerprint": fingerprint,
-        "splits": _split_counts(filled),
-        "strata": quality.strata(filled),
-        "rejected": dict(sorted(collections.Counter(r["reason"] for r in rejected).items())),
-        "skipped": dict(sorted(collections.Counter(s["reason"] for s in skipped).items())),
-        "geometry": median_geometry(
-            (volume["shape"], volume["zooms"]) for record in records for volume in record["volumes"]
-        ),
-        "bytes": sum(record["bytes"] for record in filled),
-        "shards": {record["shard"]: record["sha256"] for record in filled},
-        "volumes": dict(sorted(volumes.items())),
-    }
-    write_tfds_metadata(config, work_dir, filled)
+    rejected = [entry for record in records for entry in record.rejected]
+    made = _manifest(config, records, skipped, volumes_per_shard, fingerprint)
+    sizes = [(r.split, r.slices, r.bytes) for r in records if r.slices]
+    write_tfds_metadata(config, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
-    (work_dir / "quality.html").write_text(
-        quality.render(config, manifest, records, rejected, skipped, warnings), encoding="utf-8"
-    )
-    save_manifest(work_dir, manifest)
+    page = quality.render(made, records, [*rejected, *skipped], warnings)
+    (work_dir / "quality.html").write_text(page, encoding="utf-8")
+    made = manifest.write(work_dir, made)
     # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
     # what workers of a job that was killed wrote for a moment longer.
-    for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob("*.tmp")]:
-        if path.name not in manifest["shards"]:
-            # A temporary file is in both lists, or its worker may have removed it.
+    for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob(f"{PARTIAL}*")]:
+        if path.name not in made.shards:
+            # A partial file may be in both lists, or its worker may have removed it.
             path.unlink(missing_ok=True)
     (work_dir / "plan.json").unlink()
     folders.put_in_place(work_dir, dataset_dir, MARKER)
-    return manifest
+    return made
 
 
-def write_lines(path: pathlib.Path, entries: Iterable[Mapping[str, Any]]) -> None:
+def _manifest(
+    config: SliceConfig,
+    records: Sequence[ShardRecord],
+    skipped: Sequence[Refusal],
+    volumes_per_shard: int,
+    fingerprint: str,
+) -> Manifest:
+    filled = [record for record in records if record.slices]
+    volumes = [(record, volume) for record in filled for volume in record.volumes]
+    return Manifest(
+        version=VERSION,
+        config=config,
+        fingerprint=fingerprint,
+        shards={record.shard: record.sha256 for record in filled},
+        geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
+        volumes_per_shard=volumes_per_shard,
+        splits=_split_counts(filled),
+        strata=quality.strata(filled),
+        rejected=_by_reason(entry for record in records for entry in record.rejected),
+        skipped=_by_reason(skipped),
+        bytes=sum(record.bytes for record in filled),
+        volumes={
+            volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)
+            for record, volume in volumes
+        },
+    )
+
+
+def _by_reason(refused: Iterable[Refusal]) -> dict[str, int]:
+    return dict(sorted(collections.Counter(entry.reason for entry in refused).items()))
+
+
+def write_lines(path: pathlib.Path, entries: Iterable[Refusal]) -> None:
     """Write one JSON object a line, ordered by path."""
-    ordered = sorted(entries, key=lambda entry: entry["path"])
-    path.write_text("".join(json.dumps(entry, sort_keys=True) + "\n" for entry in ordered))
+    ordered = sorted(entries, key=lambda entry: entry.path)
+    lines = [json.dumps(codec.to_plain(entry), sort_keys=True) + "\n" for entry in ordered]
+    path.write_text("".join(lines))
 
 
-def _number_shards(
-    work_dir: pathlib.Path, records: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def _number_shards(work_dir: pathlib.Path, records: Sequence[ShardRecord]) -> list[ShardRecord]:
     """Take shards without any slice out of the count, for TFDS cannot read them."""
     numbered = []
     for split in SPLITS:
-        mine = [record for record in records if record["split"] == split]
-        filled = [record for record in mine if record["slices"]]
+        mine = [record for record in records if record.split == split]
+        filled = [record for record in mine if record.slices]
         for record in mine:
-            if record["slices"]:
+            if record.slices:
                 name = shard_name(split, filled.index(record), len(filled))
-                (work_dir / record["shard"]).rename(work_dir / name)
-                numbered.append(dict(record) | {"shard": name})
+                (work_dir / record.shard).rename(work_dir / name)
+                numbered.append(dataclasses.replace(record, shard=name))
             else:
-                (work_dir / record["shard"]).unlink()
-                numbered.append(dict(record))
+                (work_dir / record.shard).unlink()
+                numbered.append(record)
     return numbered
 
 
-def _split_counts(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+def _split_counts(records: Sequence[ShardRecord]) -> dict[str, Counts]:
     return {
-        split: {
-            "volumes": sum(len(r["volumes"]) for r in records if r["split"] == split),
-            "slices": sum(r["slices"] for r in records if r["split"] == split),
-        }
+        split: Counts(
+            volumes=sum(len(record.volumes) for record in records if record.split == split),
+            slices=sum(record.slices for record in records if record.split == split),
+        )
         for split in SPLITS
-        if any(r["split"] == split for r in records)
+        if any(record.split == split for record in records)
     }
 
 
 def write_tfds_metadata(
-    config: SliceConfig,
-    work_dir: pathlib.Path,
-    records: Sequence[Mapping[str, Any]],
+    config: SliceConfig, work_dir: pathlib.Path, shards: Sequence[tuple[str, int, int]]
 ) -> None:
-    """Write what `tfds.builder_from_directory` reads: features and the shards of each split."""
-    # With the root of the datasets it would read what stands there, be it damaged.
+    """Write what `tfds.builder_from_directory` reads: features and the shards of each split.
+
+    Args:
+      config: geometry and scaling.
+      work_dir: where it is written.
+      shards: split, slices and bytes of each, in their order.
+    """
+    # With the root of the datasets it would read what is there, be it damaged.
     info = builder_for(config, str(work_dir)).info
     template = tfds.core.ShardedFileTemplate(
         data_dir=work_dir, dataset_name="ixi_t1", filetype_suffix="tfrecord"
     )
     infos = []
     for split in SPLITS:
-        mine = [record for record in records if record["split"] == split]
+        mine = [(slices, size) for its, slices, size in shards if its == split]
         if mine:
             infos.append(
                 tfds.core.SplitInfo(
                     name=split,
-                    shard_lengths=[record["slices"] for record in mine],
-                    num_bytes=sum(record["bytes"] for record in mine),
+                    shard_lengths=[slices for slices, _ in mine],
+                    num_bytes=sum(size for _, size in mine),
                     filename_template=template.replace(split=split),
                 )
             )

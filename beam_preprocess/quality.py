@@ -3,12 +3,13 @@
 import collections
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
 
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents.manifest import Manifest
+from ixi_tfds.documents.shard_record import Refusal, ShardRecord
 from ixi_tfds.roster import is_original
 from ixi_tfds.splits import SPLITS
 
@@ -17,47 +18,43 @@ _ORIGINAL = {True: "original", False: "not the original", None: "no checksum kno
 
 
 def render(
-    config: SliceConfig,
-    manifest: Mapping[str, Any],
-    records: Sequence[Mapping[str, Any]],
-    rejected: Sequence[Mapping[str, Any]],
-    skipped: Sequence[Mapping[str, Any]],
+    manifest: Manifest,
+    records: Sequence[ShardRecord],
+    refused: Sequence[Refusal],
     warnings: Sequence[str],
 ) -> str:
     """The report as one self-contained HTML page.
 
     Args:
-      config: geometry and scaling.
       manifest: of the dataset.
       records: of all shards, with the description and thumbnail of each volume.
-      rejected: volumes that were refused when read.
-      skipped: files refused by name.
+      refused: files that are not in the dataset.
       warnings: of the workbook.
     """
     volumes = sorted(
         (
-            dict(volume)
+            vars(volume)
             | {
-                "split": record["split"],
-                "original": _ORIGINAL[is_original(volume["subject"], volume["git_blob_sha1"])],
+                "split": record.split,
+                "original": _ORIGINAL[is_original(volume.subject, volume.git_blob_sha1)],
             }
             for record in records
-            for volume in record["volumes"]
+            for volume in record.volumes
         ),
         key=lambda volume: (SPLITS.index(volume["split"]), volume["subject"]),
     )
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
-        config=config,
+        config=manifest.config,
         manifest=manifest,
-        splits=list(manifest["splits"]),
+        splits=list(manifest.splits or {}),
         balance={title: _balance(volumes, field) for title, field in _BALANCES.items()},
         ages=_ages(volumes),
         originals=collections.Counter(volume["original"] for volume in volumes),
         sites=_sites(volumes),
         volumes=volumes,
-        refused=[*rejected, *skipped],
+        refused=refused,
         warnings=warnings,
     )
 
@@ -65,17 +62,17 @@ def render(
 _BALANCES = {"Sex": "sex", "Ethnicity": "ethnicity", "Site": "site"}
 
 
-def strata(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+def strata(records: Sequence[ShardRecord]) -> dict[str, dict[str, int]]:
     """Volumes of each split by stratum, `sex/ethnicity`."""
     counts: dict[str, collections.Counter[str]] = {}
     for record in records:
-        for volume in record["volumes"]:
-            stratum = f"{volume['sex']}/{volume['ethnicity']}"
-            counts.setdefault(record["split"], collections.Counter())[stratum] += 1
+        for volume in record.volumes:
+            stratum = f"{volume.sex}/{volume.ethnicity}"
+            counts.setdefault(record.split, collections.Counter())[stratum] += 1
     return {split: dict(sorted(counter.items())) for split, counter in counts.items()}
 
 
-def _balance(volumes: Sequence[Mapping[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
+def _balance(volumes: Sequence[dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
     """For each value of a field: count and share of it in each split."""
     sizes = collections.Counter(volume["split"] for volume in volumes)
     counts = collections.Counter((volume[field], volume["split"]) for volume in volumes)
@@ -89,7 +86,7 @@ def _balance(volumes: Sequence[Mapping[str, Any]], field: str) -> list[tuple[str
     ]
 
 
-def _ages(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _ages(volumes: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Median and range of the known ages in each split."""
     lines = {}
     for split in dict.fromkeys(volume["split"] for volume in volumes):
@@ -102,7 +99,7 @@ def _ages(volumes: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return lines
 
 
-def _sites(volumes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _sites(volumes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Medians of the intensity statistics by site, in scanner units."""
     rows = []
     for site in sorted({volume["site"] for volume in volumes}):

@@ -3,24 +3,21 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from beam_preprocess import publish
-from beam_preprocess.job import JobConfig, plan_job
+from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds import folders, storage
-from ixi_tfds.configs import SliceConfig
-from ixi_tfds.datasets import file_sha256
+from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.integrity import Damage, split_of
 
 
 def repair(
     folder: pathlib.Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     damaged: Sequence[Damage],
-    *,
     source_dir: str | None,
     workbook: str | None,
 ) -> None:
@@ -34,14 +31,14 @@ def repair(
       manifest: its own, undamaged.
       damaged: what `integrity.find_damage` found.
       source_dir: the volumes it was made from; None will do where no shard is damaged.
-      workbook: as `JobConfig` takes it.
+      workbook: as `SourceConfig` takes it.
 
     Raises:
       DatasetError: the dataset is not of the Beam job, or the volumes or the workbook are not those
         that it was made from; what could be made again until then is in place.
       UserError: the volumes are needed and not given.
     """
-    if "volumes" not in manifest:
+    if manifest.volumes is None:
         raise DatasetError(
             f"{folder}: was not made by python -m beam_preprocess, so nothing in it can be made "
             "again by itself; make the whole dataset again"
@@ -49,20 +46,21 @@ def repair(
     # Its name for messages: the flag that gave the folder.
     with folders.writing(folder.parent, "data_dir"), _scratch(folder) as scratch:
         for damage in damaged:
-            if damage.name not in manifest["shards"] and split_of(damage.name):
+            if damage.name not in manifest.shards and split_of(damage.name):
                 (folder / damage.name).unlink()
-        metadata = [damage.name for damage in damaged if damage.name in manifest["metadata"]]
+        digests = manifest.metadata or {}
+        metadata = [damage.name for damage in damaged if damage.name in digests]
         if metadata:
             _write_metadata(manifest, scratch)
         for name in metadata:
-            _put(scratch / name, folder / name, manifest["metadata"][name])
-        shards = [damage.name for damage in damaged if damage.name in manifest["shards"]]
+            _put(scratch / name, folder / name, digests[name])
+        shards = [damage.name for damage in damaged if damage.name in manifest.shards]
         if shards:
             tasks = _tasks(folder, manifest, source_dir, workbook)
         for name in shards:
             task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
             write_shard(task)
-            _put(task.path, folder / name, manifest["shards"][name])
+            _put(task.path, folder / name, manifest.shards[name])
 
 
 @contextlib.contextmanager
@@ -90,47 +88,33 @@ def _other_source(name: str) -> DatasetError:
     )
 
 
-def _config(manifest: Mapping[str, Any]) -> SliceConfig:
-    # JSON has made lists of its tuples.
-    config: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in manifest["config"].items()
-    }
-    return SliceConfig(**config)
-
-
-def _write_metadata(manifest: Mapping[str, Any], scratch: pathlib.Path) -> None:
-    config = _config(manifest)
-    people = [volume["shard"] for volume in manifest["volumes"].values()]
-    records = [
-        {
-            "split": split_of(name),
-            "slices": people.count(name) * config.slices_per_volume,
-            "bytes": manifest["shard_bytes"][name],
-        }
-        for name in sorted(manifest["shards"])
+def _write_metadata(manifest: Manifest, scratch: pathlib.Path) -> None:
+    people = [source.shard for source in (manifest.volumes or {}).values()]
+    sizes = manifest.shard_bytes or {}
+    shards = [
+        (split_of(name), people.count(name) * manifest.config.slices_per_volume, sizes[name])
+        for name in sorted(manifest.shards)
     ]
-    publish.write_tfds_metadata(config, scratch, records)
+    publish.write_tfds_metadata(manifest.config, scratch, shards)
 
 
 def _tasks(
-    folder: pathlib.Path, manifest: Mapping[str, Any], source_dir: str | None, workbook: str | None
+    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, workbook: str | None
 ) -> Sequence[ShardTask]:
     if source_dir is None:
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
-    config = JobConfig(
+    source = SourceConfig(
         source_dir=source_dir,
-        data_dir=str(folder.parents[2]),
-        slices=_config(manifest),
         workbook=workbook,
-        volumes_per_shard=manifest["volumes_per_shard"],
+        volumes_per_shard=manifest.volumes_per_shard or 1,
     )
-    return plan_job(config).tasks
+    return plan_job(source, manifest.config, folder).tasks
 
 
-def _task_of(name: str, manifest: Mapping[str, Any], tasks: Sequence[ShardTask]) -> ShardTask:
+def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:
     # Not by name: shards are numbered anew where all volumes of one were refused.
-    people = {who for who, volume in manifest["volumes"].items() if volume["shard"] == name}
+    volumes = (manifest.volumes or {}).items()
+    people = {subject for subject, source in volumes if source.shard == name}
     for task in tasks:
         if task.split == split_of(name) and people <= {scan.subject for scan in task.scans}:
             return task

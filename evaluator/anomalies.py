@@ -268,11 +268,13 @@ def _geometry(data_dir: pathlib.Path, dataset: str) -> Any:
     """
     from evaluator import volumes
     from ixi_tfds import datasets
+    from ixi_tfds.documents import manifest
 
-    manifest = datasets.read_manifest(datasets.find_dataset(data_dir, dataset))
-    # As a model's card tells it; datasets made before it was recorded lack the geometry.
-    facts = {"slices": manifest["config"], "geometry": manifest.get("geometry")}
-    return volumes.training_geometry({"datasets": {dataset: facts}})
+    made = manifest.read(datasets.find_dataset(data_dir, dataset))
+    # Datasets made before it was recorded lack the geometry.
+    if made.geometry is None:
+        return volumes.Geometry(made.config)
+    return volumes.Geometry(made.config, made.geometry.shape, made.geometry.zooms)
 
 
 def print_lesions(

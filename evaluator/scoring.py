@@ -12,6 +12,7 @@ import tqdm
 
 from evaluator import bundle
 from ixi_tfds import datasets, integrity
+from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
 
@@ -202,16 +203,15 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "f
         damaged.
     """
     folder = datasets.find_dataset(data_dir, dataset)
-    manifest = datasets.read_manifest(folder)
+    manifest = manifests.read(folder)
     integrity.check_dataset(folder, manifest, (name,), verify)
     builder = datasets.open_builder(folder)
     splits = builder.info.splits
     if name not in splits:
         raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}")
-    fingerprint = manifest["fingerprint"]
     height, width, _ = builder.info.features["image"].shape
     slices = splits[name].num_examples
-    return Split(dataset, folder.name, name, fingerprint, (height, width), slices, builder)
+    return Split(dataset, folder.name, name, manifest.fingerprint, (height, width), slices, builder)
 
 
 def check_fit(model: Model, split: Split, *, allow_other_preprocessing: bool = False) -> None:
@@ -281,7 +281,7 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
         # A small split would be kept in memory whole.
         read_config=tfds.ReadConfig(try_autocache=False),
     )
-    with integrity.telling_damage(split.dataset):
+    with integrity.user_error_if_damaged(split.dataset):
         yield from dataset.prefetch(2)
 
 

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from ixi_tfds.catalog import Scan, find_scans
 from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
-from ixi_tfds.datasets import median_geometry, write_manifest
-from ixi_tfds.errors import ScanError
+from ixi_tfds.documents import manifest
+from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.features import slice_features
-from ixi_tfds.nifti import read_volume
-from ixi_tfds.slices import slices_of
+from ixi_tfds.nifti import raise_fault_of_system, read_volume
+from ixi_tfds.slices import MAX_REJECTED_FRACTION, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
 
 _DESCRIPTION = """
@@ -53,7 +53,11 @@ class SliceBuilderConfig(tfds.core.BuilderConfig):
 
 
 class IxiT1(tfds.core.GeneratorBasedBuilder):
-    """Builder of `ixi_t1`; one config a geometry and scaling."""
+    """Builder of `ixi_t1`; one config a geometry and scaling.
+
+    Attributes:
+      max_rejected_fraction: share of refused volumes above which nothing is made.
+    """
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
@@ -61,6 +65,7 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
         "Optional: a folder with the volumes (.nii.gz, any depth) and IXI.xls. "
         "Without one, IXI is downloaded (4.5 GB)."
     )
+    max_rejected_fraction = MAX_REJECTED_FRACTION
 
     @property
     def slices(self) -> SliceConfig:
@@ -93,6 +98,7 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
         demographics = read_demographics(workbook) if workbook else None
         scans = find_scans(source_dir, demographics).scans
         splits = assign_splits(scans)
+        self._volumes = len(scans)
         return {
             split: self._generate_examples([s for s in scans if splits[s.subject] == split])
             for split in SPLITS
@@ -106,8 +112,19 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
                 yield from slices_of(scan, self.slices, volume)
                 self._geometries.append((volume.voxels.shape, volume.zooms))
             except ScanError as error:
-                # As in the Beam job, one bad volume does not stop the others.
-                tqdm.write(f"refused: {error}", file=sys.stderr)
+                raise_fault_of_system(error)
+                self._refuse(error)
+
+    def _refuse(self, error: ScanError) -> None:
+        """Go on without a volume, as the Beam job does, unless too many are refused."""
+        tqdm.write(f"refused: {error}", file=sys.stderr)
+        self._refused += 1
+        if self._refused > self.max_rejected_fraction * self._volumes:
+            raise UserError(
+                f"{self._refused} of {self._volumes} volumes were refused, the last one: {error}; "
+                f"more than max_rejected_fraction={self.max_rejected_fraction}, an attribute of "
+                "the builder"
+            ) from error
 
     def _download_and_prepare(
         self,
@@ -116,9 +133,10 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
     ) -> None:
         """Write the shards, and the manifest that the trainer and the evaluator go by."""
         self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
+        self._refused = 0
         super()._download_and_prepare(dl_manager, download_config)
-        geometry = median_geometry(self._geometries)
-        write_manifest(pathlib.Path(self.data_dir), self.slices, geometry)
+        folder = pathlib.Path(self.data_dir)
+        manifest.write(folder, manifest.of_shards(folder, self.slices, self._geometries))
 
 
 def builder_for(config: SliceConfig, data_dir: str) -> IxiT1:

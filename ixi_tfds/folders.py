@@ -87,9 +87,6 @@ def telling_faults(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
     except Exception as error:
         if storage.is_remote(folder) and storage.is_storage_fault(error):
             raise storage.storage_fault(folder, error) from error
-        told = storage.TOLD.search(str(error))
-        if told:
-            raise UserError(told[0]) from error
         found = _fault(error)
         if found is None:
             raise
@@ -106,7 +103,7 @@ def _fault(error: BaseException) -> tuple[int, str | None] | None:
     if isinstance(error, OSError):
         known = error.errno in _ADVICE
         return (error.errno, error.filename) if known and error.errno is not None else None
-    # TensorFlow and Beam hand on the words only.
+    # TensorFlow hands on the words only.
     text = str(error)
     for code in _ADVICE:
         words = re.escape(os.strerror(code))

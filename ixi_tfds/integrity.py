@@ -9,13 +9,12 @@ import dataclasses
 import pathlib
 import re
 import struct
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from collections.abc import Collection, Iterator
 
 import google_crc32c
 from tqdm import tqdm
 
-from ixi_tfds.datasets import file_sha256
+from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.errors import DatasetError
 from ixi_tfds.splits import SPLITS
 
@@ -45,13 +44,13 @@ def split_of(shard: str) -> str:
 
 
 def check_dataset(
-    folder: pathlib.Path, manifest: Mapping[str, Any], splits: Collection[str], how: str = "full"
+    folder: pathlib.Path, manifest: Manifest, splits: Collection[str], how: str = "full"
 ) -> None:
     """Refuse a dataset of which anything that will be read is damaged.
 
     Args:
       folder: of the dataset.
-      manifest: what `datasets.read_manifest` gives.
+      manifest: its own.
       splits: that will be read.
       how: one of `CHECKS`.
 
@@ -63,11 +62,11 @@ def check_dataset(
         first, more = damaged[0], len(damaged) - 1
         raise DatasetError(
             f"{folder / first.name}: {first.what}{f' (and {more} more files)' * (more > 0)}; "
-            f"{mending(folder)}"
+            f"{repair_hint(folder)}"
         )
 
 
-def mending(folder: pathlib.Path) -> str:
+def repair_hint(folder: pathlib.Path) -> str:
     """What to do about a damaged dataset."""
     root, name = folder.parents[2], "/".join(folder.parts[-3:-1])
     return (
@@ -78,7 +77,7 @@ def mending(folder: pathlib.Path) -> str:
 
 def find_damage(
     folder: pathlib.Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     *,
     splits: Collection[str] = SPLITS,
     full: bool = True,
@@ -89,17 +88,17 @@ def find_damage(
 
     Args:
       folder: of the dataset.
-      manifest: what `datasets.read_manifest` gives.
+      manifest: its own.
       splits: whose shards to look at.
       full: read the shards, rather than go by their names and sizes.
     """
     damaged = [
         Damage(name, what)
-        for name, digest in manifest.get("metadata", {}).items()
+        for name, digest in (manifest.metadata or {}).items()
         if (what := _wrong(folder / name, None, digest, full=True))
     ]
-    shards = {name: sha for name, sha in manifest["shards"].items() if split_of(name) in splits}
-    sizes = manifest.get("shard_bytes", {})
+    shards = {name: sha for name, sha in manifest.shards.items() if split_of(name) in splits}
+    sizes = manifest.shard_bytes or {}
     with tqdm(
         total=sum(sizes.get(name, 0) for name in shards),
         desc=f"checking {folder.parent.name}",
@@ -116,13 +115,13 @@ def find_damage(
                 damaged.append(Damage(name, what))
             bar.update(sizes.get(name, 0))
     for path in sorted(folder.glob("*.tfrecord-*")):
-        if path.name not in manifest["shards"] and split_of(path.name) in splits:
+        if path.name not in manifest.shards and split_of(path.name) in splits:
             damaged.append(Damage(path.name, "is of another run: the manifest does not name it"))
     return damaged
 
 
 @contextlib.contextmanager
-def telling_damage(dataset: str) -> Iterator[None]:
+def user_error_if_damaged(dataset: str) -> Iterator[None]:
     """Turn TensorFlow's error at a damaged record, met while reading, into one sentence.
 
     Args:

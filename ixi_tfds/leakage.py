@@ -3,14 +3,13 @@
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 from tensorflow_datasets.proto import tf_example_pb2
 
+from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.features import slice_key
 from ixi_tfds.integrity import records, split_of
 
@@ -41,15 +40,15 @@ class Slices:
     small: np.ndarray
 
 
-def read_slices(folder: pathlib.Path, manifest: Mapping[str, Any]) -> Slices:
+def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
     """Read every slice of a dataset.
 
     Raises:
       DatasetError: a shard is damaged.
     """
-    height, width = manifest["config"]["size"]
+    height, width = manifest.config.size
     rows, small = [], []
-    for shard in sorted(manifest["shards"]):
+    for shard in sorted(manifest.shards):
         for record in records(folder / shard):
             fields = tf_example_pb2.Example.FromString(record).features.feature
             pixels = np.frombuffer(fields["image"].bytes_list.value[0], np.uint8)

@@ -1,22 +1,17 @@
 """Reading one NIfTI volume: whole, checked, and in the axes of IXI.
 
-nibabel reads the header and knows the geometry. The bytes are inflated here, because libdeflate is
-two to three times as fast as zlib, and always to the end, because an inflate that stops early lets
-most flipped bits through. Checks come in this order: readable, not NIfTI, too large, corrupt,
-not 3-D, geometry, values. Files may come from anyone: what is read or inflated is bounded before
-it is, by the size of the file, by what its header declares, and by `MOST_BYTES`.
+nibabel reads the header and knows the geometry. Checks come in this order: readable, not NIfTI, too
+large, corrupt, not 3-D, geometry, values. Files may come from anyone: what is read or inflated is
+bounded before it is, by the size of the file, by what its header declares, and by `MOST_BYTES`.
 """
 
-import contextlib
 import dataclasses
 import errno
 import logging
 import math
+import os
 import stat
-import struct
-import zlib
 
-import deflate
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
@@ -25,6 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 from ixi_tfds import storage
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
+from ixi_tfds.inflate import GZIP_MAGIC, inflate, inflate_start
 from ixi_tfds.roster import git_blob_sha1
 
 AXES = "PSR"
@@ -45,10 +41,8 @@ MOST_BYTES = 1 << 31
 
 _MOST_SIDE = 4096
 _MOST_LEVELS = 1 << 16
-_GZIP_MAGIC = b"\x1f\x8b"
 _MAX_DEFLATE_RATIO = 1032
 _LARGEST_HEADER = 540
-_SMALLEST_BLOCK = 1 << 12
 # nibabel tells at length what it mends in a header; only what it cannot mend matters here.
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
@@ -99,11 +93,11 @@ def read_volume(path: str) -> Volume:
     except OSError as error:
         reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
         raise ScanError(reason, path, f"cannot be read ({error.strerror})") from error
-    compressed = stored.startswith(_GZIP_MAGIC)
-    head = _inflate_members(path, stored, _LARGEST_HEADER)[0] if compressed else stored
+    compressed = stored.startswith(GZIP_MAGIC)
+    head = inflate_start(path, stored, _LARGEST_HEADER)[0] if compressed else stored
     header = _parse_header(path, head)
     expected = _expected_bytes(path, header, stored, compressed)
-    content = _inflate(path, stored, expected) if compressed else memoryview(stored)
+    content = inflate(path, stored, expected) if compressed else memoryview(stored)
     shape = _spatial_shape(path, header.get_data_shape())
     voxels = np.frombuffer(
         content,
@@ -143,6 +137,22 @@ def read_file(path: str) -> bytes:
     if facts.st_size > MOST_BYTES:
         raise OSError(errno.EFBIG, f"{facts.st_size} bytes, more than {MOST_BYTES}")
     return file.read_bytes()
+
+
+def raise_fault_of_system(error: ScanError) -> None:
+    """Raise the operating system's error behind a refusal, where the scan is not at fault.
+
+    To refuse the scan would leave a person out of a dataset for one bad moment.
+
+    Raises:
+      OSError: the file has vanished, too many files are open, or the disk fails.
+    """
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        here = not storage.is_remote(error.path) and os.path.lexists(error.path)
+        vanished = cause.errno == errno.ENOENT and not here
+        if vanished or cause.errno in (errno.EMFILE, errno.ENFILE, errno.EIO):
+            raise cause
 
 
 def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
@@ -216,50 +226,6 @@ def _check_finite(volume: Volume, path: str) -> None:
             f"has values that are too large for 32-bit floats (scl_slope {volume.slope:g}, "
             f"scl_inter {volume.inter:g})",
         )
-
-
-def _inflate(path: str, stored: bytes, size: int) -> memoryview:
-    """Inflate a file that holds `size` bytes, to its checked end."""
-    with contextlib.suppress(deflate.DeflateError):
-        content = deflate.gzip_decompress(stored, size)
-        # It knows one member. The usual file has no other, and ends with its CRC-32 and size.
-        if stored.endswith(struct.pack("<II", deflate.crc32(content), size)):
-            return memoryview(content)
-    members, ended = _inflate_members(path, stored, size + 1)
-    if len(members) > size:
-        raise ScanError(
-            "corrupt_data", path, f"holds more than the {size} bytes that its header declares"
-        )
-    if not ended or len(members) < size:
-        raise ScanError(
-            "corrupt_data",
-            path,
-            f"is a truncated or corrupt gzip file: {len(members)} of {size} bytes could be read",
-        )
-    return memoryview(members)
-
-
-def _inflate_members(path: str, stored: bytes, most: int) -> tuple[bytes, bool]:
-    """At most so many bytes of a gzip file, and whether they end where a member does."""
-    parts: list[bytes] = []
-    position, missing, ended = 0, most, True
-    view = memoryview(stored)
-    try:
-        while missing and stored.startswith(_GZIP_MAGIC, position):
-            member = zlib.decompressobj(wbits=31)
-            # In growing blocks, for each call copies what it leaves over, and there may be a
-            # member every 20 bytes.
-            block = _SMALLEST_BLOCK
-            while missing and not member.eof and position < len(stored):
-                given = view[position : position + block]
-                parts.append(member.decompress(given, missing))
-                missing -= len(parts[-1])
-                position += len(given) - len(member.unused_data) - len(member.unconsumed_tail)
-                block *= 2
-            ended = member.eof
-    except zlib.error as error:
-        raise ScanError("corrupt_data", path, f"is a corrupt gzip file ({error})") from error
-    return b"".join(parts), ended
 
 
 def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:

@@ -9,6 +9,9 @@ from ixi_tfds.features import slice_key
 from ixi_tfds.intensity import percentile_range, stored_slice
 from ixi_tfds.nifti import Volume, check_volume, read_volume
 
+MAX_REJECTED_FRACTION = 0.05
+"""Share of refused volumes above which no dataset is made, unless another is asked for."""
+
 
 def slices_of(
     scan: Scan, config: SliceConfig, volume: Volume | None = None

@@ -24,11 +24,6 @@ from ixi_tfds.errors import UserError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
-TOLD = re.compile(
-    r"\S+: the storage refuses or cannot be reached .*, then run the same command again"
-)
-"""The sentence of `storage_fault`, to be found in the words that Beam makes of exceptions."""
-
 
 def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
     """The path of a file or folder, whether it is there or not.

@@ -25,7 +25,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
         *("trainer.training", "trainer.__main__", "evaluator.evaluation", "evaluator.__main__"),
-        *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.pipeline"),
+        *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.make"),
     ]
 )
 

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -21,10 +22,11 @@ from volumes import head, image, write_head
 
 from evaluator import __main__ as evaluator
 from evaluator import anomalies, anomaly, curves, lesions, pairs, scoring, volumes
-from ixi_tfds import configs, datasets, nifti
+from ixi_tfds import configs, nifti
+from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
 
-GEOMETRY = {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
+GEOMETRY = manifests.Geometry((32, 32, 24), (4.0, 4.0, 5.0))
 STATISTICS = ("auprc", "auroc", "dice", "best_dice")
 
 
@@ -363,8 +365,7 @@ def heads_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("heads")
     config = configs.SliceConfig(name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     made = tiny_dataset.write_tiny_dataset(folder, config)
-    manifest = json.loads((made / "manifest.json").read_text())
-    datasets.save_manifest(made, manifest | {"geometry": GEOMETRY})
+    manifests.write(made, dataclasses.replace(manifests.read(made), geometry=GEOMETRY))
     return folder
 
 
@@ -465,8 +466,7 @@ def test_volumes_are_scaled_as_the_slices_of_the_dataset(scaling, model, tmp_pat
         name="tiny", in_plane=(32, 32), size=(32, 32), window=(8, 14), scaling=scaling
     )
     made = tiny_dataset.write_tiny_dataset(tmp_path / "data", config)
-    manifest = json.loads((made / "manifest.json").read_text())
-    datasets.save_manifest(made, manifest | {"geometry": GEOMETRY})
+    manifests.write(made, dataclasses.replace(manifests.read(made), geometry=GEOMETRY))
     voxels, mask = head() * np.linspace(0.3, 1.5, 24), np.zeros((32, 32, 24), np.uint8)
     mask[12:18, 14:20, 3:9] = 1
     voxels = np.where(mask > 0, 1.3 * voxels, voxels).astype(np.int16)
@@ -722,9 +722,8 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
     data_dir = tmp_path / "data"
     config = configs.SliceConfig(name="tiny", in_plane=None, size=(128, 128), window=(30, 36))
     made = tiny_dataset.write_tiny_dataset(data_dir, config)
-    geometry = {"shape": [120, 120, 90], "zooms": [2.0, 2.0, 2.0]}
-    manifest = json.loads((made / "manifest.json").read_text())
-    datasets.save_manifest(made, manifest | {"geometry": geometry})
+    geometry = manifests.Geometry((120, 120, 90), (2.0, 2.0, 2.0))
+    manifests.write(made, dataclasses.replace(manifests.read(made), geometry=geometry))
     source = real_data / "lesions"
     assert (
         evaluator.run(arguments(model, data_dir, tmp_path / "out", f"--source_dir={source}")) == 0

@@ -302,9 +302,9 @@ def test_serialized_examples_are_those_of_tfds(source, made):
 
 def test_one_or_two_workers_write_the_same_bytes(source, made, tmp_path, monkeypatch):
     started = []
-    real = workers._CONTEXT.Process
+    real = workers.CONTEXT.Process
     monkeypatch.setattr(
-        workers._CONTEXT, "Process", lambda **given: (started.append(given), real(**given))[1]
+        workers.CONTEXT, "Process", lambda **given: (started.append(given), real(**given))[1]
     )
     # The mode sets a hook of its own, which is not for the tests after this one.
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
@@ -1004,7 +1004,7 @@ def test_a_folder_that_is_no_dataset_of_ours_is_left_alone(source, tmp_path, cap
         (["--source_dir=.", "--data_dir=d", "--direct_num_workers=many"], "option of Beam"),
         (["--source_dir=.", "--data_dir=d", "--runner=Nonsense"], "--runner=Nonsense"),
         (["--source_dir=.", "--data_dir=d", "--direct_num_workers=-3"], "--direct_num_workers"),
-        (["--source_dir=.", "--data_dir="], "--data_dir="),
+        (["--source_dir=.", "--data_dir="], "--data_dir is missing"),
         (["--source_dir=.", "--data_dir=d", "--config=mine"], "needs --slices and --size"),
         (["--source_dir=.", "--data_dir=d", "--size=1x1"], "the config thesis is fixed"),
         (["--source_dir=.", "--data_dir=d", "--config=a", "--size=axb", "--slices=1:2"], "axb"),
@@ -1034,13 +1034,13 @@ def test_a_subject_twice_names_both_files(tmp_path, capsys):
 @pytest.mark.real_data
 def test_the_real_plan_is_the_thesiss(real_data, tmp_path):
     """581 names, the real workbook: 447/86/48 subjects, 26,820/5,160/2,880 slices."""
-    from beam_preprocess.job import JobConfig, plan_job
+    from beam_preprocess.plan import SourceConfig, plan_job
     from ixi_tfds.configs import THESIS
 
     for name in (real_data / "ixi/IXI-T1.filenames.txt").read_text().split():
         (tmp_path / name).touch()
     shutil.copy(real_data / "ixi/IXI.xls", tmp_path)
-    plan = plan_job(JobConfig(source_dir=str(tmp_path), data_dir="unused", slices=THESIS))
+    plan = plan_job(SourceConfig(source_dir=str(tmp_path)), THESIS, tmp_path / "unused")
     assert plan.planned(THESIS) == {
         "train": (447, 26_820),
         "validation": (86, 5_160),
@@ -1094,7 +1094,7 @@ def test_real_full_size_scans_to_the_byte_and_read_without_our_code(real_data, t
 
 def test_other_runners_get_only_the_options_that_were_given():
     """Flink's job server refuses a job with a level that Java does not have."""
-    from beam_preprocess.pipeline import beam_options
+    from beam_preprocess.runner import beam_options
 
     level = "default_sdk_harness_log_level"
     assert beam_options([]).get_all_options()[level] == "CRITICAL"

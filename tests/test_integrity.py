@@ -9,6 +9,8 @@ import google_crc32c
 import pytest
 
 from ixi_tfds import integrity
+from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.errors import DatasetError
 from ixi_tfds.integrity import Damage
 
@@ -41,11 +43,14 @@ def manifest(folder):
     def sha256(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    return {
-        "shards": {name: sha256(folder / name) for name in NAMES.values()},
-        "shard_bytes": {NAMES["train"]: 56, NAMES["validation"]: 35, NAMES["test"]: 19},
-        "metadata": {"features.json": sha256(folder / "features.json")},
-    }
+    return Manifest(
+        version="1.0.0",
+        config=SliceConfig("small"),
+        fingerprint="",
+        shards={name: sha256(folder / name) for name in NAMES.values()},
+        shard_bytes={NAMES["train"]: 56, NAMES["validation"]: 35, NAMES["test"]: 19},
+        metadata={"features.json": sha256(folder / "features.json")},
+    )
 
 
 def change(path, place, to=None):
@@ -162,7 +167,7 @@ def test_a_shard_that_differs_is_named_with_what_is_wrong(split, what, words, fo
         path.write_bytes(what)
     assert integrity.find_damage(folder, manifest) == [Damage(path.name, words)]
     # A manifest of an earlier version has no sizes.
-    del manifest["shard_bytes"]
+    manifest = dataclasses.replace(manifest, shard_bytes=None)
     assert integrity.find_damage(folder, manifest) == [Damage(path.name, words)]
 
 
@@ -186,14 +191,14 @@ def test_a_quick_look_reads_no_shard_but_what_tfds_reads_beside_them(folder, man
 
 
 def test_large_numbers_of_bytes_are_spelled_in_groups(folder, manifest):
-    manifest["shard_bytes"][NAMES["train"]] = 1234567
+    manifest.shard_bytes[NAMES["train"]] = 1234567
     (found,) = integrity.find_damage(folder, manifest, full=False)
     assert found.what == "has 56 bytes, and 1,234,567 were written"
 
 
 def test_sizes_that_a_manifest_lacks_are_not_missed(folder, manifest):
     """Those of earlier versions have neither sizes nor digests of the metadata."""
-    old = {"shards": manifest["shards"]}
+    old = dataclasses.replace(manifest, shard_bytes=None, metadata=None)
     (folder / "features.json").write_text("[]")
     assert integrity.find_damage(folder, old) == []
     (folder / NAMES["train"]).write_bytes(b"")
@@ -220,7 +225,7 @@ def test_a_folder_in_the_place_of_a_shard_is_named(sizes, folder, manifest):
     (folder / NAMES["test"]).unlink()
     (folder / NAMES["test"]).mkdir()
     if not sizes:
-        del manifest["shard_bytes"]
+        manifest = dataclasses.replace(manifest, shard_bytes=None)
     assert integrity.find_damage(folder, manifest) == [
         Damage(NAMES["test"], "cannot be read (Is a directory)")
     ]
@@ -266,7 +271,7 @@ def test_a_damaged_dataset_is_refused_in_one_sentence_that_says_what_to_do(folde
         f"python -m beam_preprocess verify --data_dir={root} --dataset=ixi_t1/small lists what is "
         "damaged, and with --repair --source_dir=FOLDER_OF_THE_VOLUMES mends it"
     )
-    assert integrity.mending(folder) == mending
+    assert integrity.repair_hint(folder) == mending
     (folder / NAMES["train"]).unlink()
     expected = f"{folder / NAMES['train']}: is missing; {mending}"
     for how in ("full", "quick"):
@@ -310,7 +315,7 @@ def test_the_progress_bar_counts_the_bytes_of_the_shards(
 
     monkeypatch.setattr(integrity, "tqdm", Bar)
     if not sizes:
-        del manifest["shard_bytes"]
+        manifest = dataclasses.replace(manifest, shard_bytes=None)
     integrity.find_damage(folder, manifest, splits=("train", "test"), full=full)
     ((options, updates),) = bars
     assert options == {
@@ -331,18 +336,18 @@ def test_what_tensorflow_says_of_a_damaged_record_becomes_one_sentence(folder):
 
     path = folder / NAMES["train"]
     change(path, 31, b"x")
-    with pytest.raises(DatasetError) as caught, integrity.telling_damage("ixi_t1/small"):
+    with pytest.raises(DatasetError) as caught, integrity.user_error_if_damaged("ixi_t1/small"):
         list(tf.data.TFRecordDataset(str(path)))
     assert str(caught.value) == (
         "--dataset=ixi_t1/small: a shard is damaged (corrupted record at 31); "
         "python -m beam_preprocess verify names it, and mends it with --repair"
     )
-    with pytest.raises(DatasetError) as caught, integrity.telling_damage("a/b"):
+    with pytest.raises(DatasetError) as caught, integrity.user_error_if_damaged("a/b"):
         raise tf.errors.DataLossError(None, None, "no place is named")
     assert "--dataset=a/b: a shard is damaged; python" in str(caught.value)
     for error in (tf.errors.NotFoundError(None, None, "gone"), ValueError("other")):
-        with pytest.raises(type(error)), integrity.telling_damage("a/b"):
+        with pytest.raises(type(error)), integrity.user_error_if_damaged("a/b"):
             raise error
-    with integrity.telling_damage("a/b"):
+    with integrity.user_error_if_damaged("a/b"):
         whole = [record.numpy() for record in tf.data.TFRecordDataset(str(folder / NAMES["test"]))]
     assert whole == RECORDS[:1]

@@ -22,11 +22,12 @@ from tensorflow import keras
 from test_beam_preprocess import tree
 from volumes import SMALL, write_cohort, write_head
 
-from beam_preprocess import shards, workers
-from ixi_tfds import bundle, datasets, integrity
+from beam_preprocess import runner, shards
+from ixi_tfds import bundle, integrity
+from ixi_tfds.documents import manifest as manifests
 from trainer import models
 
-real_work = workers._work
+real_work = runner._work
 KILLS = int(os.environ.get("SOAK_KILLS", "6"))
 
 
@@ -99,13 +100,13 @@ def check_dataset(out, allowed):
     """A dataset that stands there is whole, and one of those that may."""
     folder = out / "ixi_t1/small/1.0.0"
     if folder.exists():
-        manifest = datasets.read_manifest(folder)
+        manifest = manifests.read(folder)
         assert integrity.find_damage(folder, manifest) == []
-        assert manifest["fingerprint"] in allowed
+        assert manifest.fingerprint in allowed
 
 
 def fingerprint(out):
-    return datasets.read_manifest(out / "ixi_t1/small/1.0.0")["fingerprint"]
+    return manifests.read(out / "ixi_t1/small/1.0.0").fingerprint
 
 
 @pytest.mark.slow
@@ -203,7 +204,7 @@ def meanwhile(told, moment):
             (told / "write").touch()
             for reached in told.glob("*.reached"):
                 wait_for(reached.with_suffix(".writing"))
-            assert list(work_dir.glob("*.tmp"))
+            assert list(work_dir.glob(".partial-*"))
         else:
             (told / "end").touch()
             for reached in told.glob("*.reached"):
@@ -259,7 +260,7 @@ def die_at_work(environment):
 
 def give_workers(work):
     """Called in the process of the job: what its workers do."""
-    workers._work = work
+    runner._work = work
 
 
 @pytest.mark.parametrize("work", [die_at_once, die_at_work])
@@ -271,7 +272,7 @@ def test_a_killed_worker_ends_the_job_in_one_line(given, undisturbed, tmp_path, 
     assert line.startswith("error: a worker has been killed") and "run the same command" in line
     assert "Traceback" not in log.read_text()
     assert not list(out.glob("ixi_t1/small/[0-9]*"))
-    assert bool(list(out.rglob("*.tmp"))) == (work is die_at_work)
+    assert bool(list(out.rglob(".partial-*"))) == (work is die_at_work)
     assert go(job, log) == 0, log.read_text()
     assert tree(out) == tree(undisturbed)
 

@@ -11,7 +11,8 @@ from volumes import SMALL, write_cohort
 
 from beam_preprocess import job, publish, quality
 from beam_preprocess.__main__ import run
-from ixi_tfds import datasets, folders, integrity
+from ixi_tfds import folders, integrity
+from ixi_tfds.documents import manifest as manifests
 
 DATASET = "ixi_t1/small/1.0.0"
 
@@ -51,11 +52,10 @@ def call_before(monkeypatch, owner, name, first):
 
 
 STRAYS = [
-    "ixi_t1-train.tfrecord-00000-of-00001.0123456789abcdef.tmp",
-    "ixi_t1-train.tfrecord-00000-of-00001.json.0123456789abcdef.tmp",
+    ".partial-0123456789abcdef-ixi_t1-train.tfrecord-00000-of-00001",
+    ".partial-0123456789abcdef-ixi_t1-train.tfrecord-00000-of-00001.json",
     "ixi_t1-train.tfrecord-00001-of-00009",
     "ixi_t1-train.tfrecord-00001-of-00009.json",
-    "strict-failure.txt.0123456789abcdef.tmp",
 ]
 
 
@@ -78,7 +78,7 @@ def test_a_dataset_is_whole_before_it_stands_in_its_place(source, made, tmp_path
     seen = []
 
     def look(work_dir, dataset_dir, marker):
-        assert integrity.find_damage(work_dir, datasets.read_manifest(work_dir)) == []
+        assert integrity.find_damage(work_dir, manifests.read(work_dir)) == []
         assert (marker, (work_dir / marker).exists()) == ("dataset_info.json", True)
         assert not dataset_dir.exists()
         seen.append(tree(work_dir))
@@ -88,7 +88,7 @@ def test_a_dataset_is_whole_before_it_stands_in_its_place(source, made, tmp_path
     assert seen == [tree(made / DATASET)]
     assert {path.name for path in (tmp_path / DATASET).iterdir()} == {
         *("dataset_info.json", "features.json", "manifest.json", "quality.html"),
-        *("rejected.jsonl", *datasets.read_manifest(made / DATASET)["shards"]),
+        *("rejected.jsonl", *manifests.read(made / DATASET).shards),
         *(path.name for path in (made / DATASET).glob("*.labels.txt")),
     }
 
@@ -99,7 +99,7 @@ def test_a_dataset_is_whole_before_it_stands_in_its_place(source, made, tmp_path
         (job, "write_shards"),
         (publish, "write_tfds_metadata"),
         (quality, "render"),
-        (publish, "save_manifest"),
+        (manifests, "write"),
         (folders, "put_in_place"),
     ],
 )
@@ -141,8 +141,8 @@ def test_the_lock_is_held_from_the_first_look_to_the_last_rename(source, tmp_pat
 def test_all_that_was_refused_is_listed_by_path(source, made, tmp_path):
     """Scans refused for what they hold, and files for their names, in one order."""
     ours = shutil.copytree(source, tmp_path / "source")
-    volumes = datasets.read_manifest(made / DATASET)["volumes"].values()
-    train = sorted(volume["path"] for volume in volumes if volume["split"] == "train")
+    volumes = manifests.read(made / DATASET).volumes.values()
+    train = sorted(volume.path for volume in volumes if volume.split == "train")
     broken = [train[2], train[0]]
     for name in broken:
         (ours / name).write_bytes(b"broken")
@@ -153,8 +153,8 @@ def test_all_that_was_refused_is_listed_by_path(source, made, tmp_path):
     assert make(ours, tmp_path / "data", *flags) == 0
     lines = (tmp_path / "data" / DATASET / "rejected.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines] == sorted(broken + named)
-    manifest = datasets.read_manifest(tmp_path / "data" / DATASET)
-    assert sum(manifest["rejected"].values()) == sum(manifest["skipped"].values()) == 2
+    manifest = manifests.read(tmp_path / "data" / DATASET)
+    assert sum(manifest.rejected.values()) == sum(manifest.skipped.values()) == 2
     # Shards are counted without those that hold nobody.
     shards = [f"ixi_t1-train.tfrecord-{index:05d}-of-00002" for index in range(2)]
-    assert [name for name in manifest["shards"] if "train" in name] == shards
+    assert [name for name in manifest.shards if "train" in name] == shards

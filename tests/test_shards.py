@@ -20,7 +20,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from volumes import head, image, write_head
 
 from beam_preprocess import shards
-from beam_preprocess.shards import STRICT_FAILURE, ShardTask, shard_name, write_shard
+from beam_preprocess.shards import ShardTask, shard_name, write_shard
 from ixi_tfds.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
@@ -91,7 +91,6 @@ def test_a_shard_is_named_as_tfds_names_it(task, tmp_path):
     assert shard_name("train", 3, 12) == "ixi_t1-train.tfrecord-00003-of-00012"
     assert task.path == tmp_path / "work/ixi_t1-train.tfrecord-00003-of-00012"
     assert task.record_path == tmp_path / "work/ixi_t1-train.tfrecord-00003-of-00012.json"
-    assert STRICT_FAILURE == "strict-failure.txt"
 
 
 def test_a_task_travels_to_workers_and_cannot_be_changed(task):
@@ -349,12 +348,11 @@ def test_a_link_to_nowhere_is_refused_and_has_no_checksum(task):
     assert record_of(linked)["slices"] == 18
 
 
-def test_a_strict_task_writes_only_why_it_failed(task):
+def test_a_strict_task_that_refuses_a_volume_writes_nothing(task):
     strict = dataclasses.replace(bad_scan(task), strict=True)
     with pytest.raises(ScanError, match="no valid header") as caught:
         write_shard(strict)
-    assert names_in(task) == [STRICT_FAILURE]
-    assert (task.path.parent / STRICT_FAILURE).read_text() == str(caught.value)
+    assert names_in(task) == []
     assert str(caught.value) == (f"{strict.scans[2].path}: is not a NIfTI file (no valid header)")
 
 
@@ -429,14 +427,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         yield b"new"
         # Under no name that a reader takes for the file.
         assert path.read_bytes() == b"old"
-        assert len(list(tmp_path.glob("file.*.tmp"))) == 1
+        assert len(list(tmp_path.glob(".partial-*-file"))) == 1
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), None)
 
     with pytest.raises(OSError, match="No space") as caught:
         shards._write_whole(path, parts())
     assert path.read_bytes() == b"old"
     # Errors that name no file are given the one that was written.
-    assert str(caught.value.filename).startswith(f"{path}.")
+    assert str(caught.value.filename).startswith(f"{tmp_path}/.partial-")
     assert shards._write_whole(path, [b"one", b"", b"three"]) == (
         hashlib.sha256(b"onethree").hexdigest(),
         8,

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import shutil
 
@@ -6,7 +7,8 @@ import numpy as np
 import pytest
 import tiny_dataset
 
-from ixi_tfds import configs, datasets
+from ixi_tfds import configs
+from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
 from trainer import input_pipeline, sources
 from trainer.__main__ import run
@@ -76,12 +78,12 @@ def test_the_facts_of_each_dataset_are_its_own(data_dir):
     names = ("ixi_t1/tiny", "ixi_t1/other")
     both = sources.open_sources(str(data_dir), names)
     for name, window in zip(names, ([0, 4], [0, 3]), strict=True):
-        manifest = datasets.read_manifest(data_dir / name / "1.0.0")
+        manifest = manifests.read(data_dir / name / "1.0.0")
         facts = both.facts[name]
-        assert facts["fingerprint"] == manifest["fingerprint"]
+        assert facts["fingerprint"] == manifest.fingerprint
         assert facts["slices"]["window"] == window
         assert facts["description"].startswith(f"slices [{window[0]}, {window[1]})")
-        assert facts["splits"] == manifest["splits"]
+        assert facts["splits"] == {n: dataclasses.asdict(c) for n, c in manifest.splits.items()}
 
 
 def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):
@@ -104,7 +106,7 @@ def test_datasets_that_are_not_alike_are_not_mixed(data_dir, tmp_path):
 def test_datasets_of_two_preprocessings_are_not_mixed(data_dir, tmp_path):
     shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
     folder = tmp_path / "ixi_t1/other/1.0.0"
-    datasets.save_manifest(folder, datasets.read_manifest(folder) | {"version": "0.9.0"})
+    manifests.write(folder, dataclasses.replace(manifests.read(folder), version="0.9.0"))
     with pytest.raises(UserError, match=r"of preprocessing 1\.0\.0, .* of preprocessing 0\.9\.0"):
         sources.open_sources(str(tmp_path), ("ixi_t1/tiny", "ixi_t1/other"))
 

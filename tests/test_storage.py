@@ -456,7 +456,7 @@ def test_a_shard_has_its_name_only_when_it_is_on_the_disk(tmp_path, monkeypatch)
     digest = hashlib.sha256(b"1234").hexdigest()
     assert shards._write_whole(tmp_path / "shard", [b"12", b"34"]) == (digest, 4)
     assert done == [[mock.ANY], (b"1234", "shard")] and "shard" not in done[0]
-    assert re.fullmatch(r"shard\.[0-9a-f]{32}\.tmp", done[0][0])
+    assert re.fullmatch(r"\.partial-[0-9a-f]{32}-shard", done[0][0])
     assert names(tmp_path) == ["shard"]
 
 

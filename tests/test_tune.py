@@ -19,7 +19,7 @@ import pytest
 import tiny_dataset
 from keras_tuner.src.distribute import oracle_chief
 
-from ixi_tfds import datasets
+from ixi_tfds.documents import manifest as manifests
 from trainer import __main__ as trainer_main
 from trainer import models, search, state, training, tune, tuning
 from trainer.callbacks import DivergedError
@@ -502,11 +502,11 @@ def test_a_tuning_folder_belongs_to_one_search(data_dir, tmp_path, pretended, ca
     assert tune.run([*flags, "--tuner=bayesian", "--seed=3"]) == 2
     assert "with --tuner=hyperband, --seed=0; give" in capsys.readouterr().err
     # Other slices under the same name.
-    manifest = datasets.read_manifest(dataset)
-    datasets.save_manifest(dataset, manifest | {"fingerprint": "of others"})
+    manifest = manifests.read(dataset)
+    manifests.write(dataset, dataclasses.replace(manifest, fingerprint="of others"))
     assert tune.run(flags) == 2
     assert "--dataset (other contents)" in capsys.readouterr().err
-    datasets.save_manifest(dataset, manifest)
+    manifests.write(dataset, manifest)
     assert tree(folder) == before and pretended == []
     assert tune.run([*flags, *(f"--{name}={value}" for name, value in FREE.items())]) == 0
     assert pretended == []

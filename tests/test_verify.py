@@ -20,6 +20,8 @@ from volumes import SMALL, write_cohort, write_head
 from beam_preprocess.__main__ import run
 from evaluator import scoring
 from ixi_tfds import datasets, integrity, leakage
+from ixi_tfds.documents import manifest as manifests
+from ixi_tfds.documents.manifest import Geometry
 from ixi_tfds.errors import DatasetError
 from ixi_tfds.splits import assign_splits
 from trainer import sources
@@ -165,7 +167,7 @@ def test_damage_is_named_refused_and_mended(damage, source, whole, data, capsys)
     assert captured.err.startswith(f"error: {folder}: not as it should be")
     assert captured.err.count("\n") == 1 and "--repair" in captured.err
     with pytest.raises(DatasetError, match=name):
-        integrity.check_dataset(folder, datasets.read_manifest(folder), ("train",))
+        integrity.check_dataset(folder, manifests.read(folder), ("train",))
     for read in (read_to_train, read_to_score):
         with pytest.raises(DatasetError) as caught:
             read(data)
@@ -185,7 +187,7 @@ def test_every_flipped_bit_is_found(data):
     content, generator = (folder / TRAIN).read_bytes(), random.Random(1)
     starts = starts_of(folder / TRAIN)
     names = ["", *(f"record {n} (from byte {start})" for n, start in enumerate(starts, start=1))]
-    manifest = datasets.read_manifest(folder)
+    manifest = manifests.read(folder)
     for _ in range(200):
         changed = bytearray(content)
         place = generator.randrange(8 * len(content))
@@ -198,7 +200,7 @@ def test_every_flipped_bit_is_found(data):
 
 def test_quick_goes_by_names_and_sizes(data):
     folder = folder_of(data)
-    manifest = datasets.read_manifest(folder)
+    manifest = manifests.read(folder)
     size = (folder / TRAIN).stat().st_size
     flip_a_bit(folder)
     for quick in (read_to_train, read_to_score):
@@ -254,7 +256,7 @@ def test_an_edited_manifest_is_found(field, data, capsys):
         assert f"{path}: is not the manifest of a dataset (it was edited" in captured.out
         assert captured.err.count("\n") == 1
     with pytest.raises(DatasetError, match="it was edited"):
-        datasets.read_manifest(folder_of(data))
+        manifests.read(folder_of(data))
     for read in (read_to_train, read_to_score):
         with pytest.raises(DatasetError, match="it was edited"):
             read(data)
@@ -372,8 +374,8 @@ def test_other_volumes_mend_nothing(source, data, tmp_path, capsys):
     other = shutil.copytree(source, tmp_path / "other")
     lose(folder_of(data))
     before = tree(data)
-    people = datasets.read_manifest(folder_of(data))["volumes"]
-    name = next(volume["path"] for volume in people.values() if volume["shard"] == TRAIN)
+    people = manifests.read(folder_of(data)).volumes
+    name = next(volume.path for volume in people.values() if volume.shard == TRAIN)
     write_head(other, name.removesuffix(".nii.gz"), seed=99)
     assert verify(data, "--repair", f"--source_dir={other}") == 2
     error = capsys.readouterr().err
@@ -413,14 +415,14 @@ def leak(folder, change, split="test"):
 
     from beam_preprocess.shards import _framed
 
-    manifest = datasets.read_manifest(folder)
+    manifest = manifests.read(folder)
     target = folder / f"ixi_t1-{split}.tfrecord-00000-of-00001"
     example = tf_example_pb2.Example.FromString(next(integrity.records(folder / TRAIN)))
     change(example.features.feature)
     with target.open("ab") as file:
         file.writelines(_framed([example.SerializeToString(deterministic=True)]))
-    manifest["shards"][target.name] = datasets.file_sha256(target)
-    datasets.save_manifest(folder, manifest)
+    manifest.shards[target.name] = manifests.file_sha256(target)
+    manifests.write(folder, manifest)
 
 
 def people_of(folder, *, first=None):
@@ -470,7 +472,7 @@ def test_black_slices_are_not_called_the_same(data):
 
     leak(folder_of(data), blacken(b"IXI998"))
     leak(folder_of(data), blacken(b"IXI999"), "validation")
-    manifest = datasets.read_manifest(folder_of(data))
+    manifest = manifests.read(folder_of(data))
     assert leakage.find_leaks(leakage.read_slices(folder_of(data), manifest)) == []
 
 
@@ -511,7 +513,7 @@ def real_heads(real_data, tmp_path_factory):
     flags = ("--config=heads_2mm", "--in_plane=120x120", "--size=128x128", "--slices=30:66")
     assert job(real_data / "ixi/heads_2mm", data, *flags) == 0
     folder = data / "ixi_t1/heads_2mm/1.0.0"
-    return folder, leakage.read_slices(folder, datasets.read_manifest(folder))
+    return folder, leakage.read_slices(folder, manifests.read(folder))
 
 
 @pytest.mark.slow
@@ -535,7 +537,7 @@ def test_no_two_real_people_are_as_alike_as_copies(real_heads):
 @pytest.mark.real_data
 def test_copies_of_real_slices_are_as_near_as_is_said(real_heads):
     folder, found = real_heads
-    names = sorted(datasets.read_manifest(folder)["shards"])
+    names = sorted(manifests.read(folder).shards)
     images = np.concatenate([images_of(folder / name, (128, 128)) for name in names])
     assert len(images) == 62 * 36
     # Every sixth will do.
@@ -624,7 +626,7 @@ def test_slices_are_read_with_their_place_their_person_and_their_pixels(tmp_path
     """Of a dataset that is not square, the last record of each shard included."""
     config = dataclasses.replace(tiny_dataset.TINY, size=(32, 48), in_plane=(32, 48))
     folder = tiny_dataset.write_tiny_dataset(tmp_path, config)
-    found = leakage.read_slices(folder, datasets.read_manifest(folder))
+    found = leakage.read_slices(folder, manifests.read(folder))
     rows, small, number = [], [], 900
     people = {}
     for split, count in tiny_dataset.SUBJECTS.items():
@@ -706,7 +708,7 @@ def test_the_highest_version_is_found_by_number(tmp_path):
 
 def test_the_middle_of_voxels_is_the_lower_median_of_each_axis():
     heads = [((5, 1, 9), (1.0, 4.0, 2.0)), ((1, 2, 7), (3.0, 1.0, 0.1234567))]
-    assert datasets.median_geometry(heads) == {"shape": [1, 1, 7], "zooms": [1.0, 1.0, 0.123457]}
+    assert manifests.median_geometry(heads) == Geometry((1, 1, 7), (1.0, 1.0, 0.123457))
     heads.append(((2, 30, 8), (2.0, 2.0, 50.0)))
-    assert datasets.median_geometry(iter(heads)) == {"shape": [2, 2, 8], "zooms": [2.0, 2.0, 2.0]}
-    assert datasets.median_geometry([]) is None
+    assert manifests.median_geometry(iter(heads)) == Geometry((2, 2, 8), (2.0, 2.0, 2.0))
+    assert manifests.median_geometry([]) is None

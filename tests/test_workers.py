@@ -8,7 +8,7 @@ import grpc
 import pytest
 from volumes import SMALL, write_cohort
 
-from beam_preprocess import workers
+from beam_preprocess import runner
 
 
 def call(*command):
@@ -57,6 +57,6 @@ def test_an_error_in_a_thread_is_told_unless_it_is_a_broken_connection(capsys):
     """Of those tells the thread that watches the worker."""
     for error in (grpc.RpcError("broken"), ValueError("wrong")):
         seen = type(error), error, None, threading.current_thread()
-        workers._tell(threading.ExceptHookArgs(seen))
+        runner._print_unless_disconnected(threading.ExceptHookArgs(seen))
     said = capsys.readouterr().err
     assert "ValueError: wrong" in said and "broken" not in said

@@ -1,6 +1,5 @@
 """A small dataset of smooth random blobs, laid out as the preprocessing job lays out a real one."""
 
-import dataclasses
 import hashlib
 import json
 import pathlib
@@ -11,7 +10,8 @@ import scipy.ndimage
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from ixi_tfds import configs, datasets, features
+from ixi_tfds import configs, features
+from ixi_tfds.documents import manifest
 
 TINY = configs.SliceConfig(name="tiny", in_plane=(32, 32), size=(32, 32), window=(0, 4))
 SUBJECTS = {"train": 6, "validation": 2, "test": 3}
@@ -95,7 +95,7 @@ def write_tiny_dataset(
                 name=split, shard_lengths=lengths, num_bytes=size, filename_template=template
             )
         )
-        counts[split] = {"volumes": people, "slices": len(examples)}
+        counts[split] = manifest.Counts(people, len(examples))
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
         features=features.slice_features(config.size),
@@ -103,12 +103,12 @@ def write_tiny_dataset(
         description="Smooth random blobs.",
         check_data=False,
     )
-    manifest = {
-        "fingerprint": hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
-        "config": dataclasses.asdict(config),
-        "version": configs.VERSION,
-        "shards": digests,
-        "splits": counts,
-    }
-    datasets.save_manifest(folder, manifest)
+    made = manifest.Manifest(
+        fingerprint=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
+        config=config,
+        version=configs.VERSION,
+        shards=digests,
+        splits=counts,
+    )
+    manifest.write(folder, made)
     return folder

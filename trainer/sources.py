@@ -8,6 +8,8 @@ from typing import Any
 
 from ixi_tfds import datasets, integrity
 from ixi_tfds.configs import SliceConfig
+from ixi_tfds.documents import codec
+from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.errors import UserError
 from ixi_tfds.splits import SPLITS
 from trainer import input_pipeline
@@ -47,17 +49,17 @@ def open_sources(data_dir: str, names: Sequence[str], verify: str = "full") -> S
         the size, scaling or preprocessing of its slices.
     """
     folders = [datasets.find_dataset(data_dir, name) for name in names]
-    manifests = [datasets.read_manifest(folder) for folder in folders]
-    for folder, manifest in zip(folders, manifests, strict=True):
+    opened = [manifests.read(folder) for folder in folders]
+    for folder, manifest in zip(folders, opened, strict=True):
         integrity.check_dataset(folder, manifest, ("train", "validation"), verify)
     train, validation = (
         [input_pipeline.find_split(folder, split) for folder in folders]
         for split in ("train", "validation")
     )
     kinds = [
-        f"{split.size[0]}x{split.size[1]}, scaled by {manifest['config']['scaling']}, of "
-        f"preprocessing {manifest['version']}"
-        for split, manifest in zip(train, manifests, strict=True)
+        f"{split.size[0]}x{split.size[1]}, scaled by {manifest.config.scaling}, of "
+        f"preprocessing {manifest.version}"
+        for split, manifest in zip(train, opened, strict=True)
     ]
     for number, name in enumerate(names):
         if kinds[number] != kinds[0]:
@@ -67,25 +69,26 @@ def open_sources(data_dir: str, names: Sequence[str], verify: str = "full") -> S
             )
         if name in names[:number]:
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
-    prints = [manifest["fingerprint"] for manifest in manifests]
+    prints = [manifest.fingerprint for manifest in opened]
     together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
     facts = {
         name: {
-            "fingerprint": manifest["fingerprint"],
-            "version": manifest["version"],
-            "slices": manifest["config"],
+            "fingerprint": manifest.fingerprint,
+            "version": manifest.version,
+            # In the order in which the manifest has them.
+            "slices": dict(sorted(codec.to_plain(manifest.config).items())),
             # Datasets made before this was recorded lack it.
-            "geometry": manifest.get("geometry"),
-            "description": SliceConfig(**manifest["config"]).description,
-            "splits": _split_counts(folder, SliceConfig(**manifest["config"])),
+            "geometry": manifest.geometry and codec.to_plain(manifest.geometry),
+            "description": manifest.config.description,
+            "splits": _split_counts(folder, manifest.config),
         }
-        for name, folder, manifest in zip(names, folders, manifests, strict=True)
+        for name, folder, manifest in zip(names, folders, opened, strict=True)
     }
     return Sources(
         train=_join(train),
         validation=_join(validation),
-        scaling=manifests[0]["config"]["scaling"],
-        version=manifests[0]["version"],
+        scaling=opened[0].config.scaling,
+        version=opened[0].version,
         fingerprint=prints[0] if len(prints) == 1 else together,
         facts=facts,
     )

@@ -209,7 +209,7 @@ def _train(config: TrainConfig, setting: _Setting, until: int) -> state.RunState
     policy = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_precision(config))
     try:
-        with distribution.losing_workers(cluster), integrity.telling_damage(config.dataset):
+        with distribution.losing_workers(cluster), integrity.user_error_if_damaged(config.dataset):
             run_state = _agree_on_state(config, data.fingerprint, strategy, cluster)
             with strategy.scope():
                 model = build(config, data.train.size, weights)

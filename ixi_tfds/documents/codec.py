@@ -54,7 +54,9 @@ def to_plain(document: Any) -> Any:
 
 
 def _make_converter() -> cattrs.Converter:
-    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter = cattrs.Converter(
+        forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}
+    )
 
     def structure(kind: type) -> Any:
         return gen.make_dict_structure_fn(kind, converter, _cattrs_forbid_extra_keys=True)

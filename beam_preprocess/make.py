@@ -1,0 +1,80 @@
+"""The command that makes a dataset: flags in, a published dataset and a summary out."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from beam_preprocess import plan
+from beam_preprocess.plan import JobConfig
+from ixi_tfds.system.commands import Command, one_line
+
+if TYPE_CHECKING:
+    from beam_preprocess.job import Made
+
+_USAGE = """
+python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
+
+Makes the TFDS dataset D/ixi_t1/<config>/ from the NIfTI T1 volumes in S (any depth) and the
+workbook IXI.xls beside them; or from a BIDS folder (sub-*/[ses-*/]anat/*_T1w.nii.gz, the first of
+each person) and its participants.tsv. Any other --config names a geometry of your own, for example
+  --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
+Beam options pass through; two workers on this machine are
+  --direct_running_mode=multi_processing --direct_num_workers=2
+"""
+
+_WARNINGS_SHOWN = 5
+
+
+def make(config: JobConfig, arguments: list[str]) -> None:
+    """Run the job.
+
+    Args:
+      config: what to make.
+      arguments: the options of Beam.
+    """
+    # Beam takes seconds to import: flags that are wrong should say so at once.
+    slices = config.slices
+    from beam_preprocess import job, runner
+
+    options = runner.beam_options(arguments)
+    planned = plan.plan_job(config.source, slices, config.dataset_dir, strict=config.strict)
+    for warning in planned.warnings[:_WARNINGS_SHOWN]:
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    if len(planned.warnings) > _WARNINGS_SHOWN:
+        more = len(planned.warnings) - _WARNINGS_SHOWN
+        print(f"warning: and {more} more, all of them in quality.html", file=sys.stderr)
+    counts = planned.planned(slices)
+    print(
+        f"{slices.name}: {slices.description}\n"
+        f"planned subjects {'/'.join(str(n) for n, _ in counts.values())}, "
+        f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
+    )
+    print(summary(job.run_job(config, planned, options)))
+    print(f"dataset: {config.dataset_dir}\nquality: {config.dataset_dir / 'quality.html'}")
+
+
+def summary(made: Made) -> str:
+    """The table at the end of a job."""
+    if made.seconds is None:
+        return "already made from these inputs and settings; nothing to do"
+    manifest = made.manifest
+    lines = [f"{'split':<12}{'volumes':>9}{'slices':>9}"]
+    for split, counts in (manifest.splits or {}).items():
+        lines.append(f"{split:<12}{counts.volumes:>9,}{counts.slices:>9,}")
+        for stratum, count in (manifest.strata or {})[split].items():
+            lines.append(f"  {stratum:<24}{count:>4,}")
+    for kind, reasons in (("rejected", manifest.rejected), ("skipped", manifest.skipped)):
+        for reason, count in (reasons or {}).items():
+            lines.append(f"{kind + ': ' + reason:<40}{count:>6,}")
+    lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    config=JobConfig,
+    main=make,
+    summary="make a dataset",
+    usage=_USAGE,
+    passes_on=True,
+)

@@ -1,0 +1,234 @@
+"""Beam: the graph, its options, who runs it, and how failures come back.
+
+All that is private to Beam is used here and nowhere else; tests/test_beam_private.py says what to
+do when an upgrade changes it.
+"""
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+import threading
+import time
+import types
+from argparse import ArgumentError
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import grpc
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+from apache_beam.portability import python_urns
+from apache_beam.portability.api import beam_fn_api_pb2, endpoints_pb2
+from apache_beam.portability.api import beam_provision_api_pb2 as provision_api
+from apache_beam.runners.portability.fn_api_runner import fn_runner, worker_handlers
+from apache_beam.runners.portability.portable_runner import JobServiceHandle
+from apache_beam.runners.runner import PipelineRunner, create_runner
+from apache_beam.runners.worker import sdk_worker_main
+from google.protobuf import json_format, text_format
+
+from beam_preprocess import workers
+from beam_preprocess.shards import ShardTask, write_shard
+from ixi_tfds.errors import ScanError, UserError
+
+# Beam logs the stack of each exception, and then raises it anyway.
+_QUIET_WORKERS = ("--default_sdk_harness_log_level=CRITICAL",)
+_IN_PROCESS = (None, "DirectRunner", "FnApiRunner")
+_LOST = (
+    "a worker has been killed, as systems do that run out of memory; run the same command again "
+    "to go on, with fewer workers (--direct_num_workers) or a smaller --volumes_per_shard"
+)
+
+
+class WorkerError(Exception):
+    """What went wrong in a worker; its text is made by `_pack`, for Beam hands on the text only."""
+
+
+def write_shard_in_worker(task: ShardTask) -> None:
+    """Write a shard where Beam says.
+
+    Raises:
+      WorkerError: for any error that a person can do something about.
+    """
+    try:
+        write_shard(task)
+    except ScanError as error:
+        raise WorkerError(_pack(f"--strict: {error}")) from error
+    except UserError as error:
+        raise WorkerError(_pack(str(error))) from error
+    except OSError as error:
+        if error.errno is None:
+            raise
+        system = (error.errno, error.strerror, error.filename and str(error.filename))
+        raise WorkerError(_pack(str(error), system)) from error
+
+
+def raise_worker_error(error: Exception) -> None:
+    """Raise what a worker raised, if the text of an error of Beam holds it.
+
+    Raises:
+      UserError: a volume that a strict job refuses, or anything else that has one sentence.
+      OSError: with its number and file.
+    """
+    found = re.search(r"beam_preprocess<([A-Za-z0-9+/=]+)>", str(error))
+    if found:
+        message, system = json.loads(base64.b64decode(found[1]))
+        raise (OSError(*system) if system else UserError(message)) from error
+
+
+def _pack(message: str, system: tuple[int, str, str | None] | None = None) -> str:
+    """A sentence, or number, words and file of an error of the operating system, as one word."""
+    packed = base64.b64encode(json.dumps([message, system]).encode()).decode()
+    return f"beam_preprocess<{packed}>"
+
+
+def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+    """Beam's options out of the arguments that are not flags of ours.
+
+    Raises:
+      UserError: an argument that Beam does not know either, or an unknown runner.
+    """
+    parser = _BeamArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
+    for group in PipelineOptions.__subclasses__():
+        group._add_argparse_args(parser)
+    try:
+        _, unknown = parser.parse_known_args(list(arguments))
+    except (ArgumentError, SystemExit) as error:
+        raise UserError(f"an option of Beam cannot be used: {error}") from error
+    if unknown:
+        raise UserError(
+            f"unknown argument {unknown[0]!r}: neither a flag of beam_preprocess (see --help) nor "
+            "an option of Apache Beam"
+        )
+    named = PipelineOptions(list(arguments)).get_all_options()["runner"]
+    # Other runners may know other levels: Flink's refuses a job that names this one.
+    quiet = _QUIET_WORKERS if named in _IN_PROCESS else ()
+    options = PipelineOptions([*quiet, *arguments])
+    try:
+        create_runner(named or "FnApiRunner")
+    except (ValueError, ImportError) as error:
+        raise UserError(f"--runner={named}: {error}") from error
+    if options.get_all_options()["direct_num_workers"] < 0:
+        raise UserError("--direct_num_workers: must be 0 (all cores) or more")
+    return options
+
+
+def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:
+    """Write every shard by Beam, and return when all are written.
+
+    Slices never travel through Beam: a task names its scans, and one worker reads them and writes
+    the shard, so memory does not grow with the cohort.
+
+    Raises:
+      UserError: a strict task refuses a volume, or a worker was killed.
+      OSError: a scan is gone, or the operating system refuses something.
+    """
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    pipeline = beam.Pipeline(runner=_runner(options), options=options)
+    _ = (
+        pipeline
+        | "List shards" >> beam.Create(list(tasks))
+        # Without a shuffle here, one worker would be given all of the tasks.
+        | "Deal shards to workers" >> beam.Reshuffle()
+        | "Write shard" >> beam.Map(write_shard_in_worker)
+    )
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:
+        raise_worker_error(error)
+        raise
+
+
+def _runner(options: PipelineOptions) -> PipelineRunner | None:
+    """Beam's own in-process runner unless another is named.
+
+    It is chosen explicitly because what Beam takes by default first tries to download the binary of
+    another runner.
+    """
+    given = options.get_all_options()
+    if given["runner"] not in _IN_PROCESS:
+        return None
+    if given["direct_running_mode"] == "multi_processing":
+        _fork_workers()
+    # Without the options, worker processes log at a level of their own.
+    provision = provision_api.ProvisionInfo(
+        pipeline_options=JobServiceHandle.encode_pipeline_options(given)
+    )
+    return fn_runner.FnApiRunner(provision_info=fn_runner.ExtendedProvisionInfo(provision))
+
+
+def _fork_workers() -> None:
+    """Have Beam's in-process runner fork its workers in its mode `multi_processing`."""
+    threading.excepthook = _print_unless_disconnected
+    started: list[Any] = []
+
+    class ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):
+        """Starts and stops one worker, as Beam's SubprocessSdkWorkerHandler does."""
+
+        def __init__(self, _command: bytes, *others: Any) -> None:
+            super().__init__(*others)
+
+        def start_worker(self) -> None:
+            self.process = _start_worker(self)
+            started.append(self.process)
+            threading.Thread(target=self.watch, daemon=True).start()
+
+        def watch(self) -> None:
+            self.process.join()
+            while self.process.exitcode:
+                for process in started:
+                    process.terminate()
+                _fail_instructions(self)
+                time.sleep(0.5)
+
+        def stop_worker(self) -> None:
+            self.process.join()
+
+    worker_handlers.WorkerHandler.register_environment(python_urns.SUBPROCESS_SDK, bytes)(
+        ForkedWorkerHandler
+    )
+
+
+def _start_worker(handler: Any) -> Any:
+    """Start the process of a worker, which finds its job by what Beam puts into variables."""
+    control = endpoints_pb2.ApiServiceDescriptor(url=handler.control_address)
+    options = handler.provision_info.provision_info.pipeline_options
+    environment = {
+        "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(control),
+        "PIPELINE_OPTIONS": json_format.MessageToJson(options),
+        "WORKER_ID": handler.worker_id,
+    }
+    process = workers.CONTEXT.Process(target=_work, args=(environment,), daemon=True)
+    # Or it would run the script that calls us, unless that minds its `__name__`.
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        process.start()
+    finally:
+        sys.modules["__main__"] = main
+    return process
+
+
+def _fail_instructions(handler: Any) -> None:
+    """Answer what a dead worker was asked to do; Beam would wait for ever."""
+    error = _pack(_LOST)
+    for name, answer in list(handler.control_conn._futures_by_id.items()):
+        answer.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=error))
+
+
+def _print_unless_disconnected(arguments: threading.ExceptHookArgs) -> None:
+    """Print errors of threads as Python does, but for connections that broke: see `watch`."""
+    if not isinstance(arguments.exc_value, grpc.RpcError):
+        threading.__excepthook__(arguments)
+
+
+def _work(environment: dict[str, str]) -> None:
+    """What a worker does."""
+    os.environ.update(environment)
+    # Beam prints the stack of each exception there, and hands it to the runner anyway.
+    with pathlib.Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
+        sdk_worker_main.main([])

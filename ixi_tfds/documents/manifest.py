@@ -1,0 +1,201 @@
+"""`manifest.json`: what a dataset is made of, and all by which it can be checked."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.documents import codec
+from ixi_tfds.errors import DatasetError, UserError
+
+NAME = "manifest.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """What the volumes of a dataset are like, for scans from elsewhere that meet its models.
+
+    Attributes:
+      shape: median voxels along posterior, superior and right.
+      zooms: median sides of a voxel along these axes, in mm.
+    """
+
+    shape: tuple[int, int, int]
+    zooms: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        if not all(0 < side < 1e6 for side in (*self.shape, *self.zooms)):
+            raise UserError(f"{self.shape} and {self.zooms} are not voxels and their sides in mm")
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Volumes and slices of a split."""
+
+    volumes: int
+    slices: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a person's slices are, and the file that they were made from.
+
+    Attributes:
+      split: train, validation or test.
+      shard: name of the file with the slices.
+      path: of the volume, within the source folder.
+      git_blob_sha1: of the volume.
+    """
+
+    split: str
+    shard: str
+    path: str
+    git_blob_sha1: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` holds; None where the way or the version that made it records less.
+
+    Attributes:
+      version: of the preprocessing.
+      config: of the slices.
+      fingerprint: SHA-256 of inputs and settings; of the shards, where TFDS's writer made these.
+      shards: SHA-256 of each shard, by file name.
+      geometry: of the volumes.
+      volumes_per_shard: as the Beam job was told; this and all but the last three are its alone.
+      splits: what each split holds.
+      strata: volumes of each split by `sex/ethnicity`.
+      rejected: number of volumes that were refused when read, by reason.
+      skipped: number of files that were refused by name, by reason.
+      bytes: of all shards.
+      volumes: by subject.
+      shard_bytes: size of each shard, by file name.
+      metadata: SHA-256 of each file that TFDS reads beside the shards.
+      digest: SHA-256 of all other fields as JSON, keys sorted.
+    """
+
+    version: str
+    config: SliceConfig
+    fingerprint: str
+    shards: dict[str, str]
+    geometry: Geometry | None = None
+    volumes_per_shard: int | None = None
+    splits: dict[str, Counts] | None = None
+    strata: dict[str, dict[str, int]] | None = None
+    rejected: dict[str, int] | None = None
+    skipped: dict[str, int] | None = None
+    bytes: int | None = None
+    volumes: dict[str, Source] | None = None
+    shard_bytes: dict[str, int] | None = None
+    metadata: dict[str, str] | None = None
+    digest: str | None = None
+
+
+def read(folder: pathlib.Path) -> Manifest:
+    """The manifest of a dataset.
+
+    Raises:
+      DatasetError: it is missing or unreadable, or was edited.
+    """
+    path = folder / NAME
+    try:
+        plain = json.loads(path.read_text())
+        # Those of earlier versions have no digest.
+        if "digest" in plain and plain["digest"] != _digest(plain):
+            raise ValueError("it was edited after it was written: its digest does not fit")
+        return codec.from_plain(Manifest, plain)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, UserError) as error:
+        raise DatasetError(
+            f"{path}: is not the manifest of a dataset ({error}); move the folder away and make "
+            "the dataset again"
+        ) from error
+
+
+def write(folder: pathlib.Path, manifest: Manifest) -> Manifest:
+    """Write a manifest with all by which its dataset can be checked, itself included.
+
+    Args:
+      folder: of the dataset, with all shards. TFDS's own writer leaves the other files later, and
+        these are not checked then.
+      manifest: its `shard_bytes`, `metadata` and `digest` are found here.
+
+    Returns:
+      What was written.
+    """
+    beside = [*folder.glob("dataset_info.json"), *folder.glob("features.json")]
+    beside += sorted(folder.glob("*.labels.txt"))
+    whole = dataclasses.replace(
+        manifest,
+        shard_bytes={name: (folder / name).stat().st_size for name in manifest.shards},
+        metadata={path.name: file_sha256(path) for path in beside},
+        digest=None,
+    )
+    whole = dataclasses.replace(whole, digest=_digest(codec.to_plain(whole)))
+    text = json.dumps(codec.to_plain(whole), indent=1, sort_keys=True)
+    (folder / NAME).write_text(text + "\n")
+    return whole
+
+
+def of_shards(
+    folder: pathlib.Path,
+    config: SliceConfig,
+    volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
+) -> Manifest:
+    """The manifest of shards that TFDS's own writer made.
+
+    Args:
+      folder: of the dataset.
+      config: of its slices.
+      volumes: their shapes and zooms, as `median_geometry` takes them.
+    """
+    shards = {path.name: file_sha256(path) for path in sorted(folder.glob("*.tfrecord-*"))}
+    settings = {"version": VERSION, "config": dataclasses.asdict(config), "shards": shards}
+    text = json.dumps(settings, sort_keys=True)
+    return Manifest(
+        version=VERSION,
+        config=config,
+        fingerprint=hashlib.sha256(text.encode()).hexdigest(),
+        shards=shards,
+        geometry=median_geometry(volumes),
+    )
+
+
+def median_geometry(
+    volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
+) -> Geometry | None:
+    """The (lower) medians of each axis; None where there is no volume, or no sensible side.
+
+    Args:
+      volumes: shape and voxel sides (mm) of each, along posterior, superior and right.
+    """
+    listed = list(volumes)
+    if not listed:
+        return None
+    shape, zooms = (
+        [round(statistics.median_low(axis), 6) for axis in zip(*sides, strict=True)]
+        for sides in zip(*listed, strict=True)
+    )
+    try:
+        return codec.from_plain(Geometry, {"shape": shape, "zooms": zooms})
+    except codec.DocumentError:
+        return None
+
+
+def file_sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+      OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    rest = {name: value for name, value in plain.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

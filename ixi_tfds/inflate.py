@@ -1,0 +1,70 @@
+"""Inflating gzip files: fast, bounded, and to the end.
+
+libdeflate is two to three times as fast as zlib. An inflate that stops early lets most flipped bits
+through.
+"""
+
+import contextlib
+import struct
+import zlib
+
+import deflate
+
+from ixi_tfds.errors import ScanError
+
+GZIP_MAGIC = b"\x1f\x8b"
+"""How gzip files begin."""
+
+_SMALLEST_BLOCK = 1 << 12
+
+
+def inflate(path: str, stored: bytes, size: int) -> memoryview:
+    """Inflate a gzip file that holds `size` bytes, to its checked end.
+
+    Raises:
+      ScanError: with reason corrupt_data; it holds less or more, or other bytes than it did.
+    """
+    with contextlib.suppress(deflate.DeflateError):
+        content = deflate.gzip_decompress(stored, size)
+        # It knows one member. The usual file has no other, and ends with its CRC-32 and size.
+        if stored.endswith(struct.pack("<II", deflate.crc32(content), size)):
+            return memoryview(content)
+    members, ended = inflate_start(path, stored, size + 1)
+    if len(members) > size:
+        raise ScanError(
+            "corrupt_data", path, f"holds more than the {size} bytes that its header declares"
+        )
+    if not ended or len(members) < size:
+        raise ScanError(
+            "corrupt_data",
+            path,
+            f"is a truncated or corrupt gzip file: {len(members)} of {size} bytes could be read",
+        )
+    return memoryview(members)
+
+
+def inflate_start(path: str, stored: bytes, most: int) -> tuple[bytes, bool]:
+    """At most `most` bytes of a gzip file, and whether they end where a member does.
+
+    Raises:
+      ScanError: with reason corrupt_data.
+    """
+    parts: list[bytes] = []
+    position, missing, ended = 0, most, True
+    view = memoryview(stored)
+    try:
+        while missing and stored.startswith(GZIP_MAGIC, position):
+            member = zlib.decompressobj(wbits=31)
+            # In growing blocks, for each call copies what it leaves over, and there may be a
+            # member every 20 bytes.
+            block = _SMALLEST_BLOCK
+            while missing and not member.eof and position < len(stored):
+                given = view[position : position + block]
+                parts.append(member.decompress(given, missing))
+                missing -= len(parts[-1])
+                position += len(given) - len(member.unused_data) - len(member.unconsumed_tail)
+                block *= 2
+            ended = member.eof
+    except zlib.error as error:
+        raise ScanError("corrupt_data", path, f"is a corrupt gzip file ({error})") from error
+    return b"".join(parts), ended
