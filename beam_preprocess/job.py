@@ -19,16 +19,15 @@ from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import folders, storage
-from ixi_tfds.catalog import Catalog
+from ixi_tfds.cohorts.catalog import Catalog
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import Refusal, RefusedVolume
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.nifti import read_file
-from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.splits import SPLITS
-from ixi_tfds.system.files import PARTIAL
+from ixi_tfds.system.files import PARTIAL, git_blob_sha1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,12 +66,13 @@ def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
     _check_rejects(config, plan, rejected)
     digests = {path: digest for record in records for path, digest in record.inputs.items()}
     made = publish.publish(
+        config.cohort,
         config.slices,
         work_dir=plan.work_dir,
         dataset_dir=config.dataset_dir,
         records=records,
         skipped=_skipped(config, plan.catalog),
-        warnings=plan.warnings,
+        warnings=plan.catalog.warnings,
         volumes_per_shard=config.source.volumes_per_shard,
         fingerprint=fingerprint(plan.settings, digests),
     )

@@ -11,10 +11,11 @@ from typing import Any
 
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import storage
-from ixi_tfds.bids import is_bids
-from ixi_tfds.catalog import Catalog, Scan, find_scans
+from ixi_tfds.cohorts import cohort_flag, find_cohort
+from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
+from ixi_tfds.cohorts.cohort import Cohort
+from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.configs import CONFIGS, SCALINGS, VERSION, SliceConfig
-from ixi_tfds.demographics import find_workbook, read_demographics
 from ixi_tfds.errors import UserError
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -70,13 +71,14 @@ class SourceConfig:
     """The volumes that a dataset is made from, and how they are dealt to shards."""
 
     source_dir: str = flag("Folder of the volumes, any depth; or a BIDS folder.")
+    cohort: str = cohort_flag()
     workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """What the command line asks for; the dataset comes to `DATA_DIR/ixi_t1/<config>/<version>`."""
+    """What the command line asks for; the dataset comes to `DATA_DIR/COHORT/CONFIG/VERSION`."""
 
     source: SourceConfig
     data_dir: str = flag("Root of the datasets.")
@@ -96,6 +98,11 @@ class JobConfig:
             storage.at(folder)  # refuses unknown schemes
 
     @property
+    def cohort(self) -> Cohort:
+        """That the volumes are of."""
+        return find_cohort(self.source.cohort)
+
+    @property
     def slices(self) -> SliceConfig:
         """Geometry and scaling."""
         return self.geometry.slice_config()
@@ -103,7 +110,7 @@ class JobConfig:
     @property
     def dataset_dir(self) -> pathlib.Path:
         """Where the finished dataset is."""
-        return storage.at(self.data_dir, "ixi_t1", self.slices.name, VERSION)
+        return storage.at(self.data_dir, self.cohort.name, self.slices.name, VERSION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +120,6 @@ class Plan:
     Attributes:
       catalog: the scans, and the files refused by name.
       splits: of each subject.
-      warnings: about the demographics.
       tasks: the shards to write.
       work_dir: folder of the unfinished dataset.
       settings: all but the contents of the input files that decides the bytes, as JSON values.
@@ -121,7 +127,6 @@ class Plan:
 
     catalog: Catalog
     splits: dict[str, str]
-    warnings: tuple[str, ...]
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
@@ -148,11 +153,13 @@ def plan_job(
     """
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
-    catalog, warnings = _find_people(source)
-    splits = assign_splits(catalog.scans)
+    cohort = find_cohort(source.cohort)
+    catalog = find_scans(source.source_dir, cohort, source.workbook)
+    splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
         ShardTask(
+            dataset=cohort.name,
             split=split,
             index=index,
             count=len(shards),
@@ -167,7 +174,7 @@ def plan_job(
         for index, scans in enumerate(shards)
     )
     settings = _settings(catalog, splits, slices, source.volumes_per_shard)
-    return Plan(catalog, splits, warnings, tasks, work_dir, settings)
+    return Plan(catalog, splits, tasks, work_dir, settings)
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -199,24 +206,6 @@ def _settings(
             for scan in catalog.scans
         },
     }
-
-
-def _find_people(source: SourceConfig) -> tuple[Catalog, tuple[str, ...]]:
-    """The scans with what is known of the people, and what had to be given up."""
-    if is_bids(source.source_dir):
-        if source.workbook is not None:
-            raise UserError(
-                f"--workbook={source.workbook}: {source.source_dir} is a BIDS folder, whose "
-                "participants.tsv tells sex and age; leave the flag out"
-            )
-        catalog = find_scans(source.source_dir)
-        return catalog, catalog.warnings
-    workbook = source.workbook or find_workbook(source.source_dir)
-    if workbook is None:
-        lacks = "no workbook: sex, ethnicity and age of everyone will be missing"
-        return find_scans(source.source_dir), (lacks,)
-    demographics = read_demographics(workbook)
-    return find_scans(source.source_dir, demographics), demographics.warnings
 
 
 def _deal(

@@ -9,6 +9,8 @@ from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds import folders, storage
+from ixi_tfds.cohorts import find_cohort
+from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.integrity import Damage, split_of
@@ -51,7 +53,7 @@ def repair(
         digests = manifest.metadata or {}
         metadata = [damage.name for damage in damaged if damage.name in digests]
         if metadata:
-            _write_metadata(manifest, scratch)
+            _write_metadata(folder, manifest, scratch)
         for name in metadata:
             _put(scratch / name, folder / name, digests[name])
         shards = [damage.name for damage in damaged if damage.name in manifest.shards]
@@ -88,14 +90,18 @@ def _other_source(name: str) -> DatasetError:
     )
 
 
-def _write_metadata(manifest: Manifest, scratch: pathlib.Path) -> None:
+def _write_metadata(folder: pathlib.Path, manifest: Manifest, scratch: pathlib.Path) -> None:
     people = [source.shard for source in (manifest.volumes or {}).values()]
     sizes = manifest.shard_bytes or {}
     shards = [
         (split_of(name), people.count(name) * manifest.config.slices_per_volume, sizes[name])
         for name in sorted(manifest.shards)
     ]
-    publish.write_tfds_metadata(manifest.config, scratch, shards)
+    publish.write_tfds_metadata(_cohort_of(folder), manifest.config, scratch, shards)
+
+
+def _cohort_of(folder: pathlib.Path) -> Cohort:
+    return find_cohort(folder.parents[1].name)
 
 
 def _tasks(
@@ -105,6 +111,7 @@ def _tasks(
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
     source = SourceConfig(
         source_dir=source_dir,
+        cohort=_cohort_of(folder).name,
         workbook=workbook,
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )

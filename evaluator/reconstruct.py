@@ -13,7 +13,7 @@ from absl import flags
 
 from evaluator import bundle, volumes
 from ixi_tfds import cli, folders, storage
-from ixi_tfds.catalog import find_volumes, stem_of
+from ixi_tfds.cohorts.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
 

@@ -60,7 +60,7 @@ def split_subjects(
 
 def assign_splits(
     scans: Iterable[Scan],
-    roster: Roster | None = None,
+    roster: Roster,
     *,
     fractions: Mapping[str, Fraction] = FRACTIONS,
 ) -> dict[str, str]:
@@ -78,11 +78,6 @@ def assign_splits(
     Returns:
       The split of every subject, ordered by subject.
     """
-    if roster is None:  # TEMP
-        from ixi_tfds.cohorts import DEFAULT
-        from ixi_tfds.cohorts.roster import read_roster
-
-        roster = read_roster(DEFAULT.roster)
     split_of, others = {}, {}
     for scan in scans:
         entry = roster.get(scan.subject)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from volumes import head, image, write_head
 
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import CONFIGS, THESIS, VOLUME_SCALED, SliceConfig
 from ixi_tfds.errors import UserError
 from ixi_tfds.intensity import PERCENTILES, crop, dequantize, percentile_range, quantize

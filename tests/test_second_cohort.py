@@ -108,7 +108,7 @@ def test_the_builder_of_tfds_gives_the_same_slices(scans, data, tmp_path):
 
 def test_a_builder_without_volumes_says_that_there_is_nothing_to_download(tmp_path):
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
-    with pytest.raises(UserError, match="the second cohort cannot be downloaded"):
+    with pytest.raises(UserError, match="Second cannot be downloaded"):
         builder_for(config, str(tmp_path), COHORT).download_and_prepare()
 
 
@@ -190,7 +190,7 @@ def test_a_cohort_is_known_by_its_own_name_once_it_was_named(monkeypatch):
 
 def test_a_cohort_without_addresses_cannot_be_downloaded(tmp_path, capsys):
     assert command_line.run(["download", f"--output_dir={tmp_path}", NAME]) == 2
-    assert "the second cohort cannot be downloaded" in capsys.readouterr().err
+    assert "Second cannot be downloaded" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["Second", "2nd", "", "a/b", "a-b"])

@@ -50,7 +50,7 @@ class Cohort:
 
     Attributes:
       name: of its datasets; lower-case letters, digits and underscores.
-      title: its name in messages, and in what TFDS shows.
+      title: its name in messages; in lower case, that of TFDS's folder of its volumes.
       read_name: takes a file name without extension and gives subject and site ("" where it tells
         none) of a name that is in the cohort's own form; None for any other name.
       find_people: takes the folder of the volumes, and the path of the workbook where one was

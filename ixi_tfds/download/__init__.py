@@ -18,9 +18,3 @@ def download(cohort: Cohort, output_dir: str) -> list[str]:
         raise DownloadError(f"{cohort.title} cannot be downloaded: give a folder of its volumes")
     archive = fetch.fetch_files(cohort.sources, output_dir)
     return unpack.extract_volumes(archive, output_dir, cohort.volume_name)
-
-
-def download_ixi(output_dir):  # TEMP
-    from ixi_tfds.cohorts import DEFAULT
-
-    return fetch.fetch_files(DEFAULT.sources, output_dir)
