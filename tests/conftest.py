@@ -8,8 +8,14 @@ import sys
 
 import pytest
 
-# As our commands set it, so that the first test that runs one leaves nothing behind.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# As our commands and scikit-learn's first import set them, so that the first test that runs one
+# leaves nothing behind.
+for name, value in (
+    ("TF_CPP_MIN_LOG_LEVEL", "3"),
+    ("KMP_DUPLICATE_LIB_OK", "True"),
+    ("KMP_INIT_AT_FORK", "FALSE"),
+):
+    os.environ.setdefault(name, value)
 
 
 @pytest.fixture(scope="session")
