@@ -19,11 +19,10 @@ from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import folders, storage
-from ixi_tfds.cohorts.catalog import Catalog
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import Refusal, RefusedVolume
+from ixi_tfds.documents.shard_record import RefusedVolume
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.nifti import read_file
 from ixi_tfds.splits import SPLITS
@@ -65,17 +64,7 @@ def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
     rejected = [entry for record in records for entry in record.rejected]
     _check_rejects(config, plan, rejected)
     digests = {path: digest for record in records for path, digest in record.inputs.items()}
-    made = publish.publish(
-        config.cohort,
-        config.slices,
-        work_dir=plan.work_dir,
-        dataset_dir=config.dataset_dir,
-        records=records,
-        skipped=_skipped(config, plan.catalog),
-        warnings=plan.catalog.warnings,
-        volumes_per_shard=config.source.volumes_per_shard,
-        fingerprint=fingerprint(plan.settings, digests),
-    )
+    made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
     return Made(made, time.time() - started)
 
 
@@ -125,19 +114,8 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
             watcher.join()
 
 
-def _skipped(config: JobConfig, catalog: Catalog) -> list[Refusal]:
-    """Files refused by name, and further ones of a person in a BIDS folder.
-
-    They were never candidates, and do not count as rejected volumes.
-    """
-    return [
-        Refusal(os.path.relpath(error.path, config.source.source_dir), error.reason, error.detail)
-        for error in catalog.refused
-    ]
-
-
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
-    volumes = len(plan.catalog.scans)
+    volumes = len(plan.scans)
     if len(rejected) == volumes:
         first = rejected[0]
         raise UserError(
@@ -176,7 +154,7 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
     digests = {}
-    for scan in tqdm(plan.catalog.scans, unit="volume", desc="compare", disable=None):
+    for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None):
         try:
             digest = git_blob_sha1(read_file(scan.path))
         except OSError:

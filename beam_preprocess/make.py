@@ -39,11 +39,10 @@ def make(config: JobConfig, arguments: list[str]) -> None:
 
     options = runner.beam_options(arguments)
     planned = plan.plan_job(config.source, slices, dataset_dir, strict=config.strict)
-    warnings = planned.catalog.warnings
-    for warning in warnings[:_WARNINGS_SHOWN]:
+    for warning in planned.warnings[:_WARNINGS_SHOWN]:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
-    if len(warnings) > _WARNINGS_SHOWN:
-        more = len(warnings) - _WARNINGS_SHOWN
+    if len(planned.warnings) > _WARNINGS_SHOWN:
+        more = len(planned.warnings) - _WARNINGS_SHOWN
         print(f"warning: and {more} more, all of them in quality.html", file=sys.stderr)
     counts = planned.planned(slices)
     print(

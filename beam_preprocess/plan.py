@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import storage
 from ixi_tfds.cohorts import cohort_flag, find_cohort
-from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
+from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.configs import CONFIGS, SCALINGS, VERSION, SliceConfig
+from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.errors import UserError
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -42,9 +44,8 @@ class SliceFlags:
         Raises:
           UserError: an unknown name without a geometry, or a geometry under a known name.
         """
-        window = self.slices and _pair("slices", self.slices, ":")
-        size = self.size and _pair("size", self.size, "x")
-        in_plane = size
+        window = _pair("slices", self.slices, ":") if self.slices else None
+        in_plane = size = _pair("size", self.size, "x") if self.size else None
         if self.in_plane == "any":
             in_plane = None
         elif self.in_plane:
@@ -63,7 +64,7 @@ class SliceFlags:
                 "needs --slices and --size"
             )
         scaling = self.scaling or "slice"
-        return SliceConfig(self.config, in_plane or None, size, window, scaling)
+        return SliceConfig(self.config, in_plane, size, window, scaling)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +119,19 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      catalog: the scans, and the files refused by name.
+      scans: the candidates.
+      skipped: files refused by name, and further ones of a person in a BIDS folder.
       splits: of each subject.
+      warnings: about the demographics.
       tasks: the shards to write.
       work_dir: folder of the unfinished dataset.
       settings: all but the contents of the input files that decides the bytes, as JSON values.
     """
 
-    catalog: Catalog
+    scans: tuple[Scan, ...]
+    skipped: tuple[Refusal, ...]
     splits: dict[str, str]
+    warnings: tuple[str, ...]
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
@@ -173,8 +178,18 @@ def plan_job(
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
         for index, scans in enumerate(shards)
     )
-    settings = _settings(catalog, splits, slices, source.volumes_per_shard)
-    return Plan(catalog, splits, tasks, work_dir, settings)
+    return Plan(
+        scans=catalog.scans,
+        skipped=tuple(
+            Refusal(os.path.relpath(error.path, source.source_dir), error.reason, error.detail)
+            for error in catalog.refused
+        ),
+        splits=splits,
+        warnings=catalog.warnings,
+        tasks=tasks,
+        work_dir=work_dir,
+        settings=_settings(catalog.scans, splits, slices, source.volumes_per_shard),
+    )
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -189,7 +204,7 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
 
 
 def _settings(
-    catalog: Catalog, splits: Mapping[str, str], slices: SliceConfig, volumes_per_shard: int
+    scans: Sequence[Scan], splits: Mapping[str, str], slices: SliceConfig, volumes_per_shard: int
 ) -> dict[str, Any]:
     return {
         "version": VERSION,
@@ -203,7 +218,7 @@ def _settings(
                 scan.ethnicity,
                 None if math.isnan(scan.age) else scan.age,
             ]
-            for scan in catalog.scans
+            for scan in scans
         },
     }
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import tensorflow_datasets as tfds
 
 from beam_preprocess import quality
+from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
@@ -23,40 +24,27 @@ from ixi_tfds.system.files import PARTIAL
 
 
 def publish(
-    cohort: Cohort,
-    config: SliceConfig,
-    *,
-    work_dir: pathlib.Path,
-    dataset_dir: pathlib.Path,
-    records: Sequence[ShardRecord],
-    skipped: Sequence[Refusal],
-    warnings: Sequence[str],
-    volumes_per_shard: int,
-    fingerprint: str,
+    config: JobConfig, plan: Plan, records: Sequence[ShardRecord], fingerprint: str
 ) -> Manifest:
     """Write metadata, manifest and reports beside the shards, then rename the folder.
 
     Args:
-      cohort: whose dataset it is.
-      config: geometry and scaling.
-      work_dir: folder with the whole shards and their records.
-      dataset_dir: where the dataset shall be; what is there is replaced.
+      config: where the dataset shall be; what is there is replaced.
+      plan: whose folder holds the whole shards and their records.
       records: of all shards.
-      skipped: files refused by name.
-      warnings: of the workbook.
-      volumes_per_shard: volumes that a shard was to hold.
       fingerprint: of settings and input files.
 
     Returns:
       The manifest.
     """
+    cohort, work_dir = config.cohort, plan.work_dir
     records = _number_shards(cohort.name, work_dir, records)
-    rejected = [entry for record in records for entry in record.rejected]
-    made = _manifest(config, records, skipped, volumes_per_shard, fingerprint)
-    sizes = [(r.split, r.slices, r.bytes) for r in records if r.slices]
-    write_tfds_metadata(cohort, config, work_dir, sizes)
-    write_lines(work_dir / "rejected.jsonl", [*rejected, *skipped])
-    page = quality.render(made, records, [*rejected, *skipped], warnings, cohort.roster)
+    refused = [entry for record in records for entry in record.rejected] + [*plan.skipped]
+    made = _manifest(config, plan, records, fingerprint)
+    sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
+    write_tfds_metadata(cohort, config.slices, work_dir, sizes)
+    write_lines(work_dir / "rejected.jsonl", refused)
+    page = quality.render(made, records, refused, plan.warnings, cohort.roster)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
@@ -66,30 +54,26 @@ def publish(
             # A partial file may be in both lists, or its worker may have removed it.
             path.unlink(missing_ok=True)
     (work_dir / "plan.json").unlink()
-    folders.put_in_place(work_dir, dataset_dir, MARKER)
+    folders.put_in_place(work_dir, config.dataset_dir, MARKER)
     return made
 
 
 def _manifest(
-    config: SliceConfig,
-    records: Sequence[ShardRecord],
-    skipped: Sequence[Refusal],
-    volumes_per_shard: int,
-    fingerprint: str,
+    config: JobConfig, plan: Plan, records: Sequence[ShardRecord], fingerprint: str
 ) -> Manifest:
     filled = [record for record in records if record.slices]
     volumes = [(record, volume) for record in filled for volume in record.volumes]
     return Manifest(
         version=VERSION,
-        config=config,
+        config=config.slices,
         fingerprint=fingerprint,
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
-        volumes_per_shard=volumes_per_shard,
+        volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
         rejected=_by_reason(entry for record in records for entry in record.rejected),
-        skipped=_by_reason(skipped),
+        skipped=_by_reason(plan.skipped),
         bytes=sum(record.bytes for record in filled),
         volumes={
             volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)

@@ -63,7 +63,7 @@ def write_shard_in_worker(task: ShardTask) -> None:
     except OSError as error:
         if error.errno is None:
             raise
-        system = (error.errno, error.strerror, error.filename and str(error.filename))
+        system = (error.errno, error.strerror or "", error.filename and str(error.filename))
         raise WorkerError(_pack(str(error), system)) from error
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-# As our commands, and the first import of scikit-learn and of TensorFlow, set them, so that the first
+# As our commands and the first import of scikit-learn or of TensorFlow set them, so that the first
 # test that runs one leaves nothing behind.
 for name, value in (
     ("TF_CPP_MIN_LOG_LEVEL", "3"),

@@ -1,7 +1,9 @@
 """The TFDS builder: TFDS's own test case, and equality with the Beam job."""
 
+import errno
 import hashlib
 import json
+import os
 import pathlib
 import tempfile
 
@@ -16,6 +18,7 @@ from ixi_tfds import cohort
 from ixi_tfds.builder import SliceBuilderConfig, builder_for
 from ixi_tfds.cohorts import DEFAULT
 from ixi_tfds.configs import SliceConfig
+from ixi_tfds.errors import UserError
 
 
 def _write_examples():
@@ -55,6 +58,7 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
     assert run([f"--source_dir={source}", f"--data_dir={tmp_path / 'beam'}", *flags]) == 0
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     builder = builder_for(config, str(tmp_path / "plain"))
+    builder.max_rejected_fraction = 0.5
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(manual_dir=str(source))
     )
@@ -116,8 +120,52 @@ def test_refused_volumes_have_no_say_in_the_geometry(tmp_path, capsys):
         write_head(source, f"IXI{801 + number}-HH-0{number:03d}-T1", shape=(48, 48, 20))
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     builder = builder_for(config, str(tmp_path / "data"))
+    builder.max_rejected_fraction = 0.6
     manual = tfds.download.DownloadConfig(manual_dir=source)
     builder.download_and_prepare(download_config=manual)
     manifest = json.loads((pathlib.Path(builder.data_dir) / "manifest.json").read_text())
     assert manifest["geometry"] == {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]}
     assert capsys.readouterr().err.count("refused: ") == 4
+
+
+def build(source, data_dir):
+    """The builder of small slices, once it has made them."""
+    config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
+    builder = builder_for(config, str(data_dir))
+    manual = tfds.download.DownloadConfig(manual_dir=str(source))
+    builder.download_and_prepare(download_config=manual)
+    return builder
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.EIO, errno.ENOENT])
+def test_a_fault_of_the_machine_leaves_nobody_out(code, tmp_path, monkeypatch):
+    """The builder stops, as the Beam job does; where all goes well again everyone is there."""
+    source = write_cohort(tmp_path / "source", subjects=30)
+    path = sorted(source.iterdir())[1]
+    content, read_bytes = path.read_bytes(), pathlib.Path.read_bytes
+
+    def fail(file):
+        if file != path:
+            return read_bytes(file)
+        if code == errno.ENOENT:
+            path.unlink()  # After it was found.
+        raise OSError(code, os.strerror(code), str(file))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError) as caught:
+        patch.setattr(pathlib.Path, "read_bytes", fail)
+        build(source, tmp_path / "data")
+    assert (caught.value.errno, caught.value.filename) == (code, str(path))
+    assert not list(tmp_path.rglob("manifest.json"))
+    path.write_bytes(content)
+    assert build(source, tmp_path / "data").info.splits.total_num_examples == 30 * 6
+
+
+def test_too_many_refused_volumes_stop_the_builder(tmp_path):
+    """One of twenty is not too many, one of nineteen is: the limit is that of the Beam job."""
+    source = write_cohort(tmp_path / "source", subjects=20)
+    (source / "IXI701-Guys-0000-T1.nii.gz").write_bytes(b"broken")
+    assert build(source, tmp_path / "data").info.splits.total_num_examples == 19 * 6
+    next(source.glob("IXI720-*")).unlink()
+    with pytest.raises(UserError, match=r"1 of 19 volumes were refused.*IXI701.*fraction=0\.05"):
+        build(source, tmp_path / "other")
+    assert not list((tmp_path / "other").rglob("*.tfrecord-*"))

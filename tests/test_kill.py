@@ -199,17 +199,17 @@ def meanwhile(told, moment):
 
     real_publish = publish.publish
 
-    def publish_beside_a_worker(*args, work_dir, **kwargs):
+    def publish_beside_a_worker(config, plan, *rest):
         if moment == "before it writes":
             (told / "write").touch()
             for reached in told.glob("*.reached"):
                 wait_for(reached.with_suffix(".writing"))
-            assert list(work_dir.glob(".partial-*"))
+            assert list(plan.work_dir.glob(".partial-*"))
         else:
             (told / "end").touch()
             for reached in told.glob("*.reached"):
                 wait_for(reached.with_suffix(".done"))
-        return real_publish(*args, work_dir=work_dir, **kwargs)
+        return real_publish(config, plan, *rest)
 
     publish.publish = publish_beside_a_worker
 

@@ -67,7 +67,7 @@ def test_what_workers_of_a_killed_job_left_is_not_published(
         monkeypatch,
         publish,
         "publish",
-        lambda *args, work_dir, **kwargs: (work_dir / stray).write_bytes(b"stray"),
+        lambda config, plan, *rest: (plan.work_dir / stray).write_bytes(b"stray"),
     )
     assert make(source, tmp_path) == 0
     assert tree(tmp_path) == tree(made)
