@@ -26,7 +26,7 @@ from ixi_tfds.documents.shard_record import RefusedVolume
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.nifti import read_file
 from ixi_tfds.splits import SPLITS
-from ixi_tfds.system.files import PARTIAL, git_blob_sha1
+from ixi_tfds.system.files import git_blob_sha1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,8 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
         storage.remove_tree(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         plan_file.write_text(text)
-    for leftover in work_dir.glob(f"{PARTIAL}*"):
+    # Of workers that were killed, and of earlier versions.
+    for leftover in {*work_dir.iterdir()} - {plan_file, *work_dir.glob("[!.]*.tfrecord-*")}:
         leftover.unlink()
 
 

@@ -103,9 +103,9 @@ class SliceBuilder(
         self._refused += 1
         if self._refused > self.max_rejected_fraction * self._volumes:
             raise UserError(
-                f"{self._refused} of {self._volumes} volumes were refused, the last one: {error}; "
-                f"more than max_rejected_fraction={self.max_rejected_fraction}, an attribute of "
-                "the builder"
+                f"{self._refused} of {self._volumes} volumes were refused, more than the "
+                f"builder's max_rejected_fraction={self.max_rejected_fraction}; the last one: "
+                f"{error}"
             ) from error
 
     def _download_and_prepare(

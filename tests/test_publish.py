@@ -73,6 +73,27 @@ def test_what_workers_of_a_killed_job_left_is_not_published(
     assert tree(tmp_path) == tree(made)
 
 
+def test_what_earlier_versions_left_in_an_unfinished_job_is_not_published(source, made, tmp_path):
+    """The job goes on in their folder; they wrote these when a strict job failed or was killed."""
+    from beam_preprocess import shards
+
+    def die(tasks, options):
+        shards.write_shard(tasks[0])
+        kept.append(tasks[0].path)
+        raise SystemError("killed")
+
+    kept = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemError):
+        patch.setattr(job, "write_shards", die)
+        make(source, tmp_path)
+    work_dir, inode = kept[0].parent, kept[0].stat().st_ino
+    for name in ("strict-failure.txt", f"{kept[0].name}.json.0123.tmp", "strict-failure.txt.1.tmp"):
+        (work_dir / name).write_bytes(b"left")
+    assert make(source, tmp_path) == 0
+    assert tree(tmp_path) == tree(made)
+    assert (tmp_path / DATASET / kept[0].name).stat().st_ino == inode
+
+
 def test_a_dataset_is_whole_before_it_stands_in_its_place(source, made, tmp_path, monkeypatch):
     """So that a kill right after the renaming leaves nothing to be done."""
     seen = []
