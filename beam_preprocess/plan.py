@@ -29,7 +29,7 @@ from ixi_tfds.system.flags import flag
 class SliceFlags:
     """The name of a config, and its geometry where it is one of the user's own."""
 
-    config: str = flag("Name of the config: thesis, volume_scaled, or one of your own.", "thesis")
+    config: str = flag(f"Name of the config: {', '.join(CONFIGS)}, or one of your own.", "thesis")
     in_plane: str | None = flag(
         "Voxels (posterior x superior) a volume must have, or 'any'; by default those of --size.",
         None,

@@ -42,13 +42,9 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a person's slices are, and the file that they were made from.
+    """Where a person's slices are, and the volume that they were made from.
 
-    Attributes:
-      split: train, validation or test.
-      shard: name of the file with the slices.
-      path: of the volume, within the source folder.
-      git_blob_sha1: of the volume.
+    `path` is within the source folder.
     """
 
     split: str

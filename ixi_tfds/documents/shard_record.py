@@ -9,12 +9,9 @@ from ixi_tfds.documents import codec
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A file that is not in the dataset.
+    """A file that is not in the dataset, by its path within the source folder.
 
-    Attributes:
-      path: within the source folder.
-      reason: one of `ScanError.REASONS`.
-      detail: the same in words.
+    `reason` is one of `ScanError.REASONS`, `detail` says it in words.
     """
 
     path: str
@@ -24,13 +21,7 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class RefusedVolume(Refusal):
-    """A volume that was refused when it was read.
-
-    Attributes:
-      subject: the person.
-      split: train, validation or test.
-      git_blob_sha1: of the file; None where it cannot be read.
-    """
+    """A volume that was refused when it was read; no `git_blob_sha1` where it cannot be read."""
 
     subject: str
     split: str
@@ -39,21 +30,13 @@ class RefusedVolume(Refusal):
 
 @dataclasses.dataclass(frozen=True)
 class VolumeRecord:
-    """A volume in a shard, for manifest and quality report.
+    """A volume in a shard, by its path within the source folder.
 
     Attributes:
-      path: within the source folder.
-      subject: the person.
-      site: "" where it is not known.
-      sex: one of `features.SEXES`.
-      ethnicity: one of `features.ETHNICITIES`.
       age: in years; None where it is not known.
       shape: voxels along posterior, superior and right.
       zooms: sides of a voxel along these axes, in mm.
-      git_blob_sha1: of the file.
-      lowest: value of the slice window, in scanner units.
-      mean: likewise.
-      highest: likewise.
+      lowest: value of the slice window, in scanner units, as `mean` and `highest` are.
       thumbnail: of the middle slice, a JPEG in base64.
     """
 
@@ -74,16 +57,9 @@ class VolumeRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
-    """What a shard holds.
+    """What a shard holds: `slices` of the `volumes`, without those that were rejected.
 
-    Attributes:
-      shard: its file name.
-      split: train, validation or test.
-      sha256: of the file.
-      bytes: its size.
-      slices: how many it holds.
-      volumes: whose slices these are.
-      rejected: volumes that were to be in it and were refused.
+    `shard` is the name of its file, `sha256` and `bytes` are of its content.
     """
 
     shard: str
