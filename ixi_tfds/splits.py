@@ -131,9 +131,7 @@ def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str,
         for split, total in totals.items()
     }
     counts = {s: {split: math.floor(shares[s, split]) for split in totals} for s in sizes}
-    room = {
-        split: total - sum(row[split] for row in counts.values()) for split, total in totals.items()
-    }
+    room = {split: totals[split] - sum(row[split] for row in counts.values()) for split in totals}
     raised: dict[str, list[str]] = {split: [] for split in totals}
 
     def raise_one(stratum: str, tried: set[str]) -> bool:
@@ -159,7 +157,7 @@ def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str,
         for _ in range(sizes[stratum] - sum(counts[stratum].values())):
             if not raise_one(stratum, set()):
                 raise AssertionError(f"no whole table has these sums: {sizes}, {totals}")
-    for split, gaining in raised.items():
-        for stratum in gaining:
-            counts[stratum][split] += 1
-    return counts
+    return {
+        stratum: {split: count + (stratum in raised[split]) for split, count in row.items()}
+        for stratum, row in counts.items()
+    }

@@ -138,7 +138,7 @@ def a_source(*urls, body=BODY, **changes):
 
 
 def fetch(folder, *sources):
-    return fetching.fetch_files(sources, str(folder), progress=False)
+    return fetching.fetch_files(sources, str(folder))
 
 
 def assert_fetched(folder, body=BODY):
@@ -603,7 +603,7 @@ def test_every_published_volume_has_a_name_that_is_taken(real_data, tmp_path):
 
 
 def extract(path, folder):
-    return unpack.extract_volumes(path, folder, IXI.volume_name, progress=False)
+    return unpack.extract_volumes(path, folder, IXI.volume_name)
 
 
 def make_tar(path, members, **kwargs):

@@ -42,7 +42,7 @@ class _DroppedError(Exception):
     """An address failed, and may do better the next time."""
 
 
-def fetch_files(files: Sequence[PublishedFile], output_dir: str, *, progress: bool = True) -> str:
+def fetch_files(files: Sequence[PublishedFile], output_dir: str) -> str:
     """Bring published files into a folder; what is there and right is not fetched again.
 
     A transfer that stops is taken up again where it stopped, in this run or a later one: its
@@ -51,7 +51,6 @@ def fetch_files(files: Sequence[PublishedFile], output_dir: str, *, progress: bo
     Args:
       files: what to fetch.
       output_dir: folder for the files, made where missing.
-      progress: show progress bars, in bytes.
 
     Returns:
       The path of the last of `files`.
@@ -63,7 +62,7 @@ def fetch_files(files: Sequence[PublishedFile], output_dir: str, *, progress: bo
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
         for published in files:
-            _fetch(published, Path(output_dir), progress)
+            _fetch(published, Path(output_dir))
     except OSError as error:
         raise DownloadError(
             f"{output_dir}: cannot be written ({error}); what was fetched is kept, so put that "
@@ -72,24 +71,16 @@ def fetch_files(files: Sequence[PublishedFile], output_dir: str, *, progress: bo
     return str(Path(output_dir) / files[-1].name)
 
 
-def bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
-    """A progress bar in bytes; silent without `progress`."""
-    return tqdm(
-        desc=description,
-        unit="B",
-        unit_scale=True,
-        # None: only on a terminal.
-        disable=None if progress else True,
-        leave=False,
-        **kwargs,
-    )
+def bytes_bar(description: str, **kwargs: Any) -> tqdm:
+    """A progress bar in bytes, on a terminal."""
+    return tqdm(desc=description, unit="B", unit_scale=True, disable=None, leave=False, **kwargs)
 
 
-def _fetch(published: PublishedFile, folder: Path, progress: bool) -> None:
+def _fetch(published: PublishedFile, folder: Path) -> None:
     """Bring one file into the folder, or raise DownloadError."""
     target, part = folder / published.name, folder / f"{published.name}.part"
     if target.exists():
-        wrong = _mismatch(target, published, progress)
+        wrong = _mismatch(target, published)
         if wrong and published.sole:
             raise DownloadError(
                 f"{target}: not the published file ({wrong}); move it away, or rename it to "
@@ -101,7 +92,7 @@ def _fetch(published: PublishedFile, folder: Path, progress: bool) -> None:
             )
         return
     failures = []
-    with bytes_bar(published.name, progress) as bar:
+    with bytes_bar(published.name) as bar:
         for url in published.urls:
             failure = _fetch_from(url, published, part, bar)
             if failure is None:
@@ -131,7 +122,7 @@ def _fetch_from(url: str, published: PublishedFile, part: Path, bar: tqdm) -> st
                 with response:
                     etag = response.headers.get("ETag", "")
                     offset = _receive(response, offset, published, part, bar)
-            wrong = _mismatch(part, published, not bar.disable)
+            wrong = _mismatch(part, published)
             if wrong is None:
                 return None
             part.unlink()
@@ -226,14 +217,14 @@ def _read(response: Any) -> bytes:
         raise _DroppedError(f"the connection broke: {_text(error)}") from error
 
 
-def _mismatch(path: Path, published: PublishedFile, progress: bool) -> str | None:
+def _mismatch(path: Path, published: PublishedFile) -> str | None:
     """What tells a file from the published one; None when nothing does."""
     size = _size(path)
     if not published.sizes[0] <= size <= published.sizes[1]:
         return f"{size} bytes instead of {_expected(published)}"
     # MD5 is no proof against a forger of pairs, but nobody can make a second file to a given MD5.
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with path.open("rb") as file, bytes_bar(f"checking {path.name}", progress, delay=1) as bar:
+    with path.open("rb") as file, bytes_bar(f"checking {path.name}", delay=1) as bar:
         bar.reset(size)
         while block := file.read(_BLOCK):
             md5.update(block)
