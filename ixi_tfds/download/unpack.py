@@ -19,9 +19,9 @@ def extract_volumes(tar_path: str, output_dir: str, volume_name: str) -> list[st
     """Unpack the volumes in a tar file, block by block.
 
     Only regular files named `<volume_name>.nii.gz` are taken, and written under their base name
-    straight into `output_dir`. Everything else (other modalities, links, devices, sparse files,
-    absolute paths, paths with `..`) never touches the disk; a warning says how many there were.
-    A volume that is already there with the same size is left as it is.
+    straight into `output_dir`; one that is there with the same size is left as it is. Everything
+    else (other modalities, links, devices, sparse files, absolute paths, paths with `..`) never
+    touches the disk; a warning says how many there were.
 
     Args:
       tar_path: an uncompressed tar file.
@@ -58,8 +58,7 @@ def extract_volumes(tar_path: str, output_dir: str, volume_name: str) -> list[st
         ) from error
     if not names:
         raise DownloadError(
-            f"{tar_path}: no T1 volume in it (names like {volume_name}.nii.gz); is it the "
-            "published archive?"
+            f"{tar_path}: no T1 volume in it (names like {volume_name}.nii.gz); is it the archive?"
         )
     if left_out:
         logging.getLogger(__name__).warning(
