@@ -5,10 +5,14 @@ from typing import Any
 
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.configs import THESIS
 from ixi_tfds.errors import UserError
 from ixi_tfds.system.flags import flag
 
 DEFAULT = IXI
+DEFAULT_DATASET = f"{DEFAULT.name}/{THESIS.name}"
+"""The dataset that commands take where none is named."""
+
 COHORTS: dict[str, Cohort] = {cohort.name: cohort for cohort in (IXI,)}
 """The cohorts by name; `find_cohort` adds those of other packages."""
 
