@@ -12,7 +12,7 @@ from typing import Any
 
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import storage
-from ixi_tfds.cohorts import cohort_flag, find_cohort
+from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
@@ -72,8 +72,7 @@ class SourceConfig:
     """The volumes that a dataset is made from, and how they are dealt to shards."""
 
     source_dir: str = flag("Folder of the volumes, any depth; or a BIDS folder.")
-    cohort: str = cohort_flag()
-    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
+    people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
@@ -101,7 +100,7 @@ class JobConfig:
     @property
     def cohort(self) -> Cohort:
         """That the volumes are of."""
-        return find_cohort(self.source.cohort)
+        return find_cohort(self.source.people.cohort)
 
     @property
     def slices(self) -> SliceConfig:
@@ -158,8 +157,8 @@ def plan_job(
     """
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
-    cohort = find_cohort(source.cohort)
-    catalog = find_scans(source.source_dir, cohort, source.workbook)
+    cohort = find_cohort(source.people.cohort)
+    catalog = find_scans(source.source_dir, cohort, source.people.workbook)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(

@@ -9,7 +9,7 @@ from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds import folders, storage
-from ixi_tfds.cohorts import find_cohort
+from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.errors import DatasetError, UserError
@@ -21,7 +21,7 @@ def repair(
     manifest: Manifest,
     damaged: Sequence[Damage],
     source_dir: str | None,
-    workbook: str | None,
+    people: CohortFlags,
 ) -> None:
     """Put the files that were written in place of those that are damaged, byte for byte.
 
@@ -33,7 +33,7 @@ def repair(
       manifest: its own, undamaged.
       damaged: what `integrity.find_damage` found.
       source_dir: the volumes it was made from; None will do where no shard is damaged.
-      workbook: as `SourceConfig` takes it.
+      people: as `SourceConfig` takes it; of the dataset's cohort, whichever it names.
 
     Raises:
       DatasetError: the dataset is not of the Beam job, or the volumes or the workbook are not those
@@ -58,7 +58,7 @@ def repair(
             _put(scratch / name, folder / name, digests[name])
         shards = [damage.name for damage in damaged if damage.name in manifest.shards]
         if shards:
-            tasks = _tasks(folder, manifest, source_dir, workbook)
+            tasks = _tasks(folder, manifest, source_dir, people)
         for name in shards:
             task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
             write_shard(task)
@@ -105,14 +105,13 @@ def _cohort_of(folder: pathlib.Path) -> Cohort:
 
 
 def _tasks(
-    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, workbook: str | None
+    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, people: CohortFlags
 ) -> Sequence[ShardTask]:
     if source_dir is None:
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
     source = SourceConfig(
         source_dir=source_dir,
-        cohort=_cohort_of(folder).name,
-        workbook=workbook,
+        people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )
     return plan_job(source, manifest.config, folder).tasks

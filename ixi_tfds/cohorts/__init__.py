@@ -1,5 +1,6 @@
 """The cohorts that datasets are made of, and what tells a scan of one from another."""
 
+import dataclasses
 import importlib
 from typing import Any
 
@@ -23,6 +24,14 @@ def cohort_flag() -> Any:
         f"Cohort that the volumes are of: {', '.join(COHORTS)}, or MODULE:NAME of your own.",
         DEFAULT.name,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortFlags:
+    """Whose volumes are read, and where it is told what is known of the people."""
+
+    cohort: str = cohort_flag()
+    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
 
 
 def find_cohort(name: str) -> Cohort:
