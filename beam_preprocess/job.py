@@ -25,8 +25,8 @@ from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.nifti import read_file
-from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.splits import SPLITS
+from ixi_tfds.system.files import git_blob_sha1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _USAGE = """
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
-Makes the TFDS dataset D/ixi_t1/<config>/ from the NIfTI T1 volumes in S (any depth) and the
+Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
 workbook IXI.xls beside them; or from a BIDS folder (sub-*/[ses-*/]anat/*_T1w.nii.gz, the first of
 each person) and its participants.tsv. Any other --config names a geometry of your own, for example
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
@@ -34,11 +34,11 @@ def make(config: JobConfig, arguments: list[str]) -> None:
       arguments: the options of Beam.
     """
     # Beam takes seconds to import: flags that are wrong should say so at once.
-    slices = config.slices
+    slices, dataset_dir = config.slices, config.dataset_dir
     from beam_preprocess import job, runner
 
     options = runner.beam_options(arguments)
-    planned = plan.plan_job(config.source, slices, config.dataset_dir, strict=config.strict)
+    planned = plan.plan_job(config.source, slices, dataset_dir, strict=config.strict)
     for warning in planned.warnings[:_WARNINGS_SHOWN]:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     if len(planned.warnings) > _WARNINGS_SHOWN:
@@ -51,7 +51,7 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
     )
     print(summary(job.run_job(config, planned, options)))
-    print(f"dataset: {config.dataset_dir}\nquality: {config.dataset_dir / 'quality.html'}")
+    print(f"dataset: {dataset_dir}\nquality: {dataset_dir / 'quality.html'}")
 
 
 def summary(made: Made) -> str:

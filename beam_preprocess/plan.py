@@ -12,10 +12,11 @@ from typing import Any
 
 from beam_preprocess.shards import ShardTask
 from ixi_tfds import storage
-from ixi_tfds.bids import is_bids
-from ixi_tfds.catalog import Catalog, Scan, find_scans
+from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts.cohort import Cohort
+from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.configs import CONFIGS, SCALINGS, VERSION, SliceConfig
-from ixi_tfds.demographics import find_workbook, read_demographics
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.errors import UserError
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
@@ -71,13 +72,13 @@ class SourceConfig:
     """The volumes that a dataset is made from, and how they are dealt to shards."""
 
     source_dir: str = flag("Folder of the volumes, any depth; or a BIDS folder.")
-    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
+    people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """What the command line asks for; the dataset comes to `DATA_DIR/ixi_t1/<config>/<version>`."""
+    """What the command line asks for; the dataset comes to `DATA_DIR/COHORT/CONFIG/VERSION`."""
 
     source: SourceConfig
     data_dir: str = flag("Root of the datasets.")
@@ -97,6 +98,11 @@ class JobConfig:
             storage.at(folder)  # refuses unknown schemes
 
     @property
+    def cohort(self) -> Cohort:
+        """That the volumes are of."""
+        return find_cohort(self.source.people.cohort)
+
+    @property
     def slices(self) -> SliceConfig:
         """Geometry and scaling."""
         return self.geometry.slice_config()
@@ -104,7 +110,7 @@ class JobConfig:
     @property
     def dataset_dir(self) -> pathlib.Path:
         """Where the finished dataset is."""
-        return storage.at(self.data_dir, "ixi_t1", self.slices.name, VERSION)
+        return storage.at(self.data_dir, self.cohort.name, self.slices.name, VERSION)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,11 +157,13 @@ def plan_job(
     """
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
-    catalog, warnings = _find_people(source)
-    splits = assign_splits(catalog.scans)
+    cohort = find_cohort(source.people.cohort)
+    catalog = find_scans(source.source_dir, cohort, source.people.workbook)
+    splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
         ShardTask(
+            dataset=cohort.name,
             split=split,
             index=index,
             count=len(shards),
@@ -176,7 +184,7 @@ def plan_job(
             for error in catalog.refused
         ),
         splits=splits,
-        warnings=warnings,
+        warnings=catalog.warnings,
         tasks=tasks,
         work_dir=work_dir,
         settings=_settings(catalog.scans, splits, slices, source.volumes_per_shard),
@@ -212,24 +220,6 @@ def _settings(
             for scan in scans
         },
     }
-
-
-def _find_people(source: SourceConfig) -> tuple[Catalog, tuple[str, ...]]:
-    """The scans with what is known of the people, and what had to be given up."""
-    if is_bids(source.source_dir):
-        if source.workbook is not None:
-            raise UserError(
-                f"--workbook={source.workbook}: {source.source_dir} is a BIDS folder, whose "
-                "participants.tsv tells sex and age; leave the flag out"
-            )
-        catalog = find_scans(source.source_dir)
-        return catalog, catalog.warnings
-    workbook = source.workbook or find_workbook(source.source_dir)
-    if workbook is None:
-        lacks = "no workbook: sex, ethnicity and age of everyone will be missing"
-        return find_scans(source.source_dir), (lacks,)
-    demographics = read_demographics(workbook)
-    return find_scans(source.source_dir, demographics), demographics.warnings
 
 
 def _deal(

@@ -13,6 +13,7 @@ from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
+from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.configs import VERSION, SliceConfig
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
@@ -36,14 +37,14 @@ def publish(
     Returns:
       The manifest.
     """
-    work_dir = plan.work_dir
-    records = _number_shards(work_dir, records)
+    cohort, work_dir = config.cohort, plan.work_dir
+    records = _number_shards(cohort.name, work_dir, records)
     refused = [entry for record in records for entry in record.rejected] + [*plan.skipped]
     made = _manifest(config, plan, records, fingerprint)
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
-    write_tfds_metadata(config.slices, work_dir, sizes)
+    write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    page = quality.render(made, records, refused, plan.warnings)
+    page = quality.render(made, records, refused, plan.warnings, cohort.roster)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
@@ -92,7 +93,9 @@ def write_lines(path: pathlib.Path, entries: Iterable[Refusal]) -> None:
     path.write_text("".join(lines))
 
 
-def _number_shards(work_dir: pathlib.Path, records: Sequence[ShardRecord]) -> list[ShardRecord]:
+def _number_shards(
+    dataset: str, work_dir: pathlib.Path, records: Sequence[ShardRecord]
+) -> list[ShardRecord]:
     """Take shards without any slice out of the count, for TFDS cannot read them."""
     numbered = []
     for split in SPLITS:
@@ -100,7 +103,7 @@ def _number_shards(work_dir: pathlib.Path, records: Sequence[ShardRecord]) -> li
         filled = [record for record in mine if record.slices]
         for record in mine:
             if record.slices:
-                name = shard_name(split, filled.index(record), len(filled))
+                name = shard_name(dataset, split, filled.index(record), len(filled))
                 (work_dir / record.shard).rename(work_dir / name)
                 numbered.append(dataclasses.replace(record, shard=name))
             else:
@@ -121,19 +124,23 @@ def _split_counts(records: Sequence[ShardRecord]) -> dict[str, Counts]:
 
 
 def write_tfds_metadata(
-    config: SliceConfig, work_dir: pathlib.Path, shards: Sequence[tuple[str, int, int]]
+    cohort: Cohort,
+    config: SliceConfig,
+    work_dir: pathlib.Path,
+    shards: Sequence[tuple[str, int, int]],
 ) -> None:
     """Write what `tfds.builder_from_directory` reads: features and the shards of each split.
 
     Args:
+      cohort: whose dataset it is.
       config: geometry and scaling.
       work_dir: where it is written.
       shards: split, slices and bytes of each, in their order.
     """
     # With the root of the datasets it would read what is there, be it damaged.
-    info = builder_for(config, str(work_dir)).info
+    info = builder_for(config, str(work_dir), cohort).info
     template = tfds.core.ShardedFileTemplate(
-        data_dir=work_dir, dataset_name="ixi_t1", filetype_suffix="tfrecord"
+        data_dir=work_dir, dataset_name=cohort.name, filetype_suffix="tfrecord"
     )
     infos = []
     for split in SPLITS:

@@ -8,9 +8,9 @@ from typing import Any
 
 import jinja2
 
+from ixi_tfds.cohorts.roster import is_original, read_roster
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord
-from ixi_tfds.roster import is_original
 from ixi_tfds.splits import SPLITS
 
 _TEMPLATE = pathlib.Path(__file__).with_name("quality.html")
@@ -22,6 +22,7 @@ def render(
     records: Sequence[ShardRecord],
     refused: Sequence[Refusal],
     warnings: Sequence[str],
+    roster: pathlib.Path | None,
 ) -> str:
     """The report as one self-contained HTML page.
 
@@ -30,13 +31,15 @@ def render(
       records: of all shards, with the description and thumbnail of each volume.
       refused: files that are not in the dataset.
       warnings: of the workbook.
+      roster: of the cohort, as `read_roster` takes it.
     """
+    entries = read_roster(roster)
     volumes = sorted(
         (
             vars(volume)
             | {
                 "split": record.split,
-                "original": _ORIGINAL[is_original(volume.subject, volume.git_blob_sha1)],
+                "original": _ORIGINAL[is_original(entries, volume.subject, volume.git_blob_sha1)],
             }
             for record in records
             for volume in record.volumes

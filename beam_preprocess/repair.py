@@ -9,6 +9,8 @@ from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds import folders, storage
+from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.integrity import Damage, split_of
@@ -19,7 +21,7 @@ def repair(
     manifest: Manifest,
     damaged: Sequence[Damage],
     source_dir: str | None,
-    workbook: str | None,
+    people: CohortFlags,
 ) -> None:
     """Put the files that were written in place of those that are damaged, byte for byte.
 
@@ -31,7 +33,7 @@ def repair(
       manifest: its own, undamaged.
       damaged: what `integrity.find_damage` found.
       source_dir: the volumes it was made from; None will do where no shard is damaged.
-      workbook: as `SourceConfig` takes it.
+      people: as `SourceConfig` takes it; of the dataset's cohort, whichever it names.
 
     Raises:
       DatasetError: the dataset is not of the Beam job, or the volumes or the workbook are not those
@@ -51,12 +53,12 @@ def repair(
         digests = manifest.metadata or {}
         metadata = [damage.name for damage in damaged if damage.name in digests]
         if metadata:
-            _write_metadata(manifest, scratch)
+            _write_metadata(folder, manifest, scratch)
         for name in metadata:
             _put(scratch / name, folder / name, digests[name])
         shards = [damage.name for damage in damaged if damage.name in manifest.shards]
         if shards:
-            tasks = _tasks(folder, manifest, source_dir, workbook)
+            tasks = _tasks(folder, manifest, source_dir, people)
         for name in shards:
             task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
             write_shard(task)
@@ -88,24 +90,28 @@ def _other_source(name: str) -> DatasetError:
     )
 
 
-def _write_metadata(manifest: Manifest, scratch: pathlib.Path) -> None:
+def _write_metadata(folder: pathlib.Path, manifest: Manifest, scratch: pathlib.Path) -> None:
     people = [source.shard for source in (manifest.volumes or {}).values()]
     sizes = manifest.shard_bytes or {}
     shards = [
         (split_of(name), people.count(name) * manifest.config.slices_per_volume, sizes[name])
         for name in sorted(manifest.shards)
     ]
-    publish.write_tfds_metadata(manifest.config, scratch, shards)
+    publish.write_tfds_metadata(_cohort_of(folder), manifest.config, scratch, shards)
+
+
+def _cohort_of(folder: pathlib.Path) -> Cohort:
+    return find_cohort(folder.parents[1].name)
 
 
 def _tasks(
-    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, workbook: str | None
+    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, people: CohortFlags
 ) -> Sequence[ShardTask]:
     if source_dir is None:
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
     source = SourceConfig(
         source_dir=source_dir,
-        workbook=workbook,
+        people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )
     return plan_job(source, manifest.config, folder).tasks

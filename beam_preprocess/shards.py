@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ixi_tfds import storage
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
@@ -26,9 +26,9 @@ from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.features import encode_slice
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.roster import git_blob_sha1
 from ixi_tfds.slices import slices_of
 from ixi_tfds.system import files
+from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
 
@@ -38,6 +38,7 @@ class ShardTask:
     """All that a worker needs to write one shard, wherever it runs.
 
     Attributes:
+      dataset: its name, that of the cohort.
       split: train, validation or test.
       index: number of the shard within its split, from 0.
       count: shards that the split has.
@@ -48,6 +49,7 @@ class ShardTask:
       strict: fail at the first refused volume.
     """
 
+    dataset: str
     split: str
     index: int
     count: int
@@ -60,7 +62,7 @@ class ShardTask:
     @property
     def file_name(self) -> str:
         """The shard's name as TFDS lays it out."""
-        return shard_name(self.split, self.index, self.count)
+        return shard_name(self.dataset, self.split, self.index, self.count)
 
     @property
     def path(self) -> pathlib.Path:
@@ -77,9 +79,9 @@ class ShardTask:
         return os.path.relpath(scan.path, self.source_dir)
 
 
-def shard_name(split: str, index: int, count: int) -> str:
-    """File name of a shard, TFDS's default template for the dataset `ixi_t1`."""
-    return f"ixi_t1-{split}.tfrecord-{index:05d}-of-{count:05d}"
+def shard_name(dataset: str, split: str, index: int, count: int) -> str:
+    """File name of a shard, by TFDS's default template."""
+    return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
 def write_shard(task: ShardTask) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 
 from ixi_tfds import integrity, leakage, storage
+from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.documents import manifest
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.system.commands import Command
@@ -25,11 +26,11 @@ class VerifyConfig:
     """Which datasets to check, and what to repair them from."""
 
     data_dir: str = flag("Root of the datasets.")
-    config: str | None = flag("Look at ixi_t1/<config> only.", None)
-    dataset: str | None = flag("Look at this one only.", None)
+    config: str | None = flag("Look at this config of the cohort only.", None)
+    people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
+    dataset: str | None = flag("Look at this one only, given as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("The volumes that the dataset was made from.", None)
-    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
 
 
 def verify_all(config: VerifyConfig) -> None:
@@ -69,7 +70,7 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
     if damaged and config.repair:
         from beam_preprocess import repair
 
-        repair.repair(folder, made, damaged, config.source_dir, config.workbook)
+        repair.repair(folder, made, damaged, config.source_dir, config.people)
         damaged = integrity.find_damage(folder, made)
         print(f"{folder}: mended" if not damaged else f"{folder}: still damaged")
     if damaged:
@@ -103,7 +104,8 @@ def _folders(config: VerifyConfig) -> list[pathlib.Path]:
     root = storage.at(config.data_dir)
     if config.config and config.dataset:
         raise UserError("--config and --dataset: give one of them")
-    name = config.dataset or (f"ixi_t1/{config.config}" if config.config else "*/*")
+    cohort = find_cohort(config.people.cohort)
+    name = config.dataset or (f"{cohort.name}/{config.config}" if config.config else "*/*")
     # By either file: the other may be what is lost.
     found = {
         path.parent

@@ -48,7 +48,9 @@ def tfds_beam(source, data):
     import tensorflow_datasets as tfds
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    from ixi_tfds.catalog import find_scans
+    from ixi_tfds.cohorts import DEFAULT
+    from ixi_tfds.cohorts.catalog import find_scans
+    from ixi_tfds.cohorts.roster import read_roster
     from ixi_tfds.configs import THESIS
     from ixi_tfds.features import slice_features
     from ixi_tfds.slices import slices_of
@@ -62,8 +64,8 @@ def tfds_beam(source, data):
             return self.dataset_info_from_configs(features=slice_features(THESIS.size))
 
         def _split_generators(self, dl_manager):
-            scans = find_scans(source).scans
-            splits = assign_splits(scans)
+            scans = find_scans(source, DEFAULT).scans
+            splits = assign_splits(scans, read_roster(DEFAULT.roster))
             return {
                 split: beam.Create([scan for scan in scans if splits[scan.subject] == split])
                 | f"slices {split}" >> beam.FlatMap(lambda scan: list(slices_of(scan, THESIS)))

@@ -29,8 +29,9 @@ import numpy as np
 import rounds as shared
 
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds.catalog import find_scans
 from ixi_tfds.cohort import write_cohort
+from ixi_tfds.cohorts import DEFAULT
+from ixi_tfds.cohorts.catalog import find_scans
 from ixi_tfds.configs import THESIS
 
 
@@ -45,8 +46,9 @@ def thesis(source, output):
 
 
 def ours(source, output):
-    scans = find_scans(str(source)).scans
-    write_shard(ShardTask("train", 0, 1, scans, THESIS, str(source), str(output)))
+    scans = find_scans(str(source), DEFAULT).scans
+    where = (str(source), str(output))
+    write_shard(ShardTask(DEFAULT.name, "train", 0, 1, scans, THESIS, *where))
 
 
 NOBRAINER = """

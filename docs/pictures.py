@@ -25,7 +25,7 @@ from galleries import reconstruction_gallery, slice_grid, write_png
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import THESIS
 from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume

@@ -15,7 +15,7 @@ from etils import epy
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
 from ixi_tfds import folders, storage
-from ixi_tfds.catalog import find_volumes, stem_of
+from ixi_tfds.cohorts.catalog import find_volumes, stem_of
 from ixi_tfds.configs import VERSION
 from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.system import flags

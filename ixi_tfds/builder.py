@@ -1,19 +1,24 @@
-"""The TFDS builder: `import ixi_tfds; tfds.load("ixi_t1/thesis")`.
+"""The TFDS builders of the cohorts: `import ixi_tfds; tfds.load("ixi_t1/thesis")`.
 
-It downloads IXI itself, or takes a folder of volumes given as TFDS's `manual_dir`, and writes the
-same slices as the Beam job, one process at a time. For a whole cohort the Beam job is the faster
-way; what it writes is read by this builder as well.
+A builder downloads the cohort itself, or takes a folder of volumes given as TFDS's `manual_dir`,
+and writes the same slices as the Beam job, one process at a time. For a whole cohort the Beam job
+is the faster way; what it writes is read by the builder as well.
 """
 
+import functools
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 from tqdm import tqdm
 
-from ixi_tfds.catalog import Scan, find_scans
+from ixi_tfds import download
+from ixi_tfds.cohorts import COHORTS, DEFAULT
+from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts.cohort import Cohort
+from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.errors import ScanError, UserError
@@ -21,27 +26,6 @@ from ixi_tfds.features import slice_features
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
 from ixi_tfds.slices import MAX_REJECTED_FRACTION, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
-
-_DESCRIPTION = """
-Sagittal slices of T1-weighted brain MRI, split by person and stratified by sex and ethnicity: of
-the IXI dataset (581 volumes of healthy people from three London hospitals, CC BY-SA 3.0) or of
-volumes of your own, whose licence is theirs.
-"""
-
-_CITATION = """
-@misc{ixi,
-  title = {{IXI} Dataset: Information eXtraction from Images},
-  howpublished = {Imperial College London, EPSRC GR/S21533/02},
-  url = {https://brain-development.org/ixi-dataset/}
-}
-@mastersthesis{pardo2020study,
-  author = {Pardo Gin{\\'e}s, A.},
-  title = {Study of brain magnetic resonance images reconstruction through convolutional
-           autoencoders},
-  school = {Universitat Oberta de Catalunya},
-  year = {2020}
-}
-"""
 
 
 class SliceBuilderConfig(tfds.core.BuilderConfig):
@@ -52,19 +36,24 @@ class SliceBuilderConfig(tfds.core.BuilderConfig):
         self.slices = slices
 
 
-class IxiT1(tfds.core.GeneratorBasedBuilder):
-    """Builder of `ixi_t1`; one config a geometry and scaling.
+class SliceBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]  # TFDS has no types
+):
+    """Builder of a cohort's datasets; one config a geometry and scaling.
 
     Attributes:
+      cohort: whose datasets it builds.
       max_rejected_fraction: share of refused volumes above which nothing is made.
     """
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Optional: a folder with the volumes (.nii.gz, any depth) and IXI.xls. "
-        "Without one, IXI is downloaded (4.5 GB)."
+        "A folder with the volumes (.nii.gz, any depth) and the workbook. Without one, they are "
+        "downloaded where the cohort is published (IXI: 4.5 GB)."
     )
+    cohort: ClassVar[Cohort]
     max_rejected_fraction = MAX_REJECTED_FRACTION
 
     @property
@@ -75,29 +64,22 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
             features=slice_features(self.slices.size),
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            homepage="https://brain-development.org/ixi-dataset/",
+            description=self.cohort.description,
+            citation=self.cohort.citation,
+            homepage=self.cohort.homepage,
             supervised_keys=("image", "image"),
         )
 
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
-        # The package is imported by every preprocessing worker, none of which needs pandas.
-        from ixi_tfds.demographics import find_workbook, read_demographics
-        from ixi_tfds.download import download_ixi
-        from ixi_tfds.unpack import extract_t1
-
         try:
             source_dir = str(dl_manager.manual_dir)
         except AssertionError:
-            source_dir = str(dl_manager.download_dir / "ixi")
-            extract_t1(download_ixi(source_dir), source_dir)
-        workbook = find_workbook(source_dir)
-        demographics = read_demographics(workbook) if workbook else None
-        scans = find_scans(source_dir, demographics).scans
-        splits = assign_splits(scans)
+            source_dir = str(dl_manager.download_dir / self.cohort.title.lower())
+            download.download(self.cohort, source_dir)
+        scans = find_scans(source_dir, self.cohort).scans
+        splits = assign_splits(scans, read_roster(self.cohort.roster))
         self._volumes = len(scans)
         return {
             split: self._generate_examples([s for s in scans if splits[s.subject] == split])
@@ -139,8 +121,21 @@ class IxiT1(tfds.core.GeneratorBasedBuilder):
         manifest.write(folder, manifest.of_shards(folder, self.slices, self._geometries))
 
 
-def builder_for(config: SliceConfig, data_dir: str) -> IxiT1:
+@functools.cache
+def builder_class(cohort: Cohort) -> type[SliceBuilder]:
+    """The builder of a cohort, which TFDS knows by the cohort's name from then on."""
+    title = "".join(word.capitalize() for word in cohort.name.split("_"))
+    fields = {"name": cohort.name, "cohort": cohort, "__module__": __name__}
+    return type(title, (SliceBuilder,), fields)
+
+
+for _cohort in COHORTS.values():
+    builder_class(_cohort)
+IxiT1 = builder_class(DEFAULT)
+
+
+def builder_for(config: SliceConfig, data_dir: str, cohort: Cohort = DEFAULT) -> SliceBuilder:
     """The builder of any config, named above or not; `data_dir` is the root of all datasets."""
-    if config == CONFIGS.get(config.name):
-        return IxiT1(config=config.name, data_dir=data_dir)
-    return IxiT1(config=SliceBuilderConfig(config), data_dir=data_dir)
+    known = config == CONFIGS.get(config.name)
+    given = config.name if known else SliceBuilderConfig(config)
+    return builder_class(cohort)(config=given, data_dir=data_dir)

@@ -21,7 +21,7 @@ from ixi_tfds import storage
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.inflate import GZIP_MAGIC, inflate, inflate_start
-from ixi_tfds.roster import git_blob_sha1
+from ixi_tfds.system.files import git_blob_sha1
 
 AXES = "PSR"
 """Axis codes of the IXI volumes: posterior, superior, right; the last counts sagittal slices."""

@@ -60,7 +60,7 @@ def split_subjects(
 
 def assign_splits(
     scans: Iterable[Scan],
-    roster: Roster | None = None,
+    roster: Roster,
     *,
     fractions: Mapping[str, Fraction] = FRACTIONS,
 ) -> dict[str, str]:
@@ -78,11 +78,6 @@ def assign_splits(
     Returns:
       The split of every subject, ordered by subject.
     """
-    if roster is None:  # TEMP
-        from ixi_tfds.cohorts import DEFAULT
-        from ixi_tfds.cohorts.roster import read_roster
-
-        roster = read_roster(DEFAULT.roster)
     split_of, others = {}, {}
     for scan in scans:
         entry = roster.get(scan.subject)
@@ -136,9 +131,7 @@ def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str,
         for split, total in totals.items()
     }
     counts = {s: {split: math.floor(shares[s, split]) for split in totals} for s in sizes}
-    room = {
-        split: total - sum(row[split] for row in counts.values()) for split, total in totals.items()
-    }
+    room = {split: totals[split] - sum(row[split] for row in counts.values()) for split in totals}
     raised: dict[str, list[str]] = {split: [] for split in totals}
 
     def raise_one(stratum: str, tried: set[str]) -> bool:
@@ -164,7 +157,7 @@ def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str,
         for _ in range(sizes[stratum] - sum(counts[stratum].values())):
             if not raise_one(stratum, set()):
                 raise AssertionError(f"no whole table has these sums: {sizes}, {totals}")
-    for split, gaining in raised.items():
-        for stratum in gaining:
-            counts[stratum][split] += 1
-    return counts
+    return {
+        stratum: {split: count + (stratum in raised[split]) for split, count in row.items()}
+        for stratum, row in counts.items()
+    }

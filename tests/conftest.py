@@ -8,12 +8,14 @@ import sys
 
 import pytest
 
-# As our commands and scikit-learn's first import set them, so that the first test that runs one
-# leaves nothing behind.
+# As our commands and the first import of scikit-learn or of TensorFlow set them, so that the first
+# test that runs one leaves nothing behind.
 for name, value in (
     ("TF_CPP_MIN_LOG_LEVEL", "3"),
     ("KMP_DUPLICATE_LIB_OK", "True"),
     ("KMP_INIT_AT_FORK", "FALSE"),
+    ("TF2_BEHAVIOR", "1"),
+    ("TPU_ML_PLATFORM", "Tensorflow"),
 ):
     os.environ.setdefault(name, value)
 

@@ -9,7 +9,7 @@ import numpy as np
 from volumes import ZOOMS, head, image
 
 from evaluator import volumes
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.slices import slices_of

@@ -38,7 +38,7 @@ def find_people(source_dir, workbook=None):
 
 COHORT = Cohort(
     name="second",
-    title="the second cohort",
+    title="Second",
     read_name=read_name,
     find_people=find_people,
     roster=pathlib.Path(__file__).with_name("second_roster.csv"),

@@ -285,14 +285,15 @@ def test_tfds_is_told_of_the_slices_and_bytes_in_each_shard(varied):
 
 def test_serialized_examples_are_those_of_tfds(source, made):
     """Our encoder against TFDS's own, on the same example."""
-    from ixi_tfds.catalog import find_scans
+    from ixi_tfds.cohorts import DEFAULT
+    from ixi_tfds.cohorts.catalog import find_scans
     from ixi_tfds.configs import SliceConfig
     from ixi_tfds.features import encode_slice, slice_features
 
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     features = slice_features(config.size)
     serializer = tfds.core.example_serializer.ExampleSerializer(features.get_serialized_info())
-    _, example = next(slices_of(find_scans(str(source)).scans[0], config))
+    _, example = next(slices_of(find_scans(str(source), DEFAULT).scans[0], config))
     example["age"] = 35.8  # a missing age is NaN, which equals nothing
     theirs = tf.train.Example.FromString(
         serializer.serialize_example(features.encode_example(example))
@@ -922,12 +923,13 @@ def test_a_split_that_loses_everyone_is_an_error(tmp_path, capsys):
 
 
 def splits_of(source, people=None):
-    from ixi_tfds.catalog import find_scans
-    from ixi_tfds.demographics import read_demographics
+    from ixi_tfds.cohorts import DEFAULT
+    from ixi_tfds.cohorts.catalog import find_scans
+    from ixi_tfds.cohorts.roster import read_roster
     from ixi_tfds.splits import assign_splits
 
-    demographics = read_demographics(str(source / "IXI.csv")) if people else None
-    return assign_splits(find_scans(str(source), demographics).scans)
+    scans = find_scans(str(source), DEFAULT).scans
+    return assign_splits(scans, read_roster(DEFAULT.roster))
 
 
 def test_strict_is_kept_when_the_dataset_is_there_already(tmp_path, capsys):

@@ -17,6 +17,7 @@ import ixi_tfds
 from beam_preprocess.__main__ import run
 from ixi_tfds import cohort
 from ixi_tfds.builder import SliceBuilderConfig, builder_for
+from ixi_tfds.cohorts import DEFAULT
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import UserError
 
@@ -100,14 +101,13 @@ def test_a_config_of_ones_own_describes_itself():
 
 def test_downloads_when_no_folder_is_given(tmp_path, monkeypatch):
     """Without a manual folder the volumes come from our own downloader."""
-    from ixi_tfds import download, unpack
+    from ixi_tfds import download
 
-    def fetch(output_dir):
+    def fetch(cohort, output_dir):
+        assert cohort is DEFAULT and pathlib.Path(output_dir).name == "ixi"
         write_cohort(pathlib.Path(output_dir), subjects=3, shape=(32, 32, 24))
-        return "IXI-T1.tar"
 
-    monkeypatch.setattr(download, "download_ixi", fetch)
-    monkeypatch.setattr(unpack, "extract_t1", lambda tar, folder: [])
+    monkeypatch.setattr(download, "download", fetch)
     config = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
     builder = builder_for(config, str(tmp_path))
     builder.download_and_prepare()

@@ -18,8 +18,8 @@ from ixi_tfds.splits import assign_splits
 
 
 def find_scans(folder, people=None):
-    cohort = dataclasses.replace(IXI, find_people=lambda *_: people) if people else IXI
-    return catalog.find_scans(folder, cohort)
+    known = people or People({})
+    return catalog.find_scans(folder, dataclasses.replace(IXI, find_people=lambda *_: known))
 
 
 def touch(folder, *names):

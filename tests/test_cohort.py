@@ -15,10 +15,10 @@ from scipy import ndimage
 
 from evaluator.anomaly import head_mask
 from ixi_tfds import cohort
+from ixi_tfds.cohorts.ixi import IXI
 from ixi_tfds.errors import UserError
 from ixi_tfds.head import SITES, brain_mask, make_head
 
-ROSTER = pathlib.Path(cohort.__file__).with_name("roster.csv")
 SMALL = {"shape": (64, 64, 48), "zooms": (3.75, 3.75, 3.75)}
 
 
@@ -39,7 +39,7 @@ def test_names_have_the_form_of_ixi_and_no_real_id():
     names = [person.file_name for person in everyone]
     assert len(set(names)) == len(names)
     assert all(re.fullmatch(r"IXI\d{3}-(Guys|HH|IOP)-\d{4}-T1\.nii\.gz", name) for name in names)
-    real = set(re.findall(r"IXI\d{3}", ROSTER.read_text()))
+    real = set(re.findall(r"IXI\d{3}", IXI.roster.read_text()))
     assert len(real) == 581
     assert not real & {person.name for person in everyone}
 

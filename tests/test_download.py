@@ -21,7 +21,7 @@ import trustme
 
 from ixi_tfds import __main__ as command_line
 from ixi_tfds import cohort, cohorts, download
-from ixi_tfds.cohorts.cohort import Source
+from ixi_tfds.cohorts.cohort import PublishedFile
 from ixi_tfds.cohorts.ixi import IXI
 from ixi_tfds.download import fetch as fetching
 from ixi_tfds.download import unpack
@@ -134,11 +134,11 @@ def a_source(*urls, body=BODY, **changes):
         "sha256": hashlib.sha256(body).hexdigest(),
         "sizes": (len(body), len(body)),
     }
-    return Source(**(fields | changes))
+    return PublishedFile(**(fields | changes))
 
 
 def fetch(folder, *sources):
-    return fetching.fetch_files(sources, str(folder), progress=False)
+    return fetching.fetch_files(sources, str(folder))
 
 
 def assert_fetched(folder, body=BODY):
@@ -377,7 +377,7 @@ def test_a_file_of_which_only_the_md5_is_published_is_checked_by_it(server, tmp_
 
 
 def test_the_published_files_have_the_checksums_and_addresses_that_are_known():
-    workbook, archive = IXI.sources
+    workbook, archive = IXI.published
     assert (workbook.name, archive.name) == ("IXI.xls", "IXI-T1.tar")
     # MONAI's tutorials check the same archive by this MD5.
     assert archive.md5 == "34901a0593b41dd19c1a1f746eac2d58" and archive.sole
@@ -590,7 +590,7 @@ def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path):
 @pytest.mark.real_data
 def test_the_workbook_that_is_expected_is_the_published_one(real_data, tmp_path):
     (tmp_path / "IXI.xls").write_bytes((real_data / "ixi" / "IXI.xls").read_bytes())
-    workbook = next(each for each in IXI.sources if each.name == "IXI.xls")
+    workbook = next(each for each in IXI.published if each.name == "IXI.xls")
     nowhere = dataclasses.replace(workbook, urls=(), sole=True)
     fetch(tmp_path, nowhere)
 
@@ -603,7 +603,7 @@ def test_every_published_volume_has_a_name_that_is_taken(real_data, tmp_path):
 
 
 def extract(path, folder):
-    return unpack.extract_volumes(path, folder, IXI.volume_name, progress=False)
+    return unpack.extract_volumes(path, folder, IXI.volume_name)
 
 
 def make_tar(path, members, **kwargs):
@@ -726,8 +726,8 @@ def test_an_archive_that_is_not_right_is_one_clear_error(tmp_path, fault):
 
 
 def publish(monkeypatch, *sources):
-    """Let IXI be downloaded from other sources."""
-    monkeypatch.setitem(cohorts.COHORTS, IXI.name, dataclasses.replace(IXI, sources=sources))
+    """Let IXI be published as other files."""
+    monkeypatch.setitem(cohorts.COHORTS, IXI.name, dataclasses.replace(IXI, published=sources))
 
 
 def test_the_command_fetches_unpacks_and_says_what_is_next(server, tmp_path, monkeypatch, capsys):

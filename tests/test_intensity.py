@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from volumes import head, image, write_head
 
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import CONFIGS, THESIS, VOLUME_SCALED, SliceConfig
 from ixi_tfds.errors import UserError
 from ixi_tfds.images.scaling import (

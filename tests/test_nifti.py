@@ -14,7 +14,7 @@ import pytest
 from volumes import head, image, write_head
 
 from ixi_tfds import nifti
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import THESIS, SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.nifti import check_volume, read_volume

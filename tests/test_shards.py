@@ -21,7 +21,7 @@ from volumes import head, image, write_head
 
 from beam_preprocess import shards
 from beam_preprocess.shards import ShardTask, shard_name, write_shard
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 
@@ -41,7 +41,7 @@ def task(tmp_path):
         Scan("IXI701", "Guys", str(first), sex="female", ethnicity="white", age=35.456),
         Scan("IXI702", "HH", str(second)),
     )
-    return ShardTask("train", 3, 12, people, CONFIG, str(source), str(work))
+    return ShardTask("ixi_t1", "train", 3, 12, people, CONFIG, str(source), str(work))
 
 
 def record_of(task):
@@ -88,7 +88,7 @@ def is_written_again(task):
 
 
 def test_a_shard_is_named_as_tfds_names_it(task, tmp_path):
-    assert shard_name("train", 3, 12) == "ixi_t1-train.tfrecord-00003-of-00012"
+    assert shard_name("ixi_t1", "train", 3, 12) == "ixi_t1-train.tfrecord-00003-of-00012"
     assert task.path == tmp_path / "work/ixi_t1-train.tfrecord-00003-of-00012"
     assert task.record_path == tmp_path / "work/ixi_t1-train.tfrecord-00003-of-00012.json"
 
@@ -219,7 +219,7 @@ def test_a_thumbnail_is_the_middle_slice_upright(tmp_path):
     path = str(tmp_path / "someone.nii.gz")
     config = SliceConfig("large", in_plane=(160, 120), size=(160, 120), window=(8, 14))
     scans = (Scan("someone", "", path),)
-    task = ShardTask("test", 0, 1, scans, config, str(tmp_path), str(tmp_path))
+    task = ShardTask("ixi_t1", "test", 0, 1, scans, config, str(tmp_path), str(tmp_path))
     write_shard(task)
     picture = Image.open(
         io.BytesIO(base64.b64decode(record_of(task)["volumes"][0]["thumbnail"], validate=True))

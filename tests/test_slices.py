@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from volumes import head, write_head
 
 from ixi_tfds import features
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.errors import ScanError
 from ixi_tfds.nifti import read_volume

@@ -483,12 +483,13 @@ def blobs(seed):
 
 
 def test_a_noisy_copy_of_a_person_in_another_split_is_reported(tmp_path, capsys):
-    from ixi_tfds.catalog import find_scans
+    from ixi_tfds.cohorts import DEFAULT
+    from ixi_tfds.cohorts.catalog import find_scans
 
     source = tmp_path / "source"
     for number in range(1, 10):
         write_head(source, f"IXI70{number}-HH-0001-T1", voxels=blobs(number))
-    splits = assign_splits(find_scans(str(source)).scans)
+    splits = assign_splits(find_scans(str(source), DEFAULT).scans, {})
     one = next(subject for subject, split in splits.items() if split == "train")
     other = next(subject for subject, split in splits.items() if split == "test")
     path = next(source.glob(f"{other}-*"))

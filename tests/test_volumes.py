@@ -9,7 +9,7 @@ from scipy import ndimage
 from volumes import ZOOMS, head, image, write_head
 
 from evaluator import volumes
-from ixi_tfds.catalog import Scan
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.configs import SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard

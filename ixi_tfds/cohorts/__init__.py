@@ -1,14 +1,19 @@
 """The cohorts that datasets are made of, and what tells a scan of one from another."""
 
+import dataclasses
 import importlib
 from typing import Any
 
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.configs import THESIS
 from ixi_tfds.errors import UserError
 from ixi_tfds.system.flags import flag
 
 DEFAULT = IXI
+DEFAULT_DATASET = f"{DEFAULT.name}/{THESIS.name}"
+"""The dataset that commands take where none is named."""
+
 COHORTS: dict[str, Cohort] = {cohort.name: cohort for cohort in (IXI,)}
 """The cohorts by name; `find_cohort` adds those of other packages."""
 
@@ -19,6 +24,14 @@ def cohort_flag() -> Any:
         f"Cohort that the volumes are of: {', '.join(COHORTS)}, or MODULE:NAME of your own.",
         DEFAULT.name,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortFlags:
+    """Whose volumes are read, and where it is told what is known of the people."""
+
+    cohort: str = cohort_flag()
+    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
 
 
 def find_cohort(name: str) -> Cohort:

@@ -97,16 +97,15 @@ def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> 
       UserError: there is no such folder, no T1 volume in it, (but in a BIDS folder) a subject
         stands in it twice, the workbook cannot be read, or a BIDS folder was given one.
     """
-    is_bids = bids.is_bids(source_dir)
-    if is_bids and workbook is not None:
-        raise UserError(
-            f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv tells "
-            "sex and age; leave the flag out"
-        )
-    paths, refused = find_volumes(source_dir)
-    if is_bids:
-        return _bids_catalog(source_dir, paths, refused)
+    if bids.is_bids(source_dir):
+        if workbook is not None:
+            raise UserError(
+                f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv "
+                "tells sex and age; leave the flag out"
+            )
+        return _bids_catalog(source_dir)
     people = cohort.find_people(source_dir, workbook)
+    paths, refused = find_volumes(source_dir)
     scans: dict[str, Scan] = {}
     for path in paths:
         scan = _scan_of(path, cohort, people)
@@ -193,10 +192,10 @@ def _refusal(path: str) -> ScanError | None:
     return None
 
 
-def _bids_catalog(source_dir: str, paths: list[str], refused: list[ScanError]) -> Catalog:
+def _bids_catalog(source_dir: str) -> Catalog:
+    paths, others = find_volumes(source_dir)
     people, warnings = bids.read_participants(source_dir)
     scans: dict[str, Scan] = {}
-    others = list(refused)
     for path in paths:
         subject = bids.subject_of(path, source_dir)
         if subject in scans:

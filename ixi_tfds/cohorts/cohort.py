@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class PublishedFile:
     """A published file.
 
     Attributes:
@@ -50,14 +50,14 @@ class Cohort:
 
     Attributes:
       name: of its datasets; lower-case letters, digits and underscores.
-      title: its name in messages, and in what TFDS shows.
+      title: its name in messages; in lower case, that of TFDS's folder of its volumes.
       read_name: takes a file name without extension and gives subject and site ("" where it tells
         none) of a name that is in the cohort's own form; None for any other name.
       find_people: takes the folder of the volumes, and the path of the workbook where one was
         named, and says what is known of the people. Raises `WorkbookError`.
       roster: a table of the people whose split is fixed, as `roster.read_roster` takes it; without
         one everybody is split by the hash of the name.
-      sources: the files in which it is published: the workbook first, a tar file of the volumes
+      published: the files in which it is published: the workbook first, a tar file of the volumes
         last. Empty where it cannot be downloaded.
       volume_name: the form, without extension, of names of volumes in that tar file.
       description: what TFDS says of its datasets.
@@ -70,7 +70,7 @@ class Cohort:
     read_name: Callable[[str], tuple[str, str] | None]
     find_people: Callable[[str, str | None], People]
     roster: pathlib.Path | None = None
-    sources: tuple[Source, ...] = ()
+    published: tuple[PublishedFile, ...] = ()
     volume_name: str = ""
     description: str = ""
     citation: str = ""

@@ -35,9 +35,5 @@ COMMAND = Command(
     config=DemoConfig,
     main=main,
     summary="heads and a workbook of people who do not exist, for trying things out",
-    usage="""
-python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0]
-
-Makes heads and a workbook of people who do not exist, for trying things out.
-""",
+    usage="python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0]",
 )

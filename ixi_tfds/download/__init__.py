@@ -14,13 +14,7 @@ def download(cohort: Cohort, output_dir: str) -> list[str]:
     Raises:
       DownloadError: the cohort is not published, or as `fetch_files` and `extract_volumes`.
     """
-    if not cohort.sources:
+    if not cohort.published:
         raise DownloadError(f"{cohort.title} cannot be downloaded: give a folder of its volumes")
-    archive = fetch.fetch_files(cohort.sources, output_dir)
+    archive = fetch.fetch_files(cohort.published, output_dir)
     return unpack.extract_volumes(archive, output_dir, cohort.volume_name)
-
-
-def download_ixi(output_dir):  # TEMP
-    from ixi_tfds.cohorts import DEFAULT
-
-    return fetch.fetch_files(DEFAULT.sources, output_dir)

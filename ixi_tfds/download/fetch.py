@@ -18,7 +18,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ixi_tfds.cohorts.cohort import Source
+from ixi_tfds.cohorts.cohort import PublishedFile
 from ixi_tfds.errors import DownloadError
 
 ATTEMPTS = 4
@@ -42,19 +42,18 @@ class _DroppedError(Exception):
     """An address failed, and may do better the next time."""
 
 
-def fetch_files(sources: Sequence[Source], output_dir: str, *, progress: bool = True) -> str:
+def fetch_files(files: Sequence[PublishedFile], output_dir: str) -> str:
     """Bring published files into a folder; what is there and right is not fetched again.
 
     A transfer that stops is taken up again where it stopped, in this run or a later one: its
     bytes are kept in `<name>.part`, which takes its final name only once size and checksums agree.
 
     Args:
-      sources: what to fetch.
+      files: what to fetch.
       output_dir: folder for the files, made where missing.
-      progress: show progress bars, in bytes.
 
     Returns:
-      The path of the last of `sources`.
+      The path of the last of `files`.
 
     Raises:
       DownloadError: no address of a file gave it, the folder cannot be written, or a file that is
@@ -62,35 +61,27 @@ def fetch_files(sources: Sequence[Source], output_dir: str, *, progress: bool = 
     """
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
-        for source in sources:
-            _fetch(source, Path(output_dir), progress)
+        for published in files:
+            _fetch(published, Path(output_dir))
     except OSError as error:
         raise DownloadError(
             f"{output_dir}: cannot be written ({error}); what was fetched is kept, so put that "
             "right and run the same command again"
         ) from error
-    return str(Path(output_dir) / sources[-1].name)
+    return str(Path(output_dir) / files[-1].name)
 
 
-def bytes_bar(description: str, progress: bool, **kwargs: Any) -> tqdm:
-    """A progress bar in bytes; silent without `progress`."""
-    return tqdm(
-        desc=description,
-        unit="B",
-        unit_scale=True,
-        # None: only on a terminal.
-        disable=None if progress else True,
-        leave=False,
-        **kwargs,
-    )
+def bytes_bar(description: str, **kwargs: Any) -> tqdm:
+    """A progress bar in bytes, on a terminal."""
+    return tqdm(desc=description, unit="B", unit_scale=True, disable=None, leave=False, **kwargs)
 
 
-def _fetch(source: Source, folder: Path, progress: bool) -> None:
+def _fetch(published: PublishedFile, folder: Path) -> None:
     """Bring one file into the folder, or raise DownloadError."""
-    target, part = folder / source.name, folder / f"{source.name}.part"
+    target, part = folder / published.name, folder / f"{published.name}.part"
     if target.exists():
-        wrong = _mismatch(target, source, progress)
-        if wrong and source.sole:
+        wrong = _mismatch(target, published)
+        if wrong and published.sole:
             raise DownloadError(
                 f"{target}: not the published file ({wrong}); move it away, or rename it to "
                 f"{part.name} if its download was cut off, and run the same command again"
@@ -101,20 +92,20 @@ def _fetch(source: Source, folder: Path, progress: bool) -> None:
             )
         return
     failures = []
-    with bytes_bar(source.name, progress) as bar:
-        for url in source.urls:
-            failure = _fetch_from(url, source, part, bar)
+    with bytes_bar(published.name) as bar:
+        for url in published.urls:
+            failure = _fetch_from(url, published, part, bar)
             if failure is None:
                 part.replace(target)
                 return
             failures.append(f"{url} ({failure})")
     raise DownloadError(
-        f"{source.name} could not be fetched from {', nor from '.join(failures)}: run the same "
+        f"{published.name} could not be fetched from {', nor from '.join(failures)}: run the same "
         f"command again later, or download it by hand to {target}"
     )
 
 
-def _fetch_from(url: str, source: Source, part: Path, bar: tqdm) -> str | None:
+def _fetch_from(url: str, published: PublishedFile, part: Path, bar: tqdm) -> str | None:
     """Complete and verify `part` from one address.
 
     Returns:
@@ -130,8 +121,8 @@ def _fetch_from(url: str, source: Source, part: Path, bar: tqdm) -> str | None:
             if response is not None:
                 with response:
                     etag = response.headers.get("ETag", "")
-                    offset = _receive(response, offset, source, part, bar)
-            wrong = _mismatch(part, source, not bar.disable)
+                    offset = _receive(response, offset, published, part, bar)
+            wrong = _mismatch(part, published)
             if wrong is None:
                 return None
             part.unlink()
@@ -179,7 +170,7 @@ def _open(url: str, offset: int, etag: str) -> Any:
         raise _RefusedError(_text(error)) from error
 
 
-def _receive(response: Any, offset: int, source: Source, part: Path, bar: tqdm) -> int:
+def _receive(response: Any, offset: int, published: PublishedFile, part: Path, bar: tqdm) -> int:
     """Append a response to `part`, or start `part` anew if the response is of the whole file.
 
     Returns:
@@ -198,9 +189,9 @@ def _receive(response: Any, offset: int, source: Source, part: Path, bar: tqdm) 
     whole = re.search(r"/([0-9]+)$", response.headers.get("Content-Range", ""))
     if response.status == http.HTTPStatus.PARTIAL_CONTENT and whole:
         total = int(whole[1])
-    fewest, most = source.sizes
+    fewest, most = published.sizes
     if total is not None and not fewest <= total <= most:
-        raise _RefusedError(f"offers {total} bytes, but the file has {_expected(source)}")
+        raise _RefusedError(f"offers {total} bytes, but the file has {_expected(published)}")
 
     bar.total, bar.initial, bar.n = total, offset, offset
     bar.refresh()
@@ -226,29 +217,29 @@ def _read(response: Any) -> bytes:
         raise _DroppedError(f"the connection broke: {_text(error)}") from error
 
 
-def _mismatch(path: Path, source: Source, progress: bool) -> str | None:
+def _mismatch(path: Path, published: PublishedFile) -> str | None:
     """What tells a file from the published one; None when nothing does."""
     size = _size(path)
-    if not source.sizes[0] <= size <= source.sizes[1]:
-        return f"{size} bytes instead of {_expected(source)}"
+    if not published.sizes[0] <= size <= published.sizes[1]:
+        return f"{size} bytes instead of {_expected(published)}"
     # MD5 is no proof against a forger of pairs, but nobody can make a second file to a given MD5.
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
-    with path.open("rb") as file, bytes_bar(f"checking {path.name}", progress, delay=1) as bar:
+    with path.open("rb") as file, bytes_bar(f"checking {path.name}", delay=1) as bar:
         bar.reset(size)
         while block := file.read(_BLOCK):
             md5.update(block)
-            if source.sha256:
+            if published.sha256:
                 sha256.update(block)
             bar.update(len(block))
-    if md5.hexdigest() != source.md5:
-        return f"its MD5 is {md5.hexdigest()} instead of {source.md5}"
-    if source.sha256 and sha256.hexdigest() != source.sha256:
-        return f"its SHA-256 is {sha256.hexdigest()} instead of {source.sha256}"
+    if md5.hexdigest() != published.md5:
+        return f"its MD5 is {md5.hexdigest()} instead of {published.md5}"
+    if published.sha256 and sha256.hexdigest() != published.sha256:
+        return f"its SHA-256 is {sha256.hexdigest()} instead of {published.sha256}"
     return None
 
 
-def _expected(source: Source) -> str:
-    fewest, most = source.sizes
+def _expected(published: PublishedFile) -> str:
+    fewest, most = published.sizes
     return f"{most} bytes" if fewest == most else f"{fewest} to {most} bytes"
 
 

@@ -15,21 +15,18 @@ from ixi_tfds.system.files import replacing
 _BLOCK = 1 << 18
 
 
-def extract_volumes(
-    tar_path: str, output_dir: str, volume_name: str, *, progress: bool = True
-) -> list[str]:
+def extract_volumes(tar_path: str, output_dir: str, volume_name: str) -> list[str]:
     """Unpack the volumes in a tar file, block by block.
 
     Only regular files named `<volume_name>.nii.gz` are taken, and written under their base name
-    straight into `output_dir`. Everything else (other modalities, links, devices, sparse files,
-    absolute paths, paths with `..`) never touches the disk; a warning says how many there were.
-    A volume that is already there with the same size is left as it is.
+    straight into `output_dir`; one that is there with the same size is left as it is. Everything
+    else (other modalities, links, devices, sparse files, absolute paths, paths with `..`) never
+    touches the disk; a warning says how many there were.
 
     Args:
       tar_path: an uncompressed tar file.
       output_dir: folder for the volumes, made where missing.
       volume_name: regular expression for names of volumes without extension.
-      progress: show a progress bar, in bytes.
 
     Returns:
       The paths of the archive's volumes in `output_dir`, sorted.
@@ -42,7 +39,7 @@ def extract_volumes(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(tar_path, "r:") as archive:
-            for member in _members(archive, tar_path, progress):
+            for member in _members(archive, Path(tar_path)):
                 name = _volume_in(member, volume_name)
                 if name is None:
                     left_out += 1
@@ -61,8 +58,7 @@ def extract_volumes(
         ) from error
     if not names:
         raise DownloadError(
-            f"{tar_path}: no T1 volume in it (names like {volume_name}.nii.gz); is it the "
-            "published archive?"
+            f"{tar_path}: no T1 volume in it (names like {volume_name}.nii.gz); is it the archive?"
         )
     if left_out:
         logging.getLogger(__name__).warning(
@@ -71,10 +67,10 @@ def extract_volumes(
     return sorted(str(folder / name) for name in names)
 
 
-def _members(archive: tarfile.TarFile, tar_path: str, progress: bool) -> Iterator[tarfile.TarInfo]:
+def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
     """The members of an archive one by one, with a bar of the bytes that are done."""
-    with bytes_bar(f"unpacking {Path(tar_path).name}", progress) as bar:
-        bar.reset(Path(tar_path).stat().st_size)
+    with bytes_bar(f"unpacking {path.name}") as bar:
+        bar.reset(path.stat().st_size)
         while (member := archive.next()) is not None:
             # It would keep them all, however many there are.
             archive.members.clear()  # type: ignore[attr-defined]  # undocumented

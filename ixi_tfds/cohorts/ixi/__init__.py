@@ -7,7 +7,7 @@ so that a person of IXI stays in one split whatever lies on disk.
 import pathlib
 import re
 
-from ixi_tfds.cohorts.cohort import Cohort, People, Source
+from ixi_tfds.cohorts.cohort import Cohort, People, PublishedFile
 
 _SITES = ("Guys", "HH", "IOP")
 _SCAN = rf"IXI(?P<id>[0-9]{{3}})-(?P<site>{'|'.join(_SITES)})-[0-9]{{4}}"
@@ -47,8 +47,8 @@ IXI = Cohort(
     read_name=read_name,
     find_people=find_people,
     roster=pathlib.Path(__file__).with_name("roster.csv"),
-    sources=(
-        Source(
+    published=(
+        PublishedFile(
             name="IXI.xls",
             urls=(f"http://{_IMPERIAL}/IXI.xls", f"https://{_IMPERIAL}/IXI.xls"),
             md5="066002afe250e4375d132266fcfceac5",
@@ -56,7 +56,7 @@ IXI = Cohort(
             sizes=(210432, 210432),
             sole=False,
         ),
-        Source(
+        PublishedFile(
             name="IXI-T1.tar",
             # https answers at times with an expired certificate.
             urls=(

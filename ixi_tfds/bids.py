@@ -1,1 +1,0 @@
-from ixi_tfds.cohorts.bids import is_bids as is_bids
