@@ -52,7 +52,7 @@ def try_all(changes, *, jobs, title):
     with tempfile.TemporaryDirectory() as folder:
         copies = queue.SimpleQueue()
         for number in range(jobs):
-            copies.put(_copy_of_project(pathlib.Path(folder, f"copy{number}")))
+            copies.put(copy_of_project(pathlib.Path(folder, f"copy{number}")))
 
         def attempt(change):
             project = copies.get()
@@ -70,7 +70,7 @@ def try_all(changes, *, jobs, title):
             return list(tqdm(results, desc=title, total=len(changes), leave=False))
 
 
-def _copy_of_project(folder):
+def copy_of_project(folder):
     """A copy of what git tracks or would track, in a new folder."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.check_output(command, cwd=ROOT, text=True).split("\0"):
