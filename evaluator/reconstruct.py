@@ -57,6 +57,8 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         flags.check(self)
+        # nibabel writes to this machine only.
+        storage.check_local(self.output_dir, "output_dir")
         for name, path in (("saved_model", self.saved_model), ("input", self.input)):
             if not storage.at(path).exists():
                 raise UserError(f"--{name}={path}: no such file or folder")
@@ -201,8 +203,6 @@ def main(config: ReconstructConfig) -> None:
       UserError: model or output folder are not fit, or scans were refused; in a folder all others
         are done first.
     """
-    # nibabel writes to this machine only.
-    storage.check_local(config.output_dir, "output_dir")
     with folders.writing(config.output_dir, "output_dir"):
         jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
         model, geometry = _load(config)
