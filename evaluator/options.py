@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from ixi_tfds import storage
+from ixi_tfds.cohorts import DEFAULT_DATASET
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 from ixi_tfds.system.flags import flag
@@ -26,7 +27,7 @@ class Dataset:
     """Which dataset to read, and what of it to check."""
 
     data_dir: str = flag("Root folder of the datasets.")
-    dataset: str = flag("Dataset and config under --data_dir.", "ixi_t1/thesis")
+    dataset: str = flag("Dataset and config under --data_dir.", DEFAULT_DATASET)
     verify: str = flag(
         "What to check of the dataset first: every byte, or names and sizes.",
         "full",

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from ixi_tfds.cohorts import DEFAULT_DATASET
 from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 from ixi_tfds.system import flags
@@ -24,7 +25,7 @@ class TrainConfig:
     data_dir: str = flag("Root folder of the datasets.")
     dataset: str = flag(
         "Name and config within it; several with commas between, to learn from all of them.",
-        "ixi_t1/thesis",
+        DEFAULT_DATASET,
     )
     workdir: str = flag("Folder of this run: state, checkpoints, history, logs and export.")
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec, kw_only=True)
