@@ -190,7 +190,7 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
         assert len(errors) == 1 and errors[0].startswith("error: lost another worker"), survivor
         assert survivor.endswith(errors[0] + "\n")
     assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
-    assert "going on after epoch 2 of 4" in logs(tmp_path)[0]
+    assert "resuming after epoch 2 of 4" in logs(tmp_path)[0]
     ours, theirs = tmp_path / "run", two_workers / "run"
     for name in ("history.csv", "state.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
@@ -371,7 +371,7 @@ def test_only_a_lost_worker_of_a_cluster_is_called_lost(error):
         raise error
     if not own:
         assert str(caught.value) == (
-            "lost another worker of the cluster; start all workers again to go on after the last "
+            "lost another worker of the cluster; start all workers again to resume after the last "
             "whole epoch"
         )
     with pytest.raises(type(error)), distribution.user_error_if_a_worker_is_lost(Cluster()):

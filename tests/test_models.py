@@ -229,7 +229,7 @@ def test_a_new_model_is_one_entry(monkeypatch):
     assert models.stride(models.ModelSpec(name="tiny")) == 4
     assert built("tiny", (4, 8)).stem.filters == 4
     assert built("flat", (3, 5), stem_filters=2)(np.zeros((1, 3, 5, 1))).shape == (1, 3, 5, 2)
-    with pytest.raises(UserError, match="--model=flat has none; only resnet50, resnet50_add13"):
+    with pytest.raises(UserError, match="--model=flat takes none; only resnet50, resnet50_add13"):
         built("flat", (3, 5), weights="imagenet")
 
 
