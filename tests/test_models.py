@@ -287,7 +287,7 @@ def test_an_encoder_gives_what_that_of_keras_gives(weights_file):
 
 
 def test_weights_that_are_not_there_or_not_right_are_told_in_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or a file"):
+    with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or an existing file"):
         pretrained.read_resnet50("nowhere.h5")
     text = tmp_path / "text.h5"
     text.write_text("no weights")

@@ -87,7 +87,7 @@ def sample(
     """Draw the parameters for a batch.
 
     Args:
-      config: the possible corruptions.
+      config: possible corruptions.
       seed: int64 [2]; the same seed gives the same parameters.
       shape: (B, H, W) of the batch; H and W even.
 
@@ -149,13 +149,7 @@ def _uniform_by_name(seed: tf.Tensor) -> Callable[..., tf.Tensor]:
 def apply(
     images: tf.Tensor, parameters: dict[str, tf.Tensor], config: AugmentationConfig
 ) -> tf.Tensor:
-    """Corrupt images with the parameters from `sample`; nothing is random here.
-
-    Args:
-      images: float32 [B, H, W, 1] in [0, 1].
-      parameters: result of `sample` for this batch.
-      config: the config given to `sample`.
-    """
+    """Corrupt images, float32 [B, H, W, 1] in [0, 1], with the parameters from `sample`."""
     clean = images
     if config.blur_sigmas and config.blur_fraction:
         blurs = [

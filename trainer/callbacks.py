@@ -32,11 +32,8 @@ class DivergedError(UserError):
 class FiniteLoss(keras.callbacks.Callback):
     """Stops the run soon after a step whose loss is not finite, and names the slices of that step.
 
-    Each loss is read some steps later: reading it at once would make the device wait.
-
-    Args:
-      workdir: working folder of the run.
-      keys_of: gives the names of the slices of a batch for an epoch and a step, both from 0.
+    Each loss is read some steps later: reading it at once would make the device wait. `keys_of`
+    gives the names of the slices of a batch for an epoch and a step, both from 0.
     """
 
     _LATER = 8
@@ -53,21 +50,13 @@ class FiniteLoss(keras.callbacks.Callback):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Check an earlier step.
-
-        Raises:
-          DivergedError: the loss of that step is not finite.
-        """
+        """Check an earlier step; raises `DivergedError` if its loss is not finite."""
         self.losses.append((batch, (logs or {})["loss"]))
         if len(self.losses) > self._LATER:
             self._look()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Check the remaining steps.
-
-        Raises:
-          DivergedError: the loss of a step is not finite.
-        """
+        """Check the remaining steps; raises `DivergedError` if a loss is not finite."""
         while self.losses:
             self._look()
 
@@ -89,13 +78,8 @@ def _diverged(where: str, epochs_done: int, workdir: pathlib.Path) -> DivergedEr
 class EpochEnd(keras.callbacks.Callback):
     """Writes the state of the run after each epoch: history, learning rate, checkpoints.
 
-    One callback does all of this, so that an epoch is committed completely or not at all.
-
-    Args:
-      config: config of the run.
-      folder: where to write; the working folder on the chief.
-      state: state of the run; changed in place.
-      checkpoint: what to save.
+    One callback does all of this, so that an epoch is committed completely or not at all. `state`
+    is changed in place; `folder` is the working folder on the chief.
     """
 
     def __init__(
@@ -110,11 +94,7 @@ class EpochEnd(keras.callbacks.Callback):
         self.state, self.checkpoint = state, checkpoint
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Commit epoch `epoch` (from 0).
-
-        Raises:
-          DivergedError: a loss is not finite.
-        """
+        """Commit epoch `epoch` (from 0); raises `DivergedError` if a loss is not finite."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values[self.config.monitored])):
             where = f"epoch {epoch + 1}: the loss on validation slices is not finite any more"
@@ -128,10 +108,7 @@ class EpochEnd(keras.callbacks.Callback):
 class TensorBoard(keras.callbacks.Callback):
     """Writes the scalars of each epoch, and some slices beside their reconstructions.
 
-    Args:
-      folder: folder of the event files.
-      state: state of the run; `EpochEnd` must update it first.
-      images: uint8 [N, H, W, 1], the slices to show.
+    `EpochEnd` must update `state` first. The slices, `images`, are uint8 [N, H, W, 1].
     """
 
     def __init__(self, folder: pathlib.Path, state: RunState, images: np.ndarray) -> None:
@@ -155,9 +132,7 @@ class TensorBoard(keras.callbacks.Callback):
 class Profile(keras.callbacks.Callback):
     """Profiles some steps of one epoch, starting at the third: the first two build the graphs.
 
-    Args:
-      folder: folder of TensorBoard's files.
-      steps: number of steps; fewer if the epoch ends before.
+    The files for TensorBoard go to `folder`. A shorter epoch ends the profile before `steps`.
     """
 
     _FIRST = 2
@@ -191,9 +166,7 @@ class Profile(keras.callbacks.Callback):
 class ProgressBar(tfa.callbacks.TQDMProgressBar):
     """A bar for each epoch with running means, images/s and the time left for all epochs.
 
-    Args:
-      batch_size: size of the global batch.
-      first_epoch: number of the first epoch of this process, from 0.
+    `first_epoch` is the number, from 0, of the first epoch after a resume.
     """
 
     def __init__(self, batch_size: int, first_epoch: int) -> None:
@@ -230,8 +203,7 @@ class ProgressBar(tfa.callbacks.TQDMProgressBar):
         shows the latest means instead. At the end of an epoch it passes the metrics of the epoch,
         including those of validation.
         """
-        shown = logs or {}
-        steps = self.total_steps
+        shown, steps = logs or {}, self.total_steps
         if "val_loss" not in shown:
             shown, steps = self.latest, self.steps_so_far
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -14,7 +14,6 @@ from trainer.models import ModelSpec
 OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
 """Names for `--optimizer`, and their classes in `keras.optimizers`."""
 SCHEDULES = ("plateau", "cosine", "constant")
-JIT_COMPILE = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class TrainConfig:
     )
     mixed_precision: bool = flag("Compute in 16 bits, with weights in 32 bits.", False)
     jit_compile: str = flag(
-        "Compile with XLA; auto compiles on GPUs only.", "auto", choices=JIT_COMPILE
+        "Compile with XLA; auto compiles on GPUs only.", "auto", choices=("auto", "on", "off")
     )
     cache: bool = flag("Keep the training slices in memory.", False)
     replicas: int = flag(

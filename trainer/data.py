@@ -61,12 +61,9 @@ class TrainingData:
 
 
 def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
-    """Open datasets for training together.
+    """Open the named datasets, such as `ixi_t1/thesis`, for training on all of them.
 
-    Args:
-      data_dir: root folder of the datasets.
-      names: names of the datasets, such as `ixi_t1/thesis`.
-      verify: how to check the train and validation splits, one of `integrity.CHECKS`.
+    `verify`, one of `integrity.CHECKS`, applies to the train and validation splits.
 
     Raises:
       UserError: a dataset is missing, unfinished or damaged, is named twice, or differs from the
@@ -82,16 +79,14 @@ def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> Trai
     _check_alike(names, train, manifests)
     prints = [made.fingerprint for made in manifests]
     together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
+    pairs = zip(folders, manifests, strict=True)
     return TrainingData(
         train=_join(train),
         validation=_join(validation),
         scaling=manifests[0].config.scaling,
         version=manifests[0].version,
         fingerprint=prints[0] if len(prints) == 1 else together,
-        facts={
-            name: _facts(folder, made)
-            for name, folder, made in zip(names, folders, manifests, strict=True)
-        },
+        facts={name: _facts(*pair) for name, pair in zip(names, pairs, strict=True)},
     )
 
 
@@ -107,7 +102,7 @@ def _check_alike(
         if kinds[number] != kinds[0]:
             raise UserError(
                 f"--dataset={','.join(names)}: slices of {names[0]} are {kinds[0]}, those of "
-                f"{name} are {kinds[number]}; they must be alike"
+                f"{name} are {kinds[number]}; they must be the same"
             )
         if name in names[:number]:
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")

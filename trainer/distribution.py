@@ -25,7 +25,7 @@ def make_strategy(replicas: int, cluster: Cluster = _ALONE) -> tf.distribute.Str
 
     Args:
       replicas: number of devices of this machine; 0 uses every GPU, or the CPU as one.
-      cluster: the machines of the run.
+      cluster: machines of the run.
 
     Raises:
       UserError: there are too few GPUs, or this worker cannot listen at its address.
@@ -86,12 +86,7 @@ def user_error_if_a_worker_is_lost(cluster: Cluster) -> Iterator[None]:
 def check_agreement(
     strategy: tf.distribute.Strategy, cluster: Cluster, what: dict[str, str]
 ) -> None:
-    """Wait for all workers, and check that their texts are the same.
-
-    Args:
-      strategy: strategy of the cluster.
-      cluster: the machines of the run.
-      what: texts that must be the same on all workers, by their names.
+    """Wait for all workers, and check that `what`, texts by their names, is the same on all.
 
     Raises:
       UserError: texts differ; all workers raise it, with the names of these texts.
@@ -107,4 +102,4 @@ def check_agreement(
     everywhere = strategy.gather(values, axis=0).numpy()
     differing = [name for name, v in zip(what, everywhere.T, strict=True) if len(set(v)) > 1]
     if differing:
-        raise UserError(f"the workers differ in {' and '.join(differing)}; start all of them alike")
+        raise UserError(f"the workers differ in {' and '.join(differing)}; make them the same")

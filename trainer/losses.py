@@ -15,15 +15,7 @@ with epy.lazy_imports():
 
 
 def mse(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-    """Mean squared error of each image.
-
-    Args:
-      clean: float32 [B, H, W, C].
-      reconstruction: float32 of the same shape.
-
-    Returns:
-      float32 [B].
-    """
+    """Mean squared error, float32 [B], of images float32 [B, H, W, C]."""
     return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction), axis=(1, 2, 3))
 
 
@@ -40,12 +32,8 @@ def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
     covariance over all pixels and channels of a patch, with `c1 = 0.01^2` and `c2 = 0.03^2`, and
     then averaged. The values are far larger than with `tf.image.ssim`, whose windows overlap.
 
-    Args:
-      clean: float32 [B, H, W, C] in [0, 1], with static H, W and C, H and W at least 3.
-      reconstruction: float32 of the same shape.
-
-    Returns:
-      float32 [B].
+    Images are float32 [B, H, W, C] in [0, 1], with static H, W and C; H and W are at least 3. The
+    result is float32 [B].
     """
     c1, c2 = 0.01**2, 0.03**2
     true, predicted = _patches(clean), _patches(reconstruction)
@@ -77,11 +65,9 @@ LOSSES = {"mse": Loss(mse), "dssim": Loss(dssim), "mix": Loss(parts=("mse", "dss
 
 
 def make_loss(name: str, *, weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """A loss as a function of clean slices and reconstructions.
+    """The loss of that name in `LOSSES`, as a function of clean slices and reconstructions.
 
-    Args:
-      name: one of `LOSSES`.
-      weight: weight of the second part if the loss is a sum; the first part has 1 - `weight`.
+    In a sum the second part has this weight, and the first part has 1 - `weight`.
     """
     loss = LOSSES[name]
     if loss.function:

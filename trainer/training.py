@@ -29,12 +29,7 @@ _SHOWN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of a run.
-
-    Attributes:
-      best: row of the history for the best epoch.
-      folder: folder of the exported SavedModel.
-    """
+    """The history's row of the best epoch, and the folder of the exported SavedModel."""
 
     best: dict[str, float]
     folder: pathlib.Path
@@ -67,9 +62,7 @@ def train(config: TrainConfig) -> Outcome | None:
 def train_until(config: TrainConfig, epoch: int) -> workdir.RunState:
     """Train, or resume training, until `epoch` epochs are finished; exports nothing.
 
-    Raises:
-      UserError: the config does not fit the dataset, the devices or the working folder.
-      DivergedError: the loss is not finite.
+    It raises the same errors as `train`.
     """
     run = _prepare(config)
     with _writing(run):
@@ -184,7 +177,7 @@ def _agree_on_state(run: _Run) -> workdir.RunState:
     texts = {
         "flags": json.dumps(values),
         "dataset": run.data.fingerprint,
-        "what they find in --workdir": json.dumps(dataclasses.asdict(state)),
+        "the state in --workdir": json.dumps(dataclasses.asdict(state)),
     }
     distribution.check_agreement(run.strategy, run.cluster, texts)
     return state
@@ -193,12 +186,9 @@ def _agree_on_state(run: _Run) -> workdir.RunState:
 def build(
     config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
 ) -> Autoencoder:
-    """The compiled model of a run, with the variables of its optimizer.
+    """The compiled model of a run for slices of `size` (height, width), with optimizer variables.
 
-    Args:
-      config: config of the run.
-      size: (height, width) of the slices.
-      weights: first weights of the encoder; None for random ones.
+    `weights` are the first ones of the encoder; None leaves it random.
     """
     network = models.build(config.model, size)
     if weights:

@@ -44,10 +44,8 @@ def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -
     A resumed run may change folders and devices, and have more epochs. All other flags must be as
     before; with --schedule=cosine also the number of epochs.
 
-    Args:
-      config: config of the run.
-      fingerprint: digest of the dataset.
-      write: whether to write the flags; of several workers only the chief does.
+    `fingerprint` is the digest of the dataset. Only the chief of several workers has `write` set,
+    and writes the flags.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be made.
@@ -138,10 +136,7 @@ def add_epoch(state: RunState, metrics: dict[str, float], config: TrainConfig) -
     Keras's default difference of 1e-4 is a quarter of the typical mean squared error here. "cosine"
     falls along half a period to almost 0 after the last epoch. "constant" does not change.
 
-    Args:
-      state: state to change in place.
-      metrics: losses and metrics of the epoch, with `config.monitored`.
-      config: config of the run.
+    `state` is changed in place. `metrics` must contain `config.monitored`.
     """
     epoch = state.epochs_done + 1
     state.history.append({"epoch": epoch, "learning_rate": state.learning_rate, **metrics})
@@ -184,11 +179,7 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
 
 @contextlib.contextmanager
 def user_error_if_damaged(path: pathlib.Path) -> Iterator[None]:
-    """Turn TensorFlow's errors about the checkpoint with the prefix `path` into a `UserError`.
-
-    Raises:
-      UserError: a file of the checkpoint is missing or damaged.
-    """
+    """Raise a `UserError` if TensorFlow finds the checkpoint `path` missing or damaged."""
     import tensorflow as tf
 
     try:

@@ -21,12 +21,12 @@ _INTENDED_USE = (
     "difference of slice and reconstruction."
 )
 _NOT_FOR = (
-    "It is not a medical device. It has been tested on no patients for any medical purpose, and "
-    "nothing that it gives is a finding about a person."
+    "It is not a medical device. It has not been tested on patients for any medical purpose, and "
+    "nothing that it shows is a finding about a person."
 )
 _LICENCE = (
-    "Slices of IXI are under CC BY-SA 3.0 (https://brain-development.org/ixi-dataset); those of "
-    "other heads under the terms of whoever gave them."
+    "Slices of IXI are under CC BY-SA 3.0 (https://brain-development.org/ixi-dataset); slices of "
+    "other cohorts are under the terms of their owners."
 )
 
 
@@ -41,13 +41,8 @@ def make_card(
 ) -> ModelCard:
     """The card of a model, still without the digest of the model's files.
 
-    Args:
-      config: config of the run.
-      data: training data of the run.
-      augmentation: corruptions of the training inputs; None for none.
-      parameters: number of the network's parameters.
-      best: row of the history for the epoch of the exported weights.
-      epochs_trained: number of finished epochs.
+    `parameters` is the number of the network's parameters, `best` the history's row of the epoch of
+    the exported weights, `epochs_trained` the number of finished epochs.
     """
     # They describe the machine and not the model.
     left_out = ("data_dir", "workdir", "verify")

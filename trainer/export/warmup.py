@@ -19,11 +19,8 @@ BATCHES = (1, 8, 32)
 def write_warmup(path: pathlib.Path, signatures: dict[str, Any]) -> None:
     """Write one request for each signature and each of `BATCHES`.
 
-    All values are zero: only the shapes matter, and zeros need few bytes.
-
-    Args:
-      path: file to write.
-      signatures: `tf.function`s with an input signature, by name.
+    All values are zero: only the shapes matter, and zeros need few bytes. The signatures are
+    `tf.function`s with an input signature, by name.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, function in signatures.items():

@@ -137,15 +137,10 @@ def stride(spec: ModelSpec) -> int:
 
 
 def build(spec: ModelSpec, size: tuple[int, int]) -> keras.Model:
-    """Build a network and its variables.
+    """Build a network from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C].
 
-    Args:
-      spec: model to build.
-      size: (height, width) of the slices, multiples of the model's `stride`.
-
-    Returns:
-      A model from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C]; C is 3 if `spec.rgb`,
-      else 1.
+    C is 3 if `spec.rgb`, else 1. Its variables are for slices of `size`, (height, width), which
+    must be multiples of the model's `stride`.
     """
     import tensorflow as tf
 

@@ -23,12 +23,8 @@ def convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.L
 class ResidualBlock(keras.layers.Layer):
     """Conv3x3-BN-ReLU-Conv3x3-BN plus a shortcut, then ReLU.
 
-    The shortcut is the identity, or Conv1x1-BN if the stride is not 1 or the channels change.
-
-    Args:
-      filters: output channels.
-      stride: stride of the first convolution and of the shortcut.
-      input_filters: input channels.
+    The shortcut is the identity, or Conv1x1-BN if the stride is not 1 or the channels change from
+    `input_filters` to `filters`. The first convolution and the shortcut have the stride.
     """
 
     def __init__(self, filters: int, stride: int, input_filters: int) -> None:

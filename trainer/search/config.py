@@ -9,7 +9,6 @@ from ixi_tfds.system.flags import flag, like
 from trainer.config import TrainConfig
 from trainer.search import space
 
-TUNERS = ("hyperband", "bayesian")
 BIG_PARAMETERS = 6_104_256
 """Number of parameters of `big_resnet`."""
 
@@ -23,7 +22,7 @@ class SearchConfig:
     tuning_dir: str = flag(
         "Folder of this search: its state, a folder for each trial, trials.csv and best.flags."
     )
-    tuner: str = flag("Search method.", "hyperband", choices=TUNERS)
+    tuner: str = flag("Search method.", "hyperband", choices=("hyperband", "bayesian"))
     epochs: int = flag("Epochs of the longest trials.", 30, least=1)
     max_trials: int = flag("Highest number of trials; Hyperband may plan fewer.", 50, least=1)
     factor: int = flag(

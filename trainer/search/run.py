@@ -5,6 +5,7 @@ Hyperband trains a trial longer, it continues that run with its optimizer and le
 keras-tuner keeps its state under `trials/`, in `oracle.json` and a `trial.json` for each trial.
 """
 
+import functools
 import json
 import pathlib
 import shutil
@@ -60,22 +61,15 @@ def tune(config: SearchConfig) -> pd.DataFrame | None:
 def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
     folder = pathlib.Path(config.tuning_dir)
 
-    def check() -> None:
-        check_same_run(folder, "tuning_dir", asked, _free_to_change(config))
-
-    def train(trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
-        result = _train(config, trial, folder_of)
-        if config.tuner != "hyperband":
-            # Only Hyperband may need them again.
-            checkpoints = pathlib.Path(folder_of(trial.trial_id), "run/checkpoints")
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return result
-
+    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
+    # Hyperband deletes its checkpoints at the end, so more trials could not continue from them.
+    free |= {"max_trials"} if config.tuner == "bayesian" else set()
+    check = functools.partial(check_same_run, folder, "tuning_dir", asked, free)
     check()
     if part != "worker":
         write_config(folder, asked)
     oracle = tuner.make_oracle(config, lambda oracle: _report(config, oracle))
-    tuner.Tuner(oracle, config.tuning_dir, train, check).search()
+    tuner.Tuner(oracle, config.tuning_dir, functools.partial(_train, config), check).search()
     if part == "worker":
         return None
     for checkpoints in folder.glob("trials/trial_*/run/checkpoints"):
@@ -86,12 +80,6 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
             f"--tuning_dir={folder}: no trial has a result; all diverged or ran out of memory"
         )
     return table
-
-
-def _free_to_change(config: SearchConfig) -> set[str]:
-    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
-    # Hyperband deletes its checkpoints at the end, so more trials could not continue from them.
-    return free | ({"max_trials"} if config.tuner == "bayesian" else set())
 
 
 def _check_batch_sizes(config: SearchConfig, slices: int) -> None:
@@ -124,17 +112,14 @@ def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) ->
         best = {name: row[name] for name in best}
     except (DivergedError, tf.errors.ResourceExhaustedError) as error:
         print(f"trial {trial.trial_id}: {str(error).splitlines()[0]}", flush=True)
+    if config.tuner != "hyperband":
+        # Only Hyperband may need them again.
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     return best | {"until": until, "seconds": time.monotonic() - started}
 
 
 def run_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) -> TrainConfig:
-    """The training run for a point of the space; flags that neither of the two sets keep defaults.
-
-    Args:
-      config: config of the search.
-      values: point of the space.
-      workdir: folder of the run.
-    """
+    """The training run in `workdir` for a point of the space; other flags keep their defaults."""
     known = flags.flags_of(TrainConfig)
     shared = {name: value for name, value in flags.as_flags(config).items() if name in known}
     # The search has already checked the dataset.

@@ -115,12 +115,7 @@ class _Bayesian(Oracle, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 def make_oracle(config: SearchConfig, finished: Callable[[Oracle], Any]) -> Oracle:
-    """keras-tuner's oracle for the search method of a config.
-
-    Args:
-      config: config of the search.
-      finished: called after each trial.
-    """
+    """keras-tuner's oracle for the search method of a config; calls `finished` after each trial."""
     keras_tuner.src.utils.save_json = save_whole
     given = {
         "objective": keras_tuner.Objective(space.OBJECTIVE, "max"),
@@ -158,7 +153,7 @@ class Tuner(keras_tuner.Tuner):
         oracle: Oracle,
         folder: str,
         train: Callable[[Any, Callable[[str], str]], dict[str, float]],
-        check: Callable[[], None],
+        check: Callable[[], Any],
     ) -> None:
         self.train, self.check = train, check
         alone = part() == _ALONE
@@ -220,7 +215,7 @@ def _errors_of_ours() -> Iterator[None]:
     except grpc.RpcError as error:
         if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise
-        raise UserError(f"the chief at {address} is gone; start it again, then this") from error
+        raise UserError(f"the chief at {address} is lost; start it again, then this") from error
     except RuntimeError as error:
         if "bind" not in str(error):
             raise
