@@ -438,7 +438,7 @@ def test_a_cluster_and_replicas_exclude_each_other(data_dir, tmp_path, monkeypat
     monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 0))
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS]
     assert run([*command, "--replicas=2"]) == 2
-    assert "error: --replicas=2: leave it out beside TF_CONFIG" in capsys.readouterr().err
+    assert "error: --replicas=2: leave it out with TF_CONFIG" in capsys.readouterr().err
 
 
 @pytest.mark.slow

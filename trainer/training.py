@@ -71,7 +71,7 @@ def train_until(config: TrainConfig, epoch: int) -> workdir.RunState:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """The checked inputs of a run; `weights` are the encoder's first ones, None for random ones."""
+    """The checked inputs of a run; without `weights` the encoder starts with random ones."""
 
     config: TrainConfig
     data: TrainingData
@@ -188,7 +188,7 @@ def build(
 ) -> Autoencoder:
     """The compiled model of a run for slices of `size` (height, width), with optimizer variables.
 
-    `weights` are the first ones of the encoder; None leaves it random.
+    `weights` are for the start of the encoder; None leaves it random.
     """
     network = models.build(config.model, size)
     if weights:

@@ -29,7 +29,7 @@ _FREE_TO_CHANGE = {
     "profile_steps",
     "verify",
 }
-"""Flags that may change when a run is resumed, because they do not change its results."""
+"""Flags that may change when a run is resumed: where and how it runs, and for how long."""
 
 FACTOR = math.sqrt(0.1)
 PATIENCE = 2
