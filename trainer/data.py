@@ -90,9 +90,7 @@ def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> Trai
     )
 
 
-def _check_alike(
-    names: Sequence[str], train: Sequence[Shards], manifests: Sequence[Manifest]
-) -> None:
+def _check_alike(names: Sequence[str], train: list[Shards], manifests: list[Manifest]) -> None:
     kinds = [
         f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}, of "
         f"preprocessing {made.version}"

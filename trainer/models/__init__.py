@@ -56,8 +56,7 @@ def _resnet50(until: str, *upsampling_filters: int) -> Model:
             until=until, upsampling_filters=upsampling_filters, rgb=spec.rgb
         )
 
-    stride = 2 ** len(upsampling_filters)
-    return Model(build_network, lambda spec: stride, takes_weights=True)
+    return Model(build_network, lambda _: 2 ** len(upsampling_filters), takes_weights=True)
 
 
 MODELS = {

@@ -56,9 +56,8 @@ class ResNetLike(keras.Model):
 
 def _resnet50(until: str, channels: int) -> keras.Model:
     """keras.applications' ResNet50 up to the layer `until`, with random weights."""
-    whole = keras.applications.ResNet50(
-        include_top=False, weights=None, input_shape=(None, None, channels)
-    )
+    shape = (None, None, channels)
+    whole = keras.applications.ResNet50(include_top=False, weights=None, input_shape=shape)
     encoder = keras.Model(whole.input, whole.get_layer(until).output, name="resnet50")
 
     # Keras's own batch normalization takes the statistics of one replica only.

@@ -183,9 +183,8 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
 
 def _best(table: pd.DataFrame) -> str | None:
     """The number of the best trial; None if no trial has a result."""
-    if table.empty or table["psnr"].iloc[0] == tuner.FAILED:
-        return None
-    return table["trial"].iloc[0]
+    has_result = not table.empty and table["psnr"].iloc[0] != tuner.FAILED
+    return table["trial"].iloc[0] if has_result else None
 
 
 def _report(config: SearchConfig, oracle: tuner.Oracle) -> pd.DataFrame:
@@ -193,8 +192,7 @@ def _report(config: SearchConfig, oracle: tuner.Oracle) -> pd.DataFrame:
     folder = pathlib.Path(config.tuning_dir)
     table = trials_table(config, oracle.trials.values())
     files.write_text(folder / "trials.csv", table.to_csv(index=False))
-    best = _best(table)
-    if best is not None:
+    if best := _best(table):
         trial = oracle.trials[best]
         run = run_config(config, trial.hyperparameters.values, str(folder / "best"))
         comment = f"# trial {best}: on validation slices {tuner.describe(trial)}"

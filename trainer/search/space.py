@@ -60,10 +60,13 @@ def flags_of(values: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
         name: float(f"{value:.3g}") if isinstance(value, float) else value
         for name, value in values.items()
     }
+    filters = _STEP
+    while count_parameters(**_shape(plain, filters + 1)) <= plain["share"] * max_parameters:
+        filters += 1
     loss = {0.0: "mse", 1.0: "dssim"}.get(plain["dssim_weight"], "mix")
     augment = plain["augment_fraction"] > 0
     return {
-        **_widest(plain, plain["share"] * max_parameters),
+        **_shape(plain, filters),
         "loss": loss,
         "dssim_weight": plain["dssim_weight"] if loss == "mix" else 0.5,
         **{name: plain[name] for name in ("optimizer", "learning_rate", "schedule", "batch_size")},
@@ -99,13 +102,6 @@ def least_limit() -> int:
     largest = {"growth": 3.0, "stem": 1.0, "upsampling": 1.0}
     largest |= {"blocks_1": 3, "blocks_2": 3, "blocks_3": 4}
     return round(count_parameters(**_shape(largest, _STEP)) / _LEAST_SHARE)
-
-
-def _widest(values: Mapping[str, Any], limit: float) -> dict[str, Any]:
-    filters = _STEP
-    while count_parameters(**_shape(values, filters + 1)) <= limit:
-        filters += 1
-    return _shape(values, filters)
 
 
 def _shape(values: Mapping[str, Any], filters: int) -> dict[str, Any]:
