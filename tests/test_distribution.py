@@ -190,7 +190,7 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
         assert len(errors) == 1 and errors[0].startswith("error: lost another worker"), survivor
         assert survivor.endswith(errors[0] + "\n")
     assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
-    assert "going on after epoch 2 of 4" in logs(tmp_path)[0]
+    assert "resuming after epoch 2 of 4" in logs(tmp_path)[0]
     ours, theirs = tmp_path / "run", two_workers / "run"
     for name in ("history.csv", "state.json"):
         assert (ours / name).read_bytes() == (theirs / name).read_bytes()
@@ -206,7 +206,7 @@ def test_workers_started_with_other_flags_are_refused(data_dir, tmp_path):
     assert forked.finish(*start_two(data_dir, tmp_path, flags=flags)) == [2, 2], logs(tmp_path)
     errors = [log.splitlines()[-1] for log in logs(tmp_path)]
     # Who hears of it last may find the other gone.
-    differ = "error: the workers differ in flags; start all of them alike"
+    differ = "error: the workers differ in flags; make them the same"
     assert differ in errors, errors
     for error in errors:
         assert error == differ or error.startswith("error: lost another worker"), errors
@@ -247,7 +247,7 @@ def test_workers_that_have_the_same_agree_and_others_hear_what_differs():
     ):
         with pytest.raises(UserError) as caught:
             distribution.check_agreement(Gathering(digests(mine | change)), Cluster(2), mine)
-        assert str(caught.value) == f"the workers differ in {differing}; start all of them alike"
+        assert str(caught.value) == f"the workers differ in {differing}; make them the same"
     # One process has nobody to ask.
     alone = Gathering(None)
     distribution.check_agreement(alone, Cluster(), mine)
@@ -371,7 +371,7 @@ def test_only_a_lost_worker_of_a_cluster_is_called_lost(error):
         raise error
     if not own:
         assert str(caught.value) == (
-            "lost another worker of the cluster; start all workers again to go on after the last "
+            "lost another worker of the cluster; start all workers again to resume after the last "
             "whole epoch"
         )
     with pytest.raises(type(error)), distribution.user_error_if_a_worker_is_lost(Cluster()):
@@ -438,7 +438,7 @@ def test_a_cluster_and_replicas_exclude_each_other(data_dir, tmp_path, monkeypat
     monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 0))
     command = [f"--data_dir={data_dir}", f"--workdir={tmp_path / 'new'}", *FLAGS]
     assert run([*command, "--replicas=2"]) == 2
-    assert "error: --replicas=2: leave it out beside TF_CONFIG" in capsys.readouterr().err
+    assert "error: --replicas=2: leave it out with TF_CONFIG" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -462,7 +462,7 @@ def test_a_search_takes_no_cluster(data_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TF_CONFIG", tf_config(TWO, "worker", 0))
     where = [f"--data_dir={data_dir}", f"--tuning_dir={tmp_path / 'new'}"]
     assert tune.run([*where, "--dataset=ixi_t1/tiny"]) == 2
-    assert "error: TF_CONFIG: a trial is trained by one process" in capsys.readouterr().err
+    assert "error: TF_CONFIG: one process trains a trial" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -229,7 +229,7 @@ def test_a_new_model_is_one_entry(monkeypatch):
     assert models.stride(models.ModelSpec(name="tiny")) == 4
     assert built("tiny", (4, 8)).stem.filters == 4
     assert built("flat", (3, 5), stem_filters=2)(np.zeros((1, 3, 5, 1))).shape == (1, 3, 5, 2)
-    with pytest.raises(UserError, match="--model=flat has none; only resnet50, resnet50_add13"):
+    with pytest.raises(UserError, match="--model=flat takes none; only resnet50, resnet50_add13"):
         built("flat", (3, 5), weights="imagenet")
 
 
@@ -287,7 +287,7 @@ def test_an_encoder_gives_what_that_of_keras_gives(weights_file):
 
 
 def test_weights_that_are_not_there_or_not_right_are_told_in_one_line(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or a file"):
+    with pytest.raises(UserError, match=r"nowhere\.h5: give none, imagenet, or an existing file"):
         pretrained.read_resnet50("nowhere.h5")
     text = tmp_path / "text.h5"
     text.write_text("no weights")

@@ -302,6 +302,6 @@ def test_the_thesis_runs_by_one_command_and_goes_on_after_a_failure(
 def test_slips_of_the_thesis_command_get_one_line(tmp_path, capsys):
     flags = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}"]
     assert thesis.run([*flags, "--recipes=tiny_mse"]) == 2
-    assert "--recipes=tiny_mse: choose out of small_mse," in capsys.readouterr().err
+    assert "--recipes=tiny_mse: choose from small_mse," in capsys.readouterr().err
     assert thesis.run(flags[:1]) == 2
     assert "workdir" in capsys.readouterr().err

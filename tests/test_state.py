@@ -196,12 +196,10 @@ def test_a_state_whose_best_epoch_is_none_of_its_epochs_is_refused(best, epochs,
     if fits:
         assert workdir.read_state(tmp_path, 0.5).best_epoch == best
         return
-    with pytest.raises(UserError, match="its epochs do not fit together") as caught:
+    with pytest.raises(UserError, match="its best epoch is not one of its epochs") as caught:
         workdir.read_state(tmp_path, 0.5)
     assert str(caught.value).startswith(f"{tmp_path / 'state.json'}: is not the state of a run (")
-    assert str(caught.value).endswith(
-        "); bring the file back, or begin anew with another --workdir"
-    )
+    assert str(caught.value).endswith("); restore the file, or start again with another --workdir")
 
 
 @pytest.mark.parametrize(
@@ -228,7 +226,7 @@ def test_what_tensorflow_says_of_a_checkpoint_is_told_in_one_sentence(error, tmp
     with pytest.raises(UserError) as caught, workdir.user_error_if_damaged(path):
         raise error
     assert str(caught.value) == (
-        f"{path}: this checkpoint is missing or damaged; bring the file back, or begin anew with "
+        f"{path}: this checkpoint is missing or damaged; restore the file, or start again with "
         "another --workdir"
     )
     assert caught.value.__cause__ is error

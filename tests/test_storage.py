@@ -109,7 +109,7 @@ def test_from_scans_to_scores_in_a_bucket(store, scans, expected, tmp_path):
     run = [*data, f"--workdir={root}/run", "--batch_size=8"]
     assert go(store, log, [*run, "--epochs=1"], "trainer") == 0, log.read_text()
     assert go(store, log, [*run, "--epochs=2"], "trainer") == 0, log.read_text()
-    assert "going on after epoch 1 of 2" in log.read_text()
+    assert "resuming after epoch 1 of 2" in log.read_text()
     kept = {name: store.read(f"run/{name}") for name in ("history.csv", "state.json")}
     # What it comes to on this machine, in one go.
     here = tmp_path / "here"

@@ -172,8 +172,8 @@ def test_a_run_goes_on_with_nothing_changed_but_where_and_how(name, tmp_path):
         claim(tmp_path, **changed)
     there = json.loads(before)[name]
     assert str(caught.value) == (
-        f"--workdir={tmp_path}: belongs to a run with --{name}={there}; give the same flags to go "
-        "on with it, or another --workdir"
+        f"--workdir={tmp_path}: belongs to a run with --{name}={there}; give the same flags to "
+        "resume it, or another --workdir"
     )
     assert (tmp_path / "config.json").read_bytes() == before
 
@@ -183,7 +183,7 @@ def test_a_run_goes_on_with_the_same_slices_and_no_fewer_epochs(tmp_path):
     with pytest.raises(UserError, match=r"a run with --dataset \(other contents\); give"):
         claim(tmp_path, "abd", schedule="plateau")
     claim(tmp_path, schedule="plateau", epochs=8)
-    with pytest.raises(UserError, match="its run has --epochs=8; give as many or more"):
+    with pytest.raises(UserError, match="its run has --epochs=8; give 8 or more"):
         claim(tmp_path, schedule="plateau", epochs=7)
     # The folder itself may have moved.
     moved = tmp_path.rename(tmp_path.with_name("moved"))

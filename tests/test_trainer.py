@@ -127,7 +127,7 @@ def test_stopping_and_going_on_changes_nothing(trained, data_dir, tmp_path, caps
     (tmp_path / "checkpoints/epoch-00002.index").write_text("half written")
     assert run([*command, "--epochs=3"]) == 0
     out = capsys.readouterr().out
-    assert "going on after epoch 1 of 3" in out
+    assert "resuming after epoch 1 of 3" in out
     assert "best: epoch" in out.splitlines()[-1] and "python -m evaluator" in out.splitlines()[-1]
     for name in ("history.csv", "state.json"):
         assert (tmp_path / name).read_bytes() == (trained / name).read_bytes()
@@ -396,7 +396,7 @@ def test_a_workdir_belongs_to_one_run(trained, data_dir, capsys):
     assert error.count("\n") == 1
     assert run([*command, "--epochs=2"]) == 2
     error = capsys.readouterr().err
-    assert f"--workdir={trained}: its run has --epochs=3; give as many or more" in error
+    assert f"--workdir={trained}: its run has --epochs=3; give 3 or more" in error
     assert error.count("\n") == 1
     assert files(trained) == before
 
@@ -595,7 +595,7 @@ def truncate_checkpoint(workdir):
 
 def spoil_claim(workdir):
     (workdir / "config.json").write_text("[1]")
-    return "config.json is not that of a run"
+    return "config.json is not the config of a run"
 
 
 @pytest.mark.parametrize(

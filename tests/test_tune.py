@@ -402,7 +402,7 @@ def test_trials_that_diverge_are_the_worst_ones(data_dir, tmp_path, monkeypatch,
     pretended.clear()
     capsys.readouterr()
     assert tune.run([*flags, f"--tuning_dir={tmp_path / 'b'}", "--max_trials=2"]) == 2
-    assert "no trial came to a result" in capsys.readouterr().err
+    assert "no trial has a result" in capsys.readouterr().err
 
 
 def test_an_error_of_ours_ends_the_search(data_dir, tmp_path, monkeypatch):
@@ -645,7 +645,7 @@ def test_a_chief_and_two_workers_search_together(searched, data_dir, tmp_path):
     # Each has kept its trial: Ada took hers up again under her name, Emmy never stopped.
     assert begun["chief"] == [] and begun["ada"] == 2 * begun["ada"][:1]
     assert sorted(begun["ada"][:1] + begun["emmy"]) == ["0", "1"]
-    assert "going on after epoch 1" in logs["ada"] and "best: trial" in logs["chief"]
+    assert "resuming after epoch 1" in logs["ada"] and "best: trial" in logs["chief"]
     assert (folder / "best.flags").exists()
     ours, theirs = (
         pd.read_csv(where / "trials.csv").set_index("trial").sort_index()

@@ -1,8 +1,8 @@
-"""Corrupting the input slices on the device: parameters are sampled, then applied.
+"""Corrupts the input slices on the device: parameters are sampled, then applied.
 
-The parameters are a function of the seed and of a slice's place in the order of the epoch, not of
-the replica that holds it: any number of replicas or workers sees the same corruptions, and so does
-a run that was stopped and resumed.
+The parameters depend on the seed and on a slice's number in the order of all epochs, not on the
+replica that holds it. So the corruptions are the same with any number of replicas or workers, and
+after a resume.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from ixi_tfds.system.flags import flag
 with epy.lazy_imports():
     import tensorflow as tf
 
-_GENERATOR = "philox"  # Left to itself, TensorFlow takes another one under XLA.
+_GENERATOR = "philox"  # TensorFlow's default differs under XLA.
 
 _SEEDS = (
     *("count", "cutout_first", "share", "sigma", "blurred", "centers", "keep"),
     *("noise", "real", "imaginary", "corrupted"),
 )
-"""The draws whose seeds come from splitting that of the batch, in the order of the parts. Runs of
-earlier versions rest on them, so this list stays: further draws have seeds by their names."""
+"""Draws whose seeds are the parts of the batch's seed, in this order. The list must not change, so
+that runs of earlier versions resume with the same numbers. Other draws get seeds from their names.
+"""
 
 _Config = TypeVar("_Config")
 
 
 def _with_flags_of_corruptions(config: type[_Config]) -> type[_Config]:
-    """Add a field for each corruption in the table that has a flag of the trainer."""
     for found in _training_flags():
         config.__annotations__[found.name] = float
         setattr(config, found.name, flag(found.help, 0.0, least=0, most=1))
@@ -49,27 +49,29 @@ def _training_flags() -> list[TrainingFlag]:
 @dataclasses.dataclass(frozen=True)
 @_with_flags_of_corruptions
 class AugmentationConfig:
-    """What may happen to a slice, and how often.
+    """Which corruptions an image may get, and how often.
 
-    The thesis states the blurred half, the two further corruptions, their number and the dropout;
-    it does not state sigmas and patch size: those here are assumed (patches of a fifth of the
-    side, as the library it used has them by default). It had no noise.
+    The thesis states the blur of half of the images, cutout and coarse dropout, how many of them
+    an image gets, and the range of the dropout. It does not state the sigmas and the patch size;
+    those here are assumed (a fifth of the side is the default of the library that it used). It had
+    no noise.
 
-    Each entry of `CORRUPTIONS` with a flag adds a field of that flag's name: its strength in all
-    images that are corrupted at all, 0 by default, which is off.
+    Each entry of `CORRUPTIONS` with a flag adds a field of that flag's name: the strength of the
+    corruption in all corrupted images. The default 0 turns it off.
 
     Attributes:
-      fraction: share of the images that is corrupted at all.
-      blur_fraction: share of these that is blurred.
-      blur_sigmas: one of these, in pixels, is drawn for a whole batch.
-      max_further: of {cutout, coarse dropout}, 0 to this many are applied, all numbers alike.
-      cutout_patches: black patches that a cutout sets.
+      fraction: share of the images that get any corruption.
+      blur_fraction: share of the corrupted images that are blurred.
+      blur_sigmas: sigmas in pixels; one is drawn for each batch.
+      max_further: an image gets 0 to this many of {cutout, coarse dropout}, each number equally
+        often.
+      cutout_patches: number of black patches in a cutout.
       cutout_size: side of a patch as a share of the image's height.
-      dropout_range: share of pixels that a coarse dropout blackens, uniform in this range.
+      dropout_range: limits of the share of pixels that a coarse dropout sets to 0; uniform.
     """
 
     fraction: float = flag(
-        "Share of the inputs to corrupt at all.", 1.0, name="augment_fraction", least=0, most=1
+        "Share of the training inputs to corrupt.", 1.0, name="augment_fraction", least=0, most=1
     )
     blur_fraction: float = 0.5
     blur_sigmas: tuple[float, ...] = (0.5, 1.0, 1.5)
@@ -85,21 +87,19 @@ def sample(
     """Draw the parameters for a batch.
 
     Args:
-      config: what may happen.
-      seed: int64 [2], of which the parameters are a function.
+      config: possible corruptions.
+      seed: int64 [2]; the same seed gives the same parameters.
       shape: (B, H, W) of the batch; H and W even.
 
     Returns:
-      `sigma` int32 scalar (a place in `blur_sigmas`), `blurred` bool [B], `centers` float32
-      [B, K, 2] and `sizes` float32 [B, K] as `corruptions.zero_patches` takes them (size 0 where
-      an image gets no cutout), `keep` bool [B, H/2, W/2] as `corruptions.pixel_dropout` takes it;
-      the draws of each corruption in the table whose flag is above 0; and, where not all images
-      are to be corrupted, `corrupted` bool [B].
+      `sigma` int32 scalar (an index into `blur_sigmas`), `blurred` bool [B]; `centers` float32
+      [B, K, 2] and `sizes` float32 [B, K] for `corruptions.zero_patches` (size 0 where an image
+      gets no cutout); `keep` bool [B, H/2, W/2] for `corruptions.pixel_dropout`; the draws of each
+      corruption in the table whose flag is above 0; `corrupted` bool [B] if `fraction` is below 1.
     """
     batch, height, width = shape
     uniform = _uniform_by_name(seed)
 
-    # How many of the two further corruptions, and which one if it is one.
     count = tf.cast(uniform("count", batch) * (config.max_further + 1), tf.int32)
     cutout_first = uniform("cutout_first", batch) < 0.5
     cutout = (count == 2) | ((count == 1) & cutout_first)
@@ -126,10 +126,10 @@ def sample(
 
 
 def _uniform_by_name(seed: tf.Tensor) -> Callable[..., tf.Tensor]:
-    """Give `uniform(name, *sides)`: float32 in (0, 1), from the seed of the draw of that name.
+    """Returns `uniform(name, *sides)`: float32 in (0, 1), from the seed of the draw of that name.
 
-    The numbers are the same on every device. TensorFlow's own floats are not: they take other bits
-    of the same random integers under XLA.
+    The numbers are the same on every device. TensorFlow's own random floats are not: under XLA it
+    uses other bits of the same random integers.
     """
     parts = tf.unstack(tf.random.experimental.stateless_split(seed, len(_SEEDS), alg=_GENERATOR))
     seeds = dict(zip(_SEEDS, parts, strict=True))
@@ -149,61 +149,43 @@ def _uniform_by_name(seed: tf.Tensor) -> Callable[..., tf.Tensor]:
 def apply(
     images: tf.Tensor, parameters: dict[str, tf.Tensor], config: AugmentationConfig
 ) -> tf.Tensor:
-    """Corrupt images by parameters as `sample` gives them, drawing nothing.
-
-    Args:
-      images: float32 [B, H, W, 1] in [0, 1].
-      parameters: of the same batch.
-      config: with which they were sampled.
-    """
+    """Corrupt images, float32 [B, H, W, 1] in [0, 1], with the parameters from `sample`."""
     clean = images
     if config.blur_sigmas and config.blur_fraction:
-        blurred = tf.switch_case(
-            parameters["sigma"],
-            [
-                lambda sigma=sigma: corruptions.gaussian_blur(images, sigma)
-                for sigma in config.blur_sigmas
-            ],
-        )
+        blurs = [
+            functools.partial(corruptions.gaussian_blur, images, s) for s in config.blur_sigmas
+        ]
+        blurred = tf.switch_case(parameters["sigma"], blurs)
         images = tf.where(parameters["blurred"][:, None, None, None], blurred, images)
     images = corruptions.zero_patches(images, parameters["centers"], parameters["sizes"])
     images = corruptions.pixel_dropout(images, parameters["keep"])
     for found in _training_flags():
         if found.draws.keys() <= parameters.keys():
-            drawn = {name: parameters[name] for name in found.draws}
-            images = found.apply(images, **drawn)
+            images = found.apply(images, **{name: parameters[name] for name in found.draws})
     if "corrupted" in parameters:
         images = tf.where(parameters["corrupted"][:, None, None, None], images, clean)
     return images
 
 
 def augment(
-    images: tf.Tensor,
-    index: tf.Tensor,
-    *,
-    config: AugmentationConfig,
-    seed: int,
-    batch_size: int,
+    images: tf.Tensor, index: tf.Tensor, *, config: AugmentationConfig, seed: int, batch_size: int
 ) -> tf.Tensor:
     """Corrupt a replica's rows of a global batch.
 
     Args:
-      images: float32 [b, H, W, 1] in [0, 1], the rows that this replica holds.
-      index: int64 [b], each row's place in the order of all slices, as the input pipeline counts:
-        global batch `index // batch_size`, row `index % batch_size` in it.
-      config: what may happen.
-      seed: of the run; another one gives other corruptions.
-      batch_size: of the global batch.
+      images: float32 [b, H, W, 1] in [0, 1], the rows of this replica.
+      index: int64 [b], each row's number in the order of all epochs: row `index % batch_size` of
+        global batch `index // batch_size`.
+      config: the possible corruptions.
+      seed: seed of the run.
+      batch_size: size of the global batch.
     """
     block = tf.reduce_max(index) // batch_size
     rows = index % batch_size
     _, height, width, _ = images.shape
-    # Drawn for the global batch on every replica, which is cheap; each takes its own rows.
-    parameters = sample(
-        config,
-        seed=tf.stack([tf.constant(seed, tf.int64), block]),
-        shape=(batch_size, height, width),
-    )
+    # Every replica draws for the whole global batch, which is cheap, and takes its own rows.
+    seeds = tf.stack([tf.constant(seed, tf.int64), block])
+    parameters = sample(config, seed=seeds, shape=(batch_size, height, width))
     sigma = parameters.pop("sigma")
     mine = {name: tf.gather(values, rows) for name, values in parameters.items()}
     return apply(images, mine | {"sigma": sigma}, config)

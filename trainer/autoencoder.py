@@ -1,4 +1,4 @@
-"""The model that Keras trains: a network, its loss, the augmentation in front, the metrics."""
+"""The model that Keras trains: augmentation, network, loss and metrics."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,24 +12,24 @@ from trainer.models import networks
 
 
 class Autoencoder(keras.Model):
-    """Learns to give back the clean slice from a corrupted one.
+    """Learns to reconstruct the clean slice from a corrupted one.
 
-    It is fitted on batches as `data` makes them: `image` uint8 [B, H, W, 1] and `index`
-    int64 [B], which is -1 for rows that only fill a batch up. Everything after the 8-bit slices
-    (cast, corruption, network, loss) happens in the replica's step, on its device.
+    Its batches come from `data`: `image` uint8 [B, H, W, 1] and `index` int64 [B], which is -1 for
+    the black rows that complete a batch. Cast, corruption, network and loss run in the replica's
+    step, on its device.
 
     Validation reports `loss`, `psnr` and `ssim` on clean inputs; with `augment_validation` also
-    `loss_augmented`, on inputs corrupted the same way at every epoch. PSNR and SSIM are those of
-    the grey reconstruction in [0, 1], as the exported model gives it; training reports PSNR only,
-    for SSIM would cost as much as a layer.
+    `loss_augmented`, on inputs that are corrupted in the same way in every epoch. PSNR and SSIM
+    are those of the grey reconstruction in [0, 1], which the exported model gives. Training
+    reports PSNR only, because SSIM would cost as much time as a layer.
 
     Args:
-      network: gives reconstructions [B, H, W, C] of slices [B, H, W, 1].
-      loss: gives one value an image, as those in `losses`.
-      batch_size: of the global batch.
-      seed: of the augmentation.
-      augment: the corruptions of training inputs; None leaves them clean.
-      augment_validation: corrupt validation inputs too, by `augment`.
+      network: reconstructs slices [B, H, W, 1] as [B, H, W, C].
+      loss: one of `losses`, with one value for each image.
+      batch_size: size of the global batch.
+      seed: seed of the augmentation.
+      augment: corruptions of the training inputs; None leaves them clean.
+      augment_validation: also corrupt validation inputs, by `augment`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Autoencoder(keras.Model):
         augment_validation: bool = False,
     ) -> None:
         super().__init__()
-        # The steps' results are means over all replicas already; Keras would sum those of workers.
+        # The results of a step are already means over all replicas; Keras would sum over workers.
         self.distribute_reduction_method = "first"
         self.network = network
         self.loss_of = loss
@@ -56,7 +56,7 @@ class Autoencoder(keras.Model):
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """Running means, which Keras resets at the start of each epoch and validation."""
+        """Running means; Keras resets them at the start of each epoch and validation."""
         return list(self.means.values())
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -64,7 +64,7 @@ class Autoencoder(keras.Model):
         return self.network(inputs, training=training)
 
     def corrupt(self, images: tf.Tensor, index: tf.Tensor, seed: int) -> tf.Tensor:
-        """The inputs of the network; the images themselves where there is no augmentation."""
+        """Corrupted images; the images themselves without augmentation."""
         if self.augment is None:
             return images
         return augmentation.augment(
@@ -72,7 +72,7 @@ class Autoencoder(keras.Model):
         )
 
     def losses_of(self, clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-        """One value an image, over all channels of the network: an RGB one learns from three."""
+        """One value for each image, over all channels of the network."""
         return self.loss_of(networks.repeat_grey(clean, reconstruction.shape[-1]), reconstruction)
 
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -102,14 +102,14 @@ class Autoencoder(keras.Model):
         self.means["psnr"].update_state(metrics.psnr(clean, grey), counts)
         self.means["ssim"].update_state(metrics.ssim(clean, grey), counts)
         if self.augments_validation:
-            # Another seed, so that validation does not repeat corruptions of the first epoch.
+            # Another seed: validation must not repeat the corruptions of the first epoch.
             corrupted = self.corrupt(clean, data["index"], self.seed + 1)
             losses = self.losses_of(clean, self(corrupted, training=False))
             self.means["loss_augmented"].update_state(losses, counts)
         return {name: mean.result() for name, mean in self.means.items()}
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:
-        # float16 needs its loss scaled; Keras then wraps the optimizer in one that can.
+        # With float16 the loss needs scaling; the optimizer is then a LossScaleOptimizer.
         scale = getattr(self.optimizer, "get_scaled_loss", None)
         return scale(loss) if scale else loss
 

@@ -1,4 +1,4 @@
-"""What happens at the end of an epoch, and what a person sees meanwhile."""
+"""Keras callbacks: state and checkpoints after each epoch, progress, TensorBoard, profiling."""
 
 import collections
 import math
@@ -26,58 +26,43 @@ Logs = dict[str, Any]
 
 
 class DivergedError(UserError):
-    """The loss is no longer a number."""
+    """The loss is not finite."""
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Stops the run soon after a step whose loss is not finite, and names its slices.
+    """Stops the run soon after a step whose loss is not finite, and names the slices of that step.
 
-    Losses are looked at some steps later, when a device has them anyway: waiting for each would
-    keep it idle.
-
-    Args:
-      workdir: folder of the run.
-      keys_of: names of the slices of a batch, by the number of the epoch and of the step in it,
-        both from 0.
+    Each loss is read some steps later: reading it at once would make the device wait. `keys_of`
+    gives the names of the slices of a batch for an epoch and a step, both from 0.
     """
 
     _LATER = 8
 
     def __init__(self, workdir: pathlib.Path, keys_of: Callable[[int, int], list[str]]) -> None:
         super().__init__()
-        # Keras hands over tensors then, and waits for none; its own constructor has set it False.
+        # Keras then passes tensors and does not wait for their values.
         self._supports_tf_logs = True
-        self.workdir = workdir
-        self.keys_of = keys_of
-        self.epoch = 0
+        self.workdir, self.keys_of, self.epoch = workdir, keys_of, 0
         self.losses: collections.deque[tuple[int, tf.Tensor]] = collections.deque()
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Remember where it stands."""
+        """Remember the number of the epoch."""
         self.epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Look at an earlier step.
-
-        Raises:
-          DivergedError: its loss is not finite.
-        """
+        """Check an earlier step; raises `DivergedError` if its loss is not finite."""
         self.losses.append((batch, (logs or {})["loss"]))
         if len(self.losses) > self._LATER:
             self._look()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Look at the steps that are left.
-
-        Raises:
-          DivergedError: the loss of one is not finite.
-        """
+        """Check the remaining steps; raises `DivergedError` if a loss is not finite."""
         while self.losses:
             self._look()
 
     def _look(self) -> None:
         step, tensor = self.losses.popleft()
-        # A running mean over the epoch: the first that is not finite has its own step to blame.
+        # This is a running mean over the epoch. The first one that is not finite shows the step.
         loss = float(tensor)
         if not math.isfinite(loss):
             keys = ", ".join(self.keys_of(self.epoch, step))
@@ -91,15 +76,10 @@ def _diverged(where: str, epochs_done: int, workdir: pathlib.Path) -> DivergedEr
 
 
 class EpochEnd(keras.callbacks.Callback):
-    """Owns the state of the run: history, learning rate, best and last checkpoint.
+    """Writes the state of the run after each epoch: history, learning rate, checkpoints.
 
-    One callback does it all, so that an epoch is committed whole or not at all.
-
-    Args:
-      config: of the run.
-      folder: to write to, the working folder where this process is the one to write there.
-      state: as it stands; changed epoch by epoch.
-      checkpoint: what to save, the network as `network`.
+    One callback does all of this, so that an epoch is committed completely or not at all. `state`
+    is changed in place; `folder` is the working folder on the chief.
     """
 
     def __init__(
@@ -110,17 +90,11 @@ class EpochEnd(keras.callbacks.Callback):
         checkpoint: tf.train.Checkpoint,
     ) -> None:
         super().__init__()
-        self.config = config
-        self.folder = folder
-        self.state = state
-        self.checkpoint = checkpoint
+        self.config, self.folder = config, folder
+        self.state, self.checkpoint = state, checkpoint
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Commit epoch `epoch` (from 0).
-
-        Raises:
-          DivergedError: the loss is no longer a number.
-        """
+        """Commit epoch `epoch` (from 0); raises `DivergedError` if a loss is not finite."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not (math.isfinite(values["loss"]) and math.isfinite(values[self.config.monitored])):
             where = f"epoch {epoch + 1}: the loss on validation slices is not finite any more"
@@ -132,12 +106,9 @@ class EpochEnd(keras.callbacks.Callback):
 
 
 class TensorBoard(keras.callbacks.Callback):
-    """Scalars of each epoch, and some slices beside their reconstructions.
+    """Writes the scalars of each epoch, and some slices beside their reconstructions.
 
-    Args:
-      folder: of the event files.
-      state: as `EpochEnd`, which comes before, leaves it.
-      images: uint8 [N, H, W, 1], the slices to show.
+    `EpochEnd` must update `state` first. The slices, `images`, are uint8 [N, H, W, 1].
     """
 
     def __init__(self, folder: pathlib.Path, state: RunState, images: np.ndarray) -> None:
@@ -150,7 +121,6 @@ class TensorBoard(keras.callbacks.Callback):
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
         slices = to_unit(self.images)
         reconstructions = networks.to_grey(self.model(slices, training=False))
-        # Superior up, the slice on the left, its reconstruction on the right.
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
         with self.writer.as_default(step=epoch + 1):
             for name, value in self.state.history[-1].items():
@@ -160,19 +130,16 @@ class TensorBoard(keras.callbacks.Callback):
 
 
 class Profile(keras.callbacks.Callback):
-    """Profiles some steps of one epoch, from the third on: the first ones make the graphs.
+    """Profiles some steps of one epoch, starting at the third: the first two build the graphs.
 
-    Args:
-      folder: of TensorBoard's files.
-      steps: how many; fewer where the epoch ends before.
+    The files for TensorBoard go to `folder`. A shorter epoch ends the profile before `steps`.
     """
 
     _FIRST = 2
 
     def __init__(self, folder: pathlib.Path, steps: int) -> None:
         super().__init__()
-        self.folder = folder
-        self.steps = steps
+        self.folder, self.steps = folder, steps
         self.started = self.running = False
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
@@ -182,12 +149,12 @@ class Profile(keras.callbacks.Callback):
             self.started = self.running = True
 
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
-        """Stop after as many steps as were asked for."""
+        """Stop after the last step to profile."""
         if batch >= self._FIRST + self.steps - 1:
             self._stop()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Stop in any case."""
+        """Stop if it still runs."""
         self._stop()
 
     def _stop(self) -> None:
@@ -197,11 +164,9 @@ class Profile(keras.callbacks.Callback):
 
 
 class ProgressBar(tfa.callbacks.TQDMProgressBar):
-    """A bar an epoch with running means, images/s and the time left for all epochs.
+    """A bar for each epoch with running means, images/s and the time left for all epochs.
 
-    Args:
-      batch_size: of the global batch.
-      first_epoch: number of the first epoch of this process, from 0.
+    `first_epoch` is the number, from 0, of the first epoch after a resume.
     """
 
     def __init__(self, batch_size: int, first_epoch: int) -> None:
@@ -211,8 +176,7 @@ class ProgressBar(tfa.callbacks.TQDMProgressBar):
             update_per_second=4,
         )
         self.batch_size = batch_size
-        self.first_epoch = first_epoch
-        self.epoch = first_epoch
+        self.first_epoch = self.epoch = first_epoch
         self.latest: Logs = {}
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
@@ -233,14 +197,13 @@ class ProgressBar(tfa.callbacks.TQDMProgressBar):
         super().on_batch_end(batch, self.latest)
 
     def format_metrics(self, logs: Logs | None = None, factor: float = 1) -> str:
-        """The bar's text.
+        """The text of the bar.
 
-        The base class hands over sums of values that already are running means, and `factor` to
-        divide them by; the means themselves say more. At the end of an epoch it hands over the
-        epoch's metrics, those of validation included.
+        During an epoch the base class passes sums of running means, which are useless; the text
+        shows the latest means instead. At the end of an epoch it passes the metrics of the epoch,
+        including those of validation.
         """
-        shown = logs or {}
-        steps = self.total_steps
+        shown, steps = logs or {}, self.total_steps
         if "val_loss" not in shown:
             shown, steps = self.latest, self.steps_so_far
         text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -1,11 +1,11 @@
-"""The machines of a run, as TensorFlow's own environment variable `TF_CONFIG` names them.
+"""The machines of a run, from TensorFlow's environment variable `TF_CONFIG`.
 
-It is the same on all but for its task: `{"cluster": {"worker": ["host1:port", "host2:port"]},
-"task": {"type": "worker", "index": 0}}`. Each machine is started by the same command, with the same
-working folder.
+It differs between machines only in its task: `{"cluster": {"worker": ["host1:port",
+"host2:port"]}, "task": {"type": "worker", "index": 0}}`. All machines run the same command with the
+same working folder.
 
-It is read here and not by TensorFlow's `TFConfigClusterResolver`, whose errors do not name the
-variable, and for which commands that train nothing would have to import TensorFlow.
+TensorFlow's `TFConfigClusterResolver` is not used: its errors do not name the variable, and
+commands that do not train would have to import TensorFlow.
 """
 
 import dataclasses
@@ -21,12 +21,13 @@ _ADDRESS = re.compile(r"\S+:\d{1,5}")
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """The machines of a run, as one of them sees it.
+    """The machines of a run, and the number of this one.
 
     Attributes:
-      workers: number of them; 1 where there is no `TF_CONFIG`.
-      index: number of this one, from 0, the chief, who alone writes into the working folder.
-      address: host and port at which it serves the others.
+      workers: number of machines; 1 without `TF_CONFIG`.
+      index: number of this machine, from 0. Number 0 is the chief; only the chief writes to the
+        working folder.
+      address: host:port at which this machine listens.
     """
 
     workers: int = 1
@@ -35,15 +36,15 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker is the one to write."""
+        """Whether this machine is the chief."""
         return self.index == 0
 
 
 def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
-    """What `TF_CONFIG` says.
+    """Read `TF_CONFIG`.
 
     Raises:
-      UserError: it is not what TensorFlow takes.
+      UserError: TensorFlow would not accept its value.
     """
     text = environment.get("TF_CONFIG", "").strip()
     if not text:
@@ -56,7 +57,7 @@ def read_cluster(environment: Mapping[str, str] = os.environ) -> Cluster:
         kind, index = str(config["task"]["type"]), int(config["task"]["index"])
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            f"TF_CONFIG: not JSON with a cluster and a task ({error}); such as "
+            f"TF_CONFIG: not JSON with a cluster and a task ({error}); give one such as "
             '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, '
             '"task": {"type": "worker", "index": 0}}'
         ) from error

@@ -1,4 +1,4 @@
-"""What a training run is asked to do."""
+"""The config of a training run."""
 
 import dataclasses
 import math
@@ -13,21 +13,20 @@ from trainer.losses import LOSSES
 from trainer.models import ModelSpec
 
 OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
-"""The class in `keras.optimizers` that a name stands for."""
+"""Names for `--optimizer`, and their classes in `keras.optimizers`."""
 SCHEDULES = ("plateau", "cosine", "constant")
-JIT_COMPILE = ("auto", "on", "off")
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run."""
+    """The flags of a training run."""
 
     data_dir: str = flag("Root folder of the datasets.")
     dataset: str = flag(
-        "Name and config within it; several with commas between, to learn from all of them.",
+        "Dataset and its config; to train on several together, separate them by commas.",
         DEFAULT_DATASET,
     )
-    workdir: str = flag("Folder of this run: state, checkpoints, history, logs and export.")
+    workdir: str = flag("Folder for state, checkpoints, history, logs and export of this run.")
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec, kw_only=True)
     loss: str = flag("Loss; mix is a weighted sum of mse and dssim.", "mse", choices=LOSSES)
     dssim_weight: float = flag(
@@ -36,37 +35,41 @@ class TrainConfig:
     optimizer: str = flag("Optimizer.", "rmsprop", choices=OPTIMIZERS)
     learning_rate: float = flag("Learning rate at the start.", 1e-3, above=0)
     schedule: str = flag(
-        "How the learning rate falls: after two epochs without a better loss (plateau), along half "
-        "a cosine to almost 0 (cosine), or not at all (constant).",
+        "When the learning rate falls: after two epochs without a lower loss (plateau), along half "
+        "a cosine to almost 0 (cosine), or never (constant).",
         "plateau",
         choices=SCHEDULES,
     )
-    epochs: int = flag("Epochs in all, those done before a resume included.", 100, least=1)
-    batch_size: int = flag("Global batch, all replicas together.", 32, least=1)
-    seed: int = flag("Seed of weights, order and augmentation.", 0, least=0, below=2**31)
+    epochs: int = flag("Epochs in total, including those before a resume.", 100, least=1)
+    batch_size: int = flag("Size of the global batch, over all replicas.", 32, least=1)
+    seed: int = flag(
+        "Seed of the weights, the order of slices and the augmentation.", 0, least=0, below=2**31
+    )
     augment: bool = flag("Corrupt the training inputs.", True)
     augmentation: AugmentationConfig = dataclasses.field(
         default_factory=AugmentationConfig, kw_only=True
     )
     augment_validation: bool = flag(
-        "Corrupt validation inputs too, and go by the loss on them, as the thesis seems to have "
-        "done.",
+        "Also corrupt validation inputs; their loss then decides on the learning rate and the best "
+        "weights, as the thesis probably did.",
         False,
     )
-    mixed_precision: bool = flag("Compute in 16 bits, keep weights in 32.", False)
+    mixed_precision: bool = flag("Compute in 16 bits, with weights in 32 bits.", False)
     jit_compile: str = flag(
-        "Compile by XLA; auto does so on GPUs only.", "auto", choices=JIT_COMPILE
+        "Compile with XLA; auto compiles on GPUs only.", "auto", choices=("auto", "on", "off")
     )
-    cache: bool = flag("Keep the training records in memory.", False)
-    replicas: int = flag("Devices to use; 0 takes every GPU, or the CPU.", 0, least=0)
+    cache: bool = flag("Keep the training slices in memory.", False)
+    replicas: int = flag(
+        "Number of devices; 0 uses every GPU, or the CPU if there is none.", 0, least=0
+    )
     profile_steps: int = flag(
-        "Profile this many steps, for TensorBoard with the package tensorboard-plugin-profile.",
+        "Number of steps to profile for TensorBoard; needs the package tensorboard-plugin-profile.",
         0,
         least=0,
     )
     verify: str = flag(
-        "What to check of the dataset before the first step: full reads every byte, quick compares "
-        "names and sizes.",
+        "Check of the dataset before training: full reads every byte, quick compares names and "
+        "sizes.",
         "full",
         choices=CHECKS,
     )
@@ -80,15 +83,15 @@ class TrainConfig:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """The names in `dataset`."""
+        """The names in `--dataset`."""
         return tuple(self.dataset.split(","))
 
     @property
     def corruptions(self) -> AugmentationConfig | None:
-        """What happens to training inputs; None where they stay clean."""
+        """The corruptions of training inputs; None if they stay clean."""
         return self.augmentation if self.augment else None
 
     @property
     def monitored(self) -> str:
-        """The column of the history that decides about learning rate and best weights."""
+        """The loss in the history that decides on the learning rate and the best weights."""
         return "val_loss_augmented" if self.augment_validation else "val_loss"

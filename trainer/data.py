@@ -1,7 +1,7 @@
-"""What a run learns from: datasets taken together, and their shards as 8-bit batches.
+"""The training data of a run: one or several datasets, read as 8-bit batches.
 
-Raw records are parsed a batch at a time, which is what keeps up with a GPU. uint8 leaves here;
-the cast to [0, 1] happens on the device.
+Records are decoded a whole batch at a time, because single records are too slow for a GPU. Batches
+are uint8; the cast to [0, 1] happens on the device.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class Shards:
 
     Attributes:
       paths: the TFRecord files.
-      slices: how many slices they hold together.
+      slices: number of slices in all of them.
       size: (height, width) of a slice.
     """
 
@@ -41,15 +41,15 @@ class Shards:
 
 @dataclasses.dataclass(frozen=True)
 class TrainingData:
-    """One dataset or several of the same kind.
+    """One dataset, or several whose slices have the same size and preprocessing.
 
     Attributes:
       train: shards of all train splits.
       validation: shards of all validation splits.
-      scaling: how their slices were scaled, as `SliceConfig` has it.
-      version: of their preprocessing, as `configs.VERSION` counts.
-      fingerprint: of the contents.
-      facts: what to remember of each dataset in the model's card, by its name.
+      scaling: `scaling` of their `SliceConfig`.
+      version: version of their preprocessing, `configs.VERSION` when they were made.
+      fingerprint: digest of their contents.
+      facts: entry of each dataset in the model card, by the dataset's name.
     """
 
     train: Shards
@@ -61,16 +61,13 @@ class TrainingData:
 
 
 def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
-    """Find datasets and put them together.
+    """Open the named datasets, such as `ixi_t1/thesis`, for training on all of them.
 
-    Args:
-      data_dir: root folder of the datasets.
-      names: of the datasets, such as `ixi_t1/thesis`.
-      verify: how much to check of what will be read, one of `integrity.CHECKS`.
+    `verify`, one of `integrity.CHECKS`, applies to the train and validation splits.
 
     Raises:
-      UserError: one is missing, unfinished or damaged, is named twice, or differs from the first in
-        the size, scaling or preprocessing of its slices.
+      UserError: a dataset is missing, unfinished or damaged, is named twice, or differs from the
+        first in the size, scaling or preprocessing of its slices.
     """
     folders = [datasets.find_dataset(data_dir, name) for name in names]
     manifests = [manifest.read(folder) for folder in folders]
@@ -82,22 +79,18 @@ def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> Trai
     _check_alike(names, train, manifests)
     prints = [made.fingerprint for made in manifests]
     together = hashlib.sha256("\n".join(prints).encode()).hexdigest()
+    pairs = zip(folders, manifests, strict=True)
     return TrainingData(
         train=_join(train),
         validation=_join(validation),
         scaling=manifests[0].config.scaling,
         version=manifests[0].version,
         fingerprint=prints[0] if len(prints) == 1 else together,
-        facts={
-            name: _facts(folder, made)
-            for name, folder, made in zip(names, folders, manifests, strict=True)
-        },
+        facts={name: _facts(*pair) for name, pair in zip(names, pairs, strict=True)},
     )
 
 
-def _check_alike(
-    names: Sequence[str], train: Sequence[Shards], manifests: Sequence[Manifest]
-) -> None:
+def _check_alike(names: Sequence[str], train: list[Shards], manifests: list[Manifest]) -> None:
     kinds = [
         f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}, of "
         f"preprocessing {made.version}"
@@ -107,14 +100,13 @@ def _check_alike(
         if kinds[number] != kinds[0]:
             raise UserError(
                 f"--dataset={','.join(names)}: slices of {names[0]} are {kinds[0]}, those of "
-                f"{name} are {kinds[number]}; they must be alike"
+                f"{name} are {kinds[number]}; they must be the same"
             )
         if name in names[:number]:
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
 
 
 def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:
-    """What the model's card says of a dataset."""
     splits = datasets.open_builder(folder).info.splits
     counts = {name: splits[name].num_examples for name in SPLITS if name in splits}
     return DatasetFacts(
@@ -142,7 +134,7 @@ def find_shards(folder: pathlib.Path, split: str) -> Shards:
     """The shards of `split` in a dataset's folder.
 
     Raises:
-      DatasetError: the dataset has no such split, a shard is missing, or these are no slices.
+      DatasetError: the split or a shard is missing, or the dataset does not hold grey slices.
     """
     info = datasets.open_builder(folder).info
     if split not in info.splits:
@@ -171,23 +163,23 @@ def train_batches(
     cache: bool = False,
     field: str = "image",
 ) -> tf.data.Dataset:
-    """Shuffled full batches of the given epochs, one after the other.
+    """Shuffled full batches of consecutive epochs.
 
-    The order is a function of seed and epoch, so a run resumed at an epoch sees what an
-    undisturbed one would. In an epoch no slice comes twice; the rest that fills no batch is left
-    out, another one each epoch.
+    The order depends on seed and epoch only, so a resumed run sees the same batches as one that
+    was never stopped. In an epoch no slice comes twice. The slices that do not fill a last batch
+    are left out; they are others in each epoch.
 
     Args:
-      shards: what to read.
-      batch_size: of the global batch.
-      seed: of the order.
-      epochs: numbers of the epochs from 0, consecutive.
-      cache: hold all slices in memory and permute all of them, rather than read the files in an
-        order of their own each epoch and permute blocks of 2,048 slices.
-      field: which field of the slices to give, as `features.decode_slices` names them.
+      shards: shards to read.
+      batch_size: size of the global batch.
+      seed: seed of the order.
+      epochs: consecutive numbers of the epochs, from 0.
+      cache: keep all slices in memory and permute all of them. Otherwise each epoch reads the
+        files in another order and permutes blocks of 2,048 slices.
+      field: field of the slices to read, one of those of `features.decode_slices`.
 
     Returns:
-      Batches of `image` uint8 [batch_size, H, W, 1], or another field, and `index` int64
+      Batches of `field`, such as `image` uint8 [batch_size, H, W, 1], and `index` int64
       [batch_size], the row's number in the order of all epochs.
     """
     steps = steps_per_epoch(shards, batch_size)
@@ -210,7 +202,7 @@ def train_batches(
 def _shuffled_records(
     shards: Shards, epochs: tf.data.Dataset, seed: int, per_epoch: int
 ) -> tf.data.Dataset:
-    """Records of the epochs, `per_epoch` of each: files in another order, blocks permuted."""
+    """The first `per_epoch` records of each epoch; files and records in blocks are permuted."""
 
     def blocks(epoch: tf.Tensor) -> tf.data.Dataset:
         paths = _shuffled(tf.constant(shards.paths), seed, epoch, 0)
@@ -221,12 +213,12 @@ def _shuffled_records(
         order = _shuffled(tf.range(tf.size(values, out_type=tf.int64)), seed, epoch, block)
         return tf.gather(values, order[: per_epoch - (block - 1) * _BLOCK])
 
-    # While one block is used up, the next is made ready, be it of the next epoch.
+    # The next block, perhaps of the next epoch, is prepared while one is used.
     return epochs.flat_map(blocks).map(mixed).prefetch(1).unbatch()
 
 
 def _shuffled(values: tf.Tensor, seed: int, epoch: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
-    # Not tf.data's shuffle: under a global seed of 0 its seed cannot be a tensor.
+    # tf.data's shuffle is not used: with a global seed of 0 its seed cannot be a tensor.
     key = tf.stack([tf.cast(seed, tf.int64) * _MOST_EPOCHS + epoch, tf.cast(block, tf.int64)])
     return tf.random.experimental.stateless_shuffle(values, key)
 
@@ -235,7 +227,7 @@ def evaluation_batches(shards: Shards, *, batch_size: int, field: str = "image")
     """All slices in the order of the shards; the last batch may be smaller.
 
     Returns:
-      Batches of `image` uint8 [B, H, W, 1], or another field, and `index` int64 [B], the slice's
+      Batches of `field`, such as `image` uint8 [B, H, W, 1], and `index` int64 [B], the slice's
       number in the split.
     """
     records = tf.data.TFRecordDataset(list(shards.paths))
@@ -245,19 +237,18 @@ def evaluation_batches(shards: Shards, *, batch_size: int, field: str = "image")
 def share(
     batches: tf.data.Dataset, *, batch_size: int, pieces: int, mine: range
 ) -> tf.data.Dataset:
-    """Cut global batches into equal pieces, one a replica, and take some of them.
+    """Cut global batches into equal pieces, one for each replica, and take some of them.
 
     Args:
-      batches: as the functions above give them.
-      batch_size: of the global batch.
+      batches: result of `train_batches` or `evaluation_batches`.
+      batch_size: size of the global batch.
       pieces: number of all replicas; divides `batch_size`.
       mine: numbers of the pieces to take.
 
     Returns:
       Batches of `image` uint8 [batch_size / pieces, H, W, 1] and `index` int64 [batch_size /
-      pieces], all of this shape: piece `mine[0]` of the first batch, and so on. Where a batch was
-      smaller, it is filled up with black images of index -1, so that every replica has as many
-      steps and rows as every other.
+      pieces]: the pieces `mine` of the first batch, then of the second, and so on. A smaller batch
+      is completed with black images of index -1, so that all replicas have equally many rows.
     """
     rows = batch_size // pieces
 

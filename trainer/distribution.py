@@ -1,4 +1,4 @@
-"""On which devices, of which machines, a run trains."""
+"""The devices and machines on which a run trains."""
 
 import contextlib
 import hashlib
@@ -10,25 +10,25 @@ import tensorflow as tf
 from ixi_tfds.errors import UserError
 from trainer.cluster import Cluster
 
-# What TensorFlow raises when a peer is gone; of other types the words tell.
+# TensorFlow's errors when another worker is gone: these types, or these words in other types.
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError)
 _LOST_WORDS = re.compile(r"Collective ops is aborted|remote target|heartbeat|[Cc]oordination")
 _ALONE = Cluster()
 
 
 def make_strategy(replicas: int, cluster: Cluster = _ALONE) -> tf.distribute.Strategy:
-    """Mirror over devices of this machine, or over all devices of the cluster.
+    """A mirrored strategy over devices of this machine, or over all devices of the cluster.
 
-    Without a GPU the CPU is divided into as many logical devices as are asked for, which is no
-    faster but lets distribution be tried anywhere. In a cluster this must come before any other use
-    of TensorFlow's devices, and waits for all workers.
+    Without a GPU the CPU is divided into `replicas` logical devices. This is no faster, but it
+    lets distribution be tested anywhere. In a cluster the call waits for all workers, and must
+    come before any other use of TensorFlow's devices.
 
     Args:
-      replicas: how many devices of this machine; 0 takes every GPU, or the CPU as one.
-      cluster: as `read_cluster` gives it.
+      replicas: number of devices of this machine; 0 uses every GPU, or the CPU as one.
+      cluster: machines of the run.
 
     Raises:
-      UserError: there are not as many GPUs, or the worker's address cannot be served.
+      UserError: there are too few GPUs, or this worker cannot listen at its address.
     """
     if cluster.workers > 1:
         return _join(replicas, cluster)
@@ -36,9 +36,7 @@ def make_strategy(replicas: int, cluster: Cluster = _ALONE) -> tf.distribute.Str
     if replicas > len(gpus) > 0:
         raise UserError(f"--replicas={replicas}: there are {len(gpus)} GPUs only")
     if gpus:
-        return tf.distribute.MirroredStrategy(
-            [f"GPU:{number}" for number in range(replicas or len(gpus))]
-        )
+        return tf.distribute.MirroredStrategy([f"GPU:{n}" for n in range(replicas or len(gpus))])
     cpu = tf.config.list_physical_devices("CPU")[0]
     if replicas > 1 and len(tf.config.get_logical_device_configuration(cpu) or [0]) < replicas:
         pieces = [tf.config.LogicalDeviceConfiguration()] * replicas
@@ -49,8 +47,8 @@ def make_strategy(replicas: int, cluster: Cluster = _ALONE) -> tf.distribute.Str
 def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
     if replicas:
         raise UserError(
-            f"--replicas={replicas}: leave it out beside TF_CONFIG; a worker takes all its GPUs, "
-            "or those in CUDA_VISIBLE_DEVICES"
+            f"--replicas={replicas}: leave it out with TF_CONFIG; a worker uses all its GPUs, or "
+            "those in CUDA_VISIBLE_DEVICES"
         )
     print(f"worker {cluster.index} of {cluster.workers} waits for the others", flush=True)
     with user_error_if_a_worker_is_lost(cluster):
@@ -67,7 +65,7 @@ def _join(replicas: int, cluster: Cluster) -> tf.distribute.Strategy:
 
 @contextlib.contextmanager
 def user_error_if_a_worker_is_lost(cluster: Cluster) -> Iterator[None]:
-    """Turn what TensorFlow raises when a worker is gone into one sentence.
+    """Turn TensorFlow's error about a lost worker into a `UserError` of one sentence.
 
     Raises:
       UserError: a collective operation or a connection between workers failed.
@@ -78,9 +76,9 @@ def user_error_if_a_worker_is_lost(cluster: Cluster) -> Iterator[None]:
         lost = isinstance(error, _LOST) or _LOST_WORDS.search(str(error))
         if cluster.workers == 1 or not lost:
             raise
-        # Which one, its words do not reliably tell.
+        # The error does not say reliably which worker is lost.
         raise UserError(
-            "lost another worker of the cluster; start all workers again to go on after the last "
+            "lost another worker of the cluster; start all workers again to resume after the last "
             "whole epoch"
         ) from error
 
@@ -88,15 +86,10 @@ def user_error_if_a_worker_is_lost(cluster: Cluster) -> Iterator[None]:
 def check_agreement(
     strategy: tf.distribute.Strategy, cluster: Cluster, what: dict[str, str]
 ) -> None:
-    """Wait for all workers, and see that they have the same.
-
-    Args:
-      strategy: of the cluster.
-      cluster: as `read_cluster` gives it.
-      what: the text that must be the same everywhere, by the name of what it is.
+    """Wait for all workers, and check that `what`, texts by their names, is the same on all.
 
     Raises:
-      UserError: on all workers, with the names of what differs.
+      UserError: texts differ; all workers raise it, with the names of these texts.
     """
     if cluster.workers == 1:
         return
@@ -109,4 +102,4 @@ def check_agreement(
     everywhere = strategy.gather(values, axis=0).numpy()
     differing = [name for name, v in zip(what, everywhere.T, strict=True) if len(set(v)) > 1]
     if differing:
-        raise UserError(f"the workers differ in {' and '.join(differing)}; start all of them alike")
+        raise UserError(f"the workers differ in {' and '.join(differing)}; make them the same")

@@ -1,7 +1,6 @@
-"""Losses, one value an image, and the table of those that `--loss` offers.
+"""Losses with one value for each image, and the table of choices for `--loss`.
 
-The mean over the global batch is taken by the caller: only it knows how many images all replicas
-hold together.
+The caller takes the mean over the global batch, since it knows how many images all replicas hold.
 """
 
 from __future__ import annotations
@@ -16,37 +15,25 @@ with epy.lazy_imports():
 
 
 def mse(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-    """Mean squared error of each image.
-
-    Args:
-      clean: float32 [B, H, W, C].
-      reconstruction: float32 of the same shape.
-
-    Returns:
-      float32 [B].
-    """
+    """Mean squared error, float32 [B], of images float32 [B, H, W, C]."""
     return tf.reduce_mean(tf.math.squared_difference(clean, reconstruction), axis=(1, 2, 3))
 
 
 def _patches(images: tf.Tensor) -> tf.Tensor:
-    """[B, H, W, C] to [B, H // 3, 3, W // 3, 3, C]; what is left of the border is dropped."""
+    """[B, H, W, C] to [B, H // 3, 3, W // 3, 3, C]; rows and columns left over are dropped."""
     rows, columns, channels = images.shape[1] // 3, images.shape[2] // 3, images.shape[3]
     return tf.reshape(images[:, : 3 * rows, : 3 * columns], (-1, rows, 3, columns, 3, channels))
 
 
 def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-    """Structural dissimilarity `(1 - SSIM) / 2` of each image, as keras-contrib 0.0.2 had it.
+    """Structural dissimilarity `(1 - SSIM) / 2` of each image, as in keras-contrib 0.0.2.
 
-    SSIM is taken in 3x3 patches that do not overlap (all channels of a patch pooled), with means,
-    population variances and covariance of the patch, `c1 = 0.01^2`, `c2 = 0.03^2`, and averaged.
-    This is not `tf.image.ssim`, whose windows overlap: the values here are far larger.
+    SSIM is computed in 3x3 patches that do not overlap, from the mean, population variance and
+    covariance over all pixels and channels of a patch, with `c1 = 0.01^2` and `c2 = 0.03^2`, and
+    then averaged. The values are far larger than with `tf.image.ssim`, whose windows overlap.
 
-    Args:
-      clean: float32 [B, H, W, C] in [0, 1], with static H, W and C, H and W at least 3.
-      reconstruction: float32 of the same shape.
-
-    Returns:
-      float32 [B].
+    Images are float32 [B, H, W, C] in [0, 1], with static H, W and C; H and W are at least 3. The
+    result is float32 [B].
     """
     c1, c2 = 0.01**2, 0.03**2
     true, predicted = _patches(clean), _patches(reconstruction)
@@ -63,30 +50,24 @@ def dssim(clean: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Loss:
-    """A loss of the table: a function, or a sum of two others.
+    """A loss: a function, or a weighted sum of two other losses.
 
     Attributes:
-      function: of clean slices and reconstructions, as `mse` is.
-      parts: names of the two losses whose weighted sum this is; the weight is that of the second.
+      function: function of clean slices and reconstructions, such as `mse`.
+      parts: names of the two losses in the sum; the weight is that of the second.
     """
 
     function: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
     parts: tuple[str, ...] = ()
 
 
-LOSSES = {
-    "mse": Loss(mse),
-    "dssim": Loss(dssim),
-    "mix": Loss(parts=("mse", "dssim")),
-}
+LOSSES = {"mse": Loss(mse), "dssim": Loss(dssim), "mix": Loss(parts=("mse", "dssim"))}
 
 
 def make_loss(name: str, *, weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss that `--loss` names, as a function of clean slices and reconstructions.
+    """The loss of that name in `LOSSES`, as a function of clean slices and reconstructions.
 
-    Args:
-      name: one of `LOSSES`.
-      weight: of the second part where the loss is a sum; the first has the rest of 1.
+    In a sum the second part has this weight, and the first part has 1 - `weight`.
     """
     loss = LOSSES[name]
     if loss.function:

@@ -22,10 +22,10 @@ from trainer.config import TrainConfig
 USAGE = """
 python -m trainer thesis --data_dir=D --workdir=W [flags of python -m trainer]
 
-Trains the recipes in trainer/recipes, each in a folder of its own under W, scores all of them on
-the test split and prints the results beside those that the thesis published; W/thesis.csv has the
-same table. The same command again resumes. Flags that are not listed below are handed to every
-training run, such as --epochs=30.
+Trains the recipes in trainer/recipes, each in its own folder in W, and scores them on the test
+split. Prints the results beside those of the thesis, and writes the same table to W/thesis.csv.
+The same command again resumes. Other flags of python -m trainer, such as --epochs=30, apply to all
+training runs.
 """
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
@@ -33,23 +33,24 @@ RECIPES = pathlib.Path(__file__).parent / "recipes"
 
 @dataclasses.dataclass(frozen=True)
 class ThesisConfig:
-    """Which of the thesis's runs to repeat, on what and where."""
+    """The flags of the command."""
 
     data_dir: str = like(TrainConfig, "data_dir")
     dataset: str = like(TrainConfig, "dataset")
     workdir: str = flag("Folder of all runs.")
-    recipes: tuple[str, ...] = flag("Names of recipes, with commas; by default all of them.", ())
+    recipes: tuple[str, ...] = flag("Names of recipes, separated by commas; by default all.", ())
     imagenet_weights: str = flag(
-        "What recipes with ImageNet weights take as --weights; a file where there is no network.",
+        "--weights of the recipes with ImageNet weights; give a file if there is no network.",
         "imagenet",
     )
 
 
 def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
-    """Results of finished runs beside the thesis's, a row a recipe.
+    """Results of finished runs beside those of the thesis, a row for each recipe.
 
     Args:
-      workdir: has a folder a recipe, each with an exported model and `evaluation/summary.json`.
+      workdir: folder with a folder for each recipe, which holds the exported model and
+        `evaluation/summary.json`.
       recipes: names of recipes.
     """
     theirs = published().to_dict(orient="index")
@@ -73,7 +74,7 @@ def compare(workdir: pathlib.Path, recipes: Sequence[str]) -> pd.DataFrame:
 
 
 def _run(module: str, arguments: Sequence[str]) -> bool:
-    """Run one of our commands; whether it succeeded."""
+    """Run `python -m module`; returns whether it succeeded."""
     code = subprocess.run([sys.executable, "-m", module, *arguments]).returncode
     if code == 130:
         raise KeyboardInterrupt
@@ -84,7 +85,7 @@ def _main(config: ThesisConfig, rest: Sequence[str]) -> None:
     known = list(published().index)
     for name in config.recipes:
         if name not in known:
-            raise UserError(f"--recipes={name}: choose out of {', '.join(known)}, with commas")
+            raise UserError(f"--recipes={name}: choose from {', '.join(known)}")
     storage.check_local(config.workdir, "workdir")
     names = config.recipes or known
     cluster = read_cluster()
@@ -109,7 +110,7 @@ def _main(config: ThesisConfig, rest: Sequence[str]) -> None:
 def _train_all(
     config: ThesisConfig, names: Sequence[str], rest: Sequence[str], cluster: Cluster
 ) -> list[str]:
-    """Train recipes; returns the names of those that came to an end."""
+    """Train recipes; returns the names of the finished ones."""
     finished = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] training {name}", flush=True)
@@ -124,7 +125,7 @@ def _train_all(
 
 
 def _score_all(config: ThesisConfig, names: Sequence[str]) -> list[str]:
-    """Score trained recipes; returns the names of those that came to an end."""
+    """Score trained recipes; returns the names of the finished ones."""
     scored = []
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] scoring {name}", flush=True)

@@ -9,11 +9,11 @@ _USAGE = """python -m trainer --data_dir=D --workdir=W
 
 Trains an autoencoder, keeps the best weights and exports them as a SavedModel.
 
-The same command again resumes a run that was stopped. --flagfile=FILE takes flags from a
-file, such as those in trainer/recipes.
+The same command again resumes a run that was stopped. --flagfile=FILE reads flags from a file,
+such as those in trainer/recipes.
 
-Several machines: the same command on each, with folders that all of them see, and TensorFlow's own
-TF_CONFIG set, the same but for its index:
+Several machines: run the same command on each, with folders that all of them share. Set
+TensorFlow's variable TF_CONFIG on each; only its index differs:
   TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
               "task": {"type": "worker", "index": 0}}'"""
 
@@ -44,8 +44,5 @@ def _main(config: TrainConfig) -> None:
 
 
 COMMAND = Command(
-    config=TrainConfig,
-    main=_main,
-    summary="train an autoencoder and export it",
-    usage=_USAGE,
+    config=TrainConfig, main=_main, summary="train an autoencoder and export it", usage=_USAGE
 )

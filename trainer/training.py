@@ -29,12 +29,7 @@ _SHOWN = 4
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """The result of a run.
-
-    Attributes:
-      best: the history's row of the best epoch.
-      folder: of the exported SavedModel.
-    """
+    """The history's row of the best epoch, and the folder of the exported SavedModel."""
 
     best: dict[str, float]
     folder: pathlib.Path
@@ -43,32 +38,31 @@ class Outcome:
 def train(config: TrainConfig) -> Outcome | None:
     """Train, or resume training, and export the best weights.
 
-    Where `TF_CONFIG` makes this process one of several workers, it takes its share.
+    `TF_CONFIG` can make this process one of several workers.
 
     Returns:
-      The result; None on a worker that is not the chief, which exports nothing.
+      The result; None in a worker that is not the chief, because only the chief exports.
 
     Raises:
       UserError: the config does not fit the dataset, the devices or the working folder, or another
-        worker is gone.
-      DivergedError: the loss is no longer a number.
+        worker is lost.
+      DivergedError: the loss is not finite.
     """
     run = _prepare(config)
     with _writing(run):
         state = _train(run, config.epochs)
         outcome = _export_best(run, state) if run.cluster.is_chief else None
-        # All wait until the model is there: the next run may start at the same addresses.
+        # All wait for the export, because the next run may use the same addresses.
         with distribution.user_error_if_a_worker_is_lost(run.cluster):
-            _agree(run, {"their results": json.dumps(dataclasses.asdict(state))})
+            results = {"their results": json.dumps(dataclasses.asdict(state))}
+            distribution.check_agreement(run.strategy, run.cluster, results)
     return outcome
 
 
 def train_until(config: TrainConfig, epoch: int) -> workdir.RunState:
-    """Train, or resume training, until `epoch` of the config's epochs are done; export nothing.
+    """Train, or resume training, until `epoch` epochs are finished; exports nothing.
 
-    Raises:
-      UserError: the config does not fit the dataset, the devices or the working folder.
-      DivergedError: the loss is no longer a number.
+    It raises the same errors as `train`.
     """
     run = _prepare(config)
     with _writing(run):
@@ -77,15 +71,7 @@ def train_until(config: TrainConfig, epoch: int) -> workdir.RunState:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What a run works with, found fit before anything is written.
-
-    Attributes:
-      config: what it is asked to do.
-      data: what it learns from.
-      cluster: its machines.
-      strategy: its devices.
-      weights: what the encoder starts with; None for random numbers.
-    """
+    """The checked inputs of a run; without `weights` the encoder starts with random ones."""
 
     config: TrainConfig
     data: TrainingData
@@ -124,7 +110,7 @@ def _check(config: TrainConfig, replicas: int, shards: data.Shards) -> None:
             f"--batch_size={config.batch_size}: the train split has {shards.slices} slices only"
         )
     if config.jit_compile == "on" and replicas > 1 and not tf.config.list_physical_devices("GPU"):
-        raise UserError("--jit_compile=on: works with one replica only where there is no GPU")
+        raise UserError("--jit_compile=on: without a GPU it works with one replica only")
 
 
 def _writing(run: _Run) -> contextlib.AbstractContextManager[None]:
@@ -164,7 +150,7 @@ def _train(run: _Run, until: int) -> workdir.RunState:
 
 @contextlib.contextmanager
 def _precision(config: TrainConfig) -> Iterator[None]:
-    """Set the precision that a config asks for, and the former one again afterwards."""
+    """Set the precision of a config, and restore the former one afterwards."""
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_policy(config))
     try:
@@ -176,44 +162,33 @@ def _precision(config: TrainConfig) -> Iterator[None]:
 def _policy(config: TrainConfig) -> str:
     if not config.mixed_precision:
         return "float32"
-    gpus = tf.config.list_physical_devices("GPU")
-    capabilities = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-        for gpu in gpus
-    ]
-    # bfloat16 needs no loss scaling; GPUs have it from compute capability 8 on.
-    return "mixed_float16" if any(which < (8, 0) for which in capabilities) else "mixed_bfloat16"
+    for gpu in tf.config.list_physical_devices("GPU"):
+        details = tf.config.experimental.get_device_details(gpu)
+        # bfloat16 needs no loss scaling, but only GPUs from compute capability 8 on have it.
+        if details.get("compute_capability", (0, 0)) < (8, 0):
+            return "mixed_float16"
+    return "mixed_bfloat16"
 
 
 def _agree_on_state(run: _Run) -> workdir.RunState:
-    """The state that all workers start from."""
-    config = run.config
-    state = workdir.read_state(run.folder, config.learning_rate)
-    values = flags.as_flags(config) | {"data_dir": None, "workdir": None, "verify": None}
-    _agree(
-        run,
-        {
-            "flags": json.dumps(values),
-            "dataset": run.data.fingerprint,
-            "what they find in --workdir": json.dumps(dataclasses.asdict(state)),
-        },
-    )
+    """The state in the working folder, checked to be the same for all workers."""
+    state = workdir.read_state(run.folder, run.config.learning_rate)
+    values = flags.as_flags(run.config) | {"data_dir": None, "workdir": None, "verify": None}
+    texts = {
+        "flags": json.dumps(values),
+        "dataset": run.data.fingerprint,
+        "the state in --workdir": json.dumps(dataclasses.asdict(state)),
+    }
+    distribution.check_agreement(run.strategy, run.cluster, texts)
     return state
-
-
-def _agree(run: _Run, what: dict[str, str]) -> None:
-    distribution.check_agreement(run.strategy, run.cluster, what)
 
 
 def build(
     config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
 ) -> Autoencoder:
-    """The model of a run, compiled, with the optimizer's variables made.
+    """The compiled model of a run for slices of `size` (height, width), with optimizer variables.
 
-    Args:
-      config: of the run.
-      size: (height, width) of the slices.
-      weights: what the encoder starts with; None leaves it random.
+    `weights` are for the start of the encoder; None leaves it random.
     """
     network = models.build(config.model, size)
     if weights:
@@ -244,7 +219,7 @@ def _resume(run: _Run, state: workdir.RunState, checkpoint: tf.train.Checkpoint)
     path = workdir.checkpoint_path(run.folder, state.epochs_done)
     with workdir.user_error_if_damaged(path):
         checkpoint.read(str(path)).assert_consumed()
-    print(f"going on after epoch {state.epochs_done} of {run.config.epochs}", flush=True)
+    print(f"resuming after epoch {state.epochs_done} of {run.config.epochs}", flush=True)
     if run.cluster.is_chief:
         workdir.write_history(run.folder, state)
 
@@ -261,10 +236,10 @@ def _fit(
     batches = _train_batches(run, range(done, until))
     validation = data.evaluation_batches(run.data.validation, batch_size=size)
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
-    # A bar on a terminal, a line an epoch where the output goes to a file.
+    # A bar on a terminal, otherwise a line for each epoch.
     on_terminal = sys.stderr.isatty()
     with tempfile.TemporaryDirectory(prefix="trainer-") as scratch:
-        # All workers take part in reading the variables; only what the chief writes is kept.
+        # All workers must take part in reading the variables, but only the chief's files are kept.
         folder = run.folder if is_chief else pathlib.Path(scratch)
         tensorboard = folder / "tensorboard"
         bar = [callbacks.ProgressBar(size, done)] if is_chief and on_terminal else []
@@ -300,14 +275,14 @@ def _train_batches(run: _Run, epochs: range, field: str = "image") -> tf.data.Da
 
 
 def _keys_of(run: _Run, epoch: int, step: int) -> list[str]:
-    """The names of the slices of a global batch; epoch and step count from 0."""
+    """The keys of the slices of a global batch; epoch and step count from 0."""
     batches = _train_batches(run, range(epoch, epoch + 1), "key")
     (batch,) = batches.skip(step).take(1)
     return [key.decode() for key in batch["key"].numpy()]
 
 
 def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.Strategy) -> Any:
-    """Global batches, each divided among all replicas of all workers."""
+    """Divide global batches among all replicas of all workers."""
     if strategy.num_replicas_in_sync == 1:
         return batches
 
@@ -323,8 +298,8 @@ def _dealt(batches: tf.data.Dataset, batch_size: int, strategy: tf.distribute.St
 
 def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     best = state.history[state.best_epoch - 1]
-    # A network of its own: float32 and without mirrored variables, whatever training used. Its
-    # layers' names count from the beginning, so that a resumed run exports the same bytes.
+    # A new network: float32 and without mirrored variables, unlike the trained one. Its layers are
+    # numbered from the beginning, so that a resumed run exports the same bytes.
     keras.backend.reset_uids()
     size = run.data.train.size
     network = models.build(run.config.model, size)

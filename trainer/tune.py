@@ -10,14 +10,14 @@ from trainer.search.config import SearchConfig
 _USAGE = """
 python -m trainer tune --data_dir=D --tuning_dir=T [--dataset=ixi_t1/thesis]
 
-Searches for hyper-parameters by PSNR on the validation slices. The same command again resumes a
-search that was stopped. In the end, and after each trial, T holds trials.csv and best.flags; train
-the best model with python -m trainer --flagfile=T/best.flags
+Searches for the hyper-parameters with the highest PSNR on the validation slices. The same command
+again resumes a search that was stopped. Each finished trial updates T/trials.csv and T/best.flags;
+train the best model by python -m trainer --flagfile=T/best.flags
 
-Several processes, on one machine or on more that share the folders: run the same command in each.
-Set KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT to an address of the first process. Set
-KERASTUNER_TUNER_ID to "chief" in the first process, which trains nothing, and to a name of its own
-in each other one. Start a process that died again under its name; it resumes its trial.
+Several processes, on one machine or on several that share the folders: run the same command in
+each. Set KERASTUNER_ORACLE_IP and KERASTUNER_ORACLE_PORT to an address of the first process. Set
+KERASTUNER_TUNER_ID to "chief" in the first process, which does not train, and to a different name
+in each other process. Restart a process that died under the same name; it resumes its trial.
 """
 
 
@@ -26,7 +26,7 @@ def _main(config: SearchConfig) -> None:
 
     table = search.tune(config)
     if table is None:
-        print("the search is over; the chief has the results")
+        print("the search is finished; the chief has the results")
         return
     print(table.to_string(index=False, float_format="%.5g"))
     print(

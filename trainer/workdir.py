@@ -1,8 +1,7 @@
-"""The working folder of a run: its flags, and its state.
+"""The working folder of a run: its flags and its state.
 
-`config.json` holds the flags of the run. `state.json` is written last and by renaming, and names
-the checkpoints that count; what was half written before it has no effect. So a run can be killed at
-any moment and resumed.
+`config.json` holds the flags. `state.json` names the valid checkpoints. It is written last, by
+renaming, so files that a killed run left unfinished have no effect, and the run can be resumed.
 """
 
 import contextlib
@@ -30,63 +29,61 @@ _FREE_TO_CHANGE = {
     "profile_steps",
     "verify",
 }
-"""Flags in which the runs of one working folder may differ: where and how, not what."""
+"""Flags that may change when a run is resumed: where and how it runs, and for how long."""
 
 FACTOR = math.sqrt(0.1)
 PATIENCE = 2
 LEAST_RATE = 0.5e-6
 
-_ANEW = "bring the file back, or begin anew with another --workdir"
+_ANEW = "restore the file, or start again with another --workdir"
 
 
 def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -> None:
-    """Make the working folder of a run, or see that it is that of the same run.
+    """Make the working folder of a run, or check that it belongs to the same run.
 
-    The same run may have other folders and devices and more epochs; all other flags must be as
-    before. With --schedule=cosine the number of epochs must be, too.
+    A resumed run may change folders and devices, and have more epochs. All other flags must be as
+    before; with --schedule=cosine also the number of epochs.
 
-    Args:
-      config: of the run.
-      fingerprint: of the dataset.
-      write: whether to write the flags there; of several workers only the chief does.
+    `fingerprint` is the digest of the dataset. Only the chief of several workers has `write` set,
+    and writes the flags.
 
     Raises:
       UserError: the folder belongs to another run, or cannot be made.
     """
     free = _FREE_TO_CHANGE - ({"epochs"} if config.schedule == "cosine" else set())
     asked = {**flags.as_flags(config), "dataset_fingerprint": fingerprint}
-    there = check_same_run(storage.at(config.workdir), "workdir", asked, free)
-    if there.get("epochs", 0) > config.epochs:
+    folder = storage.at(config.workdir)
+    epochs = check_same_run(folder, "workdir", asked, free).get("epochs", 0)
+    if epochs > config.epochs:
         raise UserError(
-            f"--workdir={config.workdir}: its run has --epochs={there['epochs']}; give as many or "
-            "more"
+            f"--workdir={config.workdir}: its run has --epochs={epochs}; give {epochs} or more"
         )
     if write:
-        write_config(storage.at(config.workdir), asked)
+        write_config(folder, asked)
 
 
 def check_same_run(
     folder: pathlib.Path, flag: str, asked: dict[str, Any], free: Set[str]
 ) -> dict[str, Any]:
-    """The flags that a folder's `config.json` holds, `asked` where there is none; makes the folder.
+    """The flags in a folder's `config.json`, or `asked` if there is none; makes the folder.
 
     Args:
-      folder: where a run keeps what it makes.
-      flag: the name of the flag that gave the folder.
-      asked: the flags of this run, and the fingerprint of its dataset as `dataset_fingerprint`.
-      free: names in `asked` that may differ from one start to the next.
+      folder: folder of the run.
+      flag: name of the flag that gave the folder.
+      asked: flags of this run, and the digest of its dataset as `dataset_fingerprint`.
+      free: names in `asked` that may change when a run is resumed.
 
     Raises:
       UserError: the folder belongs to a run with other flags, or cannot be made.
     """
     path = folder / "config.json"
-    # As it is read from a file, where tuples are lists.
+    # JSON turns tuples into lists.
     asked = json.loads(json.dumps(asked))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = json.loads(path.read_text()) if path.exists() else asked
         if not isinstance(there, dict):
-            raise ValueError(f"{path} is not that of a run")
+            raise ValueError(f"{path} is not the config of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"--{flag}={folder}: {error}") from error
     differing = [
@@ -97,7 +94,7 @@ def check_same_run(
     if differing:
         raise UserError(
             f"--{flag}={folder}: belongs to a run with {', '.join(differing)}; give the same "
-            f"flags to go on with it, or another --{flag}"
+            f"flags to resume it, or another --{flag}"
         )
     return there
 
@@ -109,14 +106,14 @@ def write_config(folder: pathlib.Path, asked: dict[str, Any]) -> None:
 
 @dataclasses.dataclass
 class RunState:
-    """What an epoch leaves behind besides the weights.
+    """The state of a run after an epoch, besides its weights.
 
     Attributes:
-      learning_rate: of the next epoch.
-      history: one row an epoch: its number from 1, its learning rate, losses and metrics.
-      best_epoch: epoch of the lowest monitored loss, 0 before the first.
-      best_loss: that loss.
-      wait: epochs without a new best since the last one or since the rate was last reduced.
+      learning_rate: learning rate of the next epoch.
+      history: a row for each epoch: its number from 1, learning rate, losses and metrics.
+      best_epoch: epoch of the lowest monitored loss; 0 before the first.
+      best_loss: lowest monitored loss.
+      wait: epochs since the last best epoch, or since the last reduction of the learning rate.
     """
 
     learning_rate: float
@@ -132,17 +129,14 @@ class RunState:
 
 
 def add_epoch(state: RunState, metrics: dict[str, float], config: TrainConfig) -> None:
-    """Enter a finished epoch and set the learning rate of the next.
+    """Add a finished epoch to the state, and set the learning rate of the next.
 
-    "plateau" is the rule of Keras's `ReduceLROnPlateau` with factor sqrt(0.1), patience 2, no
-    cooldown and a minimum of 0.5e-6, as the thesis set it. Any lower loss counts as better: Keras's
-    default of at least 1e-4 lower is a quarter of the mean squared errors seen here. "cosine" falls
-    along half a period to (almost) 0 after the last epoch. "constant" stays.
+    "plateau" is the rule of Keras's `ReduceLROnPlateau` with the settings of the thesis: factor
+    sqrt(0.1), patience 2, no cooldown, a minimum of 0.5e-6. But every lower loss counts as better:
+    Keras's default difference of 1e-4 is a quarter of the typical mean squared error here. "cosine"
+    falls along half a period to almost 0 after the last epoch. "constant" does not change.
 
-    Args:
-      state: changed in place.
-      metrics: losses and metrics of the epoch, `config.monitored` among them.
-      config: of the run.
+    `state` is changed in place. `metrics` must contain `config.monitored`.
     """
     epoch = state.epochs_done + 1
     state.history.append({"epoch": epoch, "learning_rate": state.learning_rate, **metrics})
@@ -161,15 +155,15 @@ def add_epoch(state: RunState, metrics: dict[str, float], config: TrainConfig) -
 
 
 def checkpoint_path(workdir: pathlib.Path, epoch: int) -> pathlib.Path:
-    """Prefix of the files of the checkpoint written after `epoch`."""
+    """Prefix of the files of the checkpoint after `epoch`."""
     return workdir / "checkpoints" / f"epoch-{epoch:05d}"
 
 
 def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
-    """The run's state; a fresh one, with this learning rate, where no epoch is finished.
+    """The state of a run; a new one with this learning rate if no epoch is finished.
 
     Raises:
-      UserError: it cannot be read.
+      UserError: `state.json` is damaged.
     """
     path = workdir / "state.json"
     if not path.exists():
@@ -177,7 +171,7 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
     try:
         state = RunState(**json.loads(path.read_text()))
         if not (1 <= state.best_epoch <= state.epochs_done):
-            raise ValueError("its epochs do not fit together")
+            raise ValueError("its best epoch is not one of its epochs")
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: is not the state of a run ({error}); {_ANEW}") from error
     return state
@@ -185,14 +179,7 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
 
 @contextlib.contextmanager
 def user_error_if_damaged(path: pathlib.Path) -> Iterator[None]:
-    """Turn what TensorFlow raises over a checkpoint into one sentence.
-
-    Args:
-      path: prefix of its files.
-
-    Raises:
-      UserError: a file is missing or damaged.
-    """
+    """Raise a `UserError` if TensorFlow finds the checkpoint `path` missing or damaged."""
     import tensorflow as tf
 
     try:
@@ -202,23 +189,23 @@ def user_error_if_damaged(path: pathlib.Path) -> Iterator[None]:
 
 
 def write_state(workdir: pathlib.Path, state: RunState) -> None:
-    """Commit the state, then write `history.csv` from it and remove checkpoints it has no use for.
+    """Write `state.json` and `history.csv`, and delete checkpoints except the last and the best.
 
-    The checkpoints of the last and of the best epoch must be there.
+    These two checkpoints must exist already.
     """
     write_text(workdir / "state.json", json.dumps(dataclasses.asdict(state)) + "\n")
     write_history(workdir, state)
     kept = {checkpoint_path(workdir, epoch).name for epoch in (state.epochs_done, state.best_epoch)}
     for path in (workdir / "checkpoints").iterdir():
         if path.is_dir():
-            # Left by a write that was killed.
+            # A killed write has left it.
             storage.remove_tree(path)
         elif path.name.split(".")[0] not in kept:
             path.unlink()
 
 
 def write_history(workdir: pathlib.Path, state: RunState) -> None:
-    """Write `history.csv`: a row an epoch."""
+    """Write `history.csv`, with a row for each epoch."""
     text = io.StringIO()
     if state.history:
         writer = csv.DictWriter(text, list(state.history[0]), lineterminator="\n")

@@ -1,1 +1,1 @@
-"""What a run gives away: the SavedModel, its card, and requests that warm up a server."""
+"""The export of a run: the SavedModel, its card, and requests that warm up a server."""

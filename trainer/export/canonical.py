@@ -1,4 +1,4 @@
-"""A SavedModel whose bytes do not tell what the process had done before."""
+"""Makes the bytes of a SavedModel independent of what the process did before."""
 
 import pathlib
 import re
@@ -11,14 +11,11 @@ _CAPTURED = re.compile(r'(key: "_user_specified_name"\s+value \{\s+s: )"\d+"')
 
 
 def make_canonical(folder: pathlib.Path) -> None:
-    """Rewrite a SavedModel that TensorFlow has saved, so that the same model has the same bytes.
+    """Rewrite `saved_model.pb` in `folder`, so that the same model always has the same bytes.
 
-    TensorFlow numbers functions and captured variables by a counter of the process and orders the
-    functions by those names. Here they are numbered by their rank. `fingerprint.pb`, which holds a
-    hash of the bytes as they were, goes; it is optional, for older TensorFlows wrote none.
-
-    Args:
-      folder: with `saved_model.pb`.
+    TensorFlow numbers functions and captured variables by a counter of the process, and sorts the
+    functions by these names. Here their numbers become ranks. `fingerprint.pb`, a hash of the
+    former bytes, is deleted; older TensorFlow versions do not write it, so no reader needs it.
     """
     path = folder / "saved_model.pb"
     text = text_format.MessageToString(saved_model_pb2.SavedModel.FromString(path.read_bytes()))

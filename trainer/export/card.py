@@ -1,4 +1,4 @@
-"""The model's card: what it is, what it has learned from, how to call it, what it is not for."""
+"""The model card: what the model is, its training data, how to call it, its intended use."""
 
 import dataclasses
 import importlib.metadata
@@ -21,12 +21,12 @@ _INTENDED_USE = (
     "difference of slice and reconstruction."
 )
 _NOT_FOR = (
-    "It is not a medical device. It has been tested on no patients for any medical purpose, and "
-    "nothing that it gives is a finding about a person."
+    "It is not a medical device. It has not been tested on patients for any medical purpose, and "
+    "nothing that it shows is a finding about a person."
 )
 _LICENCE = (
-    "Slices of IXI are under CC BY-SA 3.0 (https://brain-development.org/ixi-dataset); those of "
-    "other heads under the terms of whoever gave them."
+    "Slices of IXI are under CC BY-SA 3.0 (https://brain-development.org/ixi-dataset); slices of "
+    "other cohorts are under the terms of their owners."
 )
 
 
@@ -39,19 +39,12 @@ def make_card(
     best: Mapping[str, float],
     epochs_trained: int,
 ) -> ModelCard:
-    """What to know about a model, but for the digest, which takes its files.
+    """The card of a model, still without the digest of the model's files.
 
-    The folders of the run are left out, and how its data were checked: they are no properties of
-    the model, and the card travels.
-
-    Args:
-      config: of the run.
-      data: what it has learned from.
-      augmentation: of the training inputs, None for none.
-      parameters: of the network.
-      best: the history's row of the epoch whose weights these are; metrics are of validation.
-      epochs_trained: epochs done in all.
+    `parameters` is the number of the network's parameters, `best` the history's row of the epoch of
+    the exported weights, `epochs_trained` the number of finished epochs.
     """
+    # They describe the machine and not the model.
     left_out = ("data_dir", "workdir", "verify")
     values = {k: v for k, v in flags.as_flags(config).items() if k not in left_out}
     return ModelCard(
@@ -76,7 +69,7 @@ def make_card(
 def describe_signatures(
     size: tuple[int, int], scaling: str
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """What the signatures of `saved_model.signatures` take and give, each value in a sentence."""
+    """Inputs and outputs of each signature of `saved_model.signatures`, in words."""
     plane = f"{size[0]}, {size[1]}"
     unit, scanner = f"float32 [B, {plane}, 1] in [0, 1]", f"float32 [B, {plane}] in scanner units"
     limits = {
@@ -93,11 +86,7 @@ def describe_signatures(
 
 
 def markdown(card: ModelCard) -> str:
-    """The card as a page for people.
-
-    Args:
-      card: what `make_card` gives, with the model's `digest`.
-    """
+    """The card as a Markdown page; the card must have a digest."""
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -105,6 +94,5 @@ def markdown(card: ModelCard) -> str:
         keep_trailing_newline=True,
     )
     template = importlib.resources.files("trainer").joinpath("model_card.md")
-    return environment.from_string(template.read_text(encoding="utf-8")).render(
-        codec.to_plain(card)
-    )
+    page = environment.from_string(template.read_text(encoding="utf-8"))
+    return page.render(codec.to_plain(card))

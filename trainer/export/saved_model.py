@@ -1,7 +1,7 @@
-"""The trained network as a SavedModel that needs no code of ours.
+"""Exports the trained network as a SavedModel.
 
-It is a plain `tf.Module` with two explicit signatures, so any TensorFlow reads it, TensorFlow
-Serving included.
+It is a plain `tf.Module` with two signatures, so TensorFlow and TensorFlow Serving can load it
+without this project's code.
 """
 
 import dataclasses
@@ -27,25 +27,26 @@ class _Exported(tf.Module):
 
     def __init__(self, network: keras.Model) -> None:
         super().__init__()
-        # The variables alone: the Keras objects would write themselves, and their version, too.
+        # Only the variables: Keras objects would also save themselves and their version.
         self.weights = list(network.variables)
 
 
 def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dict[str, Any]:
-    """The functions that a SavedModel offers.
+    """The signatures of the SavedModel, by name.
 
-    `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and gives `reconstruction` of
-    the same shape, clipped to [0, 1]; grey, whatever the channels inside.
+    `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and returns `reconstruction`,
+    grey, of the same shape and clipped to [0, 1].
 
-    `raw` takes `slices` float32 [B, H, W] in scanner units, scales them as the dataset does and
-    gives `reconstruction` and `residual` (slices minus reconstruction) float32 [B, H, W] in scanner
-    units. With "slice" scaling each slice's own extrema are the range; with "volume" scaling it
-    takes `low` and `high`, float32 [B], the percentile range of each slice's volume.
+    `raw` takes `slices` float32 [B, H, W] in scanner units and scales them as the dataset does. It
+    returns `reconstruction` and `residual` (slices minus reconstruction), float32 [B, H, W] in
+    scanner units. With "slice" scaling the range is from each slice's minimum to its maximum. With
+    "volume" scaling the range is given as `low` and `high`, float32 [B], the percentiles of each
+    slice's volume.
 
     Args:
-      network: with its variables built.
+      network: network with its variables built.
       size: (H, W).
-      scaling: of the dataset, "slice" or "volume".
+      scaling: scaling of the dataset, "slice" or "volume".
     """
 
     def reconstruct(slices: tf.Tensor) -> tf.Tensor:
@@ -82,10 +83,10 @@ def _raw(
     low: tf.Tensor,
     high: tf.Tensor,
 ) -> dict[str, tf.Tensor]:
-    """Reconstruction and residual of slices in scanner units, of ranges float64 [B, 1, 1]."""
+    """Reconstruction and residual in scanner units; `low` and `high` are float64 [B, 1, 1]."""
     values = tf.cast(slices, tf.float64)
     unit = tf.cast(reconstruct(scale_to_unit(values, low, high))[..., 0], tf.float64)
-    # An empty range has one value only, and that is its reconstruction.
+    # In an empty range every slice has one value, which is also its reconstruction.
     scanner = low + unit * tf.maximum(high - low, 0.0)
     return {
         "reconstruction": tf.cast(scanner, tf.float32),
@@ -101,26 +102,24 @@ def export(
     scaling: str,
     card: ModelCard,
 ) -> None:
-    """Write the SavedModel under another name, then move it to `folder`, replacing what is there.
+    """Write the SavedModel under a temporary name, then move it to `folder`, replacing an old one.
 
-    The same weights and card give the same bytes, whatever the process has done before, if the
-    network's layers have the same names. Beside the SavedModel, in `assets.extra`: the card as
-    JSON, with the digest of graph and variables, and as Markdown; requests that warm up TensorFlow
-    Serving.
+    The same weights, card and layer names give the same bytes. `assets.extra` in `folder` holds
+    the card as Markdown and as JSON with the digest of graph and variables, and the requests that
+    warm up TensorFlow Serving.
 
     Args:
-      network: with its variables built, in float32, outside any strategy.
-      folder: of the SavedModel, its last part a version number as TensorFlow Serving wants it.
+      network: network with its variables built, in float32, outside any strategy.
+      folder: folder of the SavedModel; its name is a version number, for TensorFlow Serving.
       size: (H, W) of the slices.
-      scaling: of the dataset, "slice" or "volume".
-      card: what `card.make_card` gives.
+      scaling: scaling of the dataset, "slice" or "volume".
+      card: result of `card.make_card`.
     """
-    # Where folders cannot be renamed, what is copied is better nearby.
+    # A remote store cannot rename folders: the model is written here and copied there.
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
-        remote = storage.is_remote(folder)
-        partial = (
-            pathlib.Path(scratch, "1") if remote else folder.with_name(f".{folder.name}.partial")
-        )
+        partial = folder.with_name(f".{folder.name}.partial")
+        if storage.is_remote(folder):
+            partial = pathlib.Path(scratch, "1")
         folders.recover(folder)
         storage.remove_tree(partial)
         functions = signatures(network, size, scaling)

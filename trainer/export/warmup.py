@@ -1,7 +1,7 @@
-"""Requests that TensorFlow Serving runs after loading a model, before it answers anybody.
+"""Requests that TensorFlow Serving runs after it loads a model, before it answers clients.
 
-The file format is TFRecord with a `tensorflow.serving.PredictionLog` a record. The few fields that
-are needed are written here, which spares a dependency on the package tensorflow-serving-api.
+The file is a TFRecord file; each record is a `tensorflow.serving.PredictionLog`. Its few fields are
+encoded here, to avoid a dependency on the package tensorflow-serving-api.
 """
 
 import pathlib
@@ -10,21 +10,17 @@ from typing import Any
 import tensorflow as tf
 
 FILE = "assets.extra/tf_serving_warmup_requests"
-"""Where TensorFlow Serving looks for them in the model's folder."""
+"""Path within the model's folder where TensorFlow Serving looks for the requests."""
 
 BATCHES = (1, 8, 32)
-"""Numbers of slices in a request; the sizes that `docs/serving.md` lets the server batch to."""
+"""Numbers of slices in a request; the batch sizes that `docs/serving.md` allows the server."""
 
 
 def write_warmup(path: pathlib.Path, signatures: dict[str, Any]) -> None:
     """Write one request for each signature and each of `BATCHES`.
 
-    The values are zeros, which a proto of a few bytes can say: what is made ready by them depends
-    on shapes only.
-
-    Args:
-      path: the file.
-      signatures: a `tf.function` with an input signature under each name.
+    All values are zero: only the shapes matter, and zeros need few bytes. The signatures are
+    `tf.function`s with an input signature, by name.
     """
     with tf.io.TFRecordWriter(str(path)) as writer:
         for name, function in signatures.items():
@@ -37,7 +33,7 @@ def write_warmup(path: pathlib.Path, signatures: dict[str, Any]) -> None:
 
 
 def _prediction_log(signature: str, inputs: dict[str, Any]) -> bytes:
-    """A serialized PredictionLog; the numbers are those of its fields in TensorFlow Serving."""
+    """A serialized PredictionLog; the field numbers are those of TensorFlow Serving."""
     request = _field(1, _field(3, signature.encode()))  # model_spec.signature_name
     for name, proto in inputs.items():
         # A map<string, TensorProto> is a repeated pair of key and value.
@@ -47,7 +43,7 @@ def _prediction_log(signature: str, inputs: dict[str, Any]) -> bytes:
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A field of bytes in protobuf's wire format: key and length as base-128 varints, payload."""
+    """A bytes field in protobuf's wire format: key and length as base-128 varints, payload."""
     length, varint = len(payload), b""
     while length >= 128:
         varint += bytes([length % 128 + 128])

@@ -1,7 +1,6 @@
-"""The models that can be trained: a table from name to record.
+"""The table of models. A new model is one entry in `MODELS`.
 
-The table is there without TensorFlow, which is imported where a network is built. A model with
-settings of its own, or with a network of its own, is one more entry in `MODELS`.
+TensorFlow is imported only when a network is built.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What there is to know of a model.
+    """An entry of the table.
 
     Attributes:
-      build: makes the network that a spec describes.
-      stride: of a spec; height and width of the slices must be multiples of it.
-      takes_weights: whether its encoder can start with weights of ImageNet.
+      build: builds the network of a spec.
+      stride: number that height and width of the slices must be multiples of, for a spec.
+      takes_weights: whether its encoder can start with ImageNet weights.
     """
 
     build: Callable[[ModelSpec], keras.Model]
@@ -34,7 +33,7 @@ class Model:
 
 
 def _resnet_like(**settings: Any) -> Model:
-    """A `ResNetLike` with settings of its own; without any, with those of the flags."""
+    """A `ResNetLike` with these settings; without any, with those of the spec."""
 
     def settings_of(spec: ModelSpec) -> dict[str, Any]:
         return settings or {name: getattr(spec, name) for name in SHAPE}
@@ -48,7 +47,7 @@ def _resnet_like(**settings: Any) -> Model:
 
 
 def _resnet50(until: str, *upsampling_filters: int) -> Model:
-    """The layers of keras.applications' ResNet50 to the one named `until`, and a decoder."""
+    """The layers of keras.applications' ResNet50 up to the layer `until`, and a decoder."""
 
     def build_network(spec: ModelSpec) -> keras.Model:
         from trainer.models import networks
@@ -57,15 +56,14 @@ def _resnet50(until: str, *upsampling_filters: int) -> Model:
             until=until, upsampling_filters=upsampling_filters, rgb=spec.rgb
         )
 
-    stride = 2 ** len(upsampling_filters)
-    return Model(build_network, lambda spec: stride, takes_weights=True)
+    return Model(build_network, lambda _: 2 ** len(upsampling_filters), takes_weights=True)
 
 
 MODELS = {
     "small_resnet": _resnet_like(
         stem_filters=32, stage_filters=(64, 128, 256), stage_blocks=(2, 1, 1)
     ),
-    # The thesis gives the number of parameters, not the blocks; these give that number.
+    # The thesis states the number of parameters only; these blocks have that number.
     "big_resnet": _resnet_like(
         stem_filters=32, stage_filters=(64, 128, 256), stage_blocks=(2, 2, 4)
     ),
@@ -77,18 +75,17 @@ MODELS = {
 
 _OWN = "model=resnet_like"
 SHAPE = ("stem_filters", "stage_filters", "stage_blocks", "upsampling_filters")
-"""Flags that only `resnet_like` has."""
+"""Flags of `resnet_like`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """Which model to build."""
+    """The flags that describe a model."""
 
     name: str = flag("Model.", "small_resnet", name="model", choices=MODELS)
     weights: str = flag(
-        "What the encoder of a resnet50 model starts with: none (random numbers), imagenet "
-        "(downloaded by Keras), or a file, Keras's "
-        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5.",
+        "First weights of the encoder of a resnet50 model: none (random), imagenet (downloaded by "
+        "Keras), or Keras's file resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5.",
         "none",
     )
     stem_filters: int = flag(
@@ -101,8 +98,8 @@ class ModelSpec:
         "Residual blocks of each stage of resnet_like.", (2, 1, 1), least=1, only_with=_OWN
     )
     upsampling_filters: tuple[int, ...] = flag(
-        "Filters of each up-sampling block of resnet_like, one more than there are stages; by "
-        "default those of the encoder in reverse.",
+        "Filters of each up-sampling block of resnet_like, one more number than stages; by default "
+        "those of the encoder in reverse.",
         (),
         least=1,
         only_with=_OWN,
@@ -113,7 +110,7 @@ class ModelSpec:
         if self.rgb and not MODELS[self.name].takes_weights:
             able = ", ".join(name for name, model in MODELS.items() if model.takes_weights)
             raise UserError(
-                f"--weights={self.weights}: --model={self.name} has none; only {able} have"
+                f"--weights={self.weights}: --model={self.name} takes none; only {able} do"
             )
         stages = len(self.stage_filters)
         wanted = {"stage_filters": max(stages, 1), "stage_blocks": stages}
@@ -129,24 +126,20 @@ class ModelSpec:
 
     @property
     def rgb(self) -> bool:
-        """Whether the network has three channels inside, as ImageNet weights want them."""
+        """Whether the network has three channels, which ImageNet weights need."""
         return self.weights != "none"
 
 
 def stride(spec: ModelSpec) -> int:
-    """Height and width of the slices that a model takes must be multiples of this."""
+    """Number that height and width of a model's slices must be multiples of."""
     return MODELS[spec.name].stride(spec)
 
 
 def build(spec: ModelSpec, size: tuple[int, int]) -> keras.Model:
-    """A network with its variables made.
+    """Build a network from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C].
 
-    Args:
-      spec: which.
-      size: (height, width) of the slices, multiples of the model's `stride`.
-
-    Returns:
-      A model from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C], C being 3 for RGB, else 1.
+    C is 3 if `spec.rgb`, else 1. Its variables are for slices of `size`, (height, width), which
+    must be multiples of the model's `stride`.
     """
     import tensorflow as tf
 

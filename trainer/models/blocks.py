@@ -1,10 +1,10 @@
-"""The layers of which all models are made: residual block, up-sampling block, decoder.
+"""Layers of all models: residual block, up-sampling block, decoder.
 
-Layers of ours have no bias. Table 4.1 of the thesis counts 288 parameters for the first and for
-the last convolution, so neither is followed by batch normalization; whether an activation follows
-is not stated, and here none does: the first then keeps all that the slice holds, and the last can
-reach every grey value, 0 and 1 among them, without the vanishing gradients of a sigmoid or the
-dead pixels of a ReLU.
+These layers have no bias. Table 4.1 of the thesis counts 288 parameters for the first and for the
+last convolution, so no batch normalization follows them. The thesis does not state whether an
+activation follows; here none does. So the first convolution loses nothing of the slice, and the
+last reaches every grey value, without the vanishing gradients of a sigmoid or the dead pixels of a
+ReLU.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,15 @@ from trainer.models.normalization import Normalization
 
 
 def convolution(filters: int, size: int = 3, strides: int = 1) -> keras.layers.Layer:
-    """A convolution that keeps the size, divided by its strides, and has no bias."""
+    """A convolution without bias, with "same" padding."""
     return keras.layers.Conv2D(filters, size, strides=strides, padding="same", use_bias=False)
 
 
 class ResidualBlock(keras.layers.Layer):
     """Conv3x3-BN-ReLU-Conv3x3-BN plus a shortcut, then ReLU.
 
-    The shortcut is the identity, or Conv1x1-BN where the block changes stride or filters.
-
-    Args:
-      filters: output channels.
-      stride: of the first convolution and of the shortcut.
-      input_filters: input channels.
+    The shortcut is the identity, or Conv1x1-BN if the stride is not 1 or the channels change from
+    `input_filters` to `filters`. The first convolution and the shortcut have the stride.
     """
 
     def __init__(self, filters: int, stride: int, input_filters: int) -> None:
@@ -69,10 +65,10 @@ class UpsamplingBlock(keras.layers.Layer):
 
 
 class Decoder(keras.layers.Layer):
-    """Up-sampling blocks of the given filters, then Conv3x3 to the image's channels.
+    """Up-sampling blocks with these filters, then Conv3x3 to the image's channels.
 
-    The result is float32 under every precision policy. The last convolution follows the policy: in
-    bfloat16 it rounds grey values by 0.002 at most, and in float32 it took a tenth of the step.
+    The result is float32 under every precision policy. The last convolution follows the policy:
+    bfloat16 rounds grey values by 0.002 at most, and float32 needs a tenth of the step's time.
     """
 
     def __init__(self, filters: Sequence[int], channels: int) -> None:

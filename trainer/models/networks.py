@@ -1,8 +1,8 @@
-"""The thesis's autoencoders: ResNet-like ones, and those whose encoder is ResNet50.
+"""The autoencoders of the thesis: ResNet-like ones, and those with ResNet50 as encoder.
 
-Every network takes grey slices [B, H, W, 1] in [0, 1] and gives float32, not clipped. Those for
-ImageNet weights see each slice three times, as RGB, and give three channels; all others give one.
-Whoever shows or scores a reconstruction takes it through `to_grey`, as the exported model does.
+Every network takes grey slices [B, H, W, 1] in [0, 1] and returns float32, not clipped. Networks
+for ImageNet weights repeat the slice as RGB and return three channels; all others return one.
+`to_grey` turns the result into slices for display and scores, as in the exported model.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ class ResNetLike(keras.Model):
       stem_filters: filters of the first convolution, which has stride 2.
       stage_filters: filters of the blocks of each stage.
       stage_blocks: number of blocks of each stage.
-      upsampling_filters: filters of each up-sampling block, one more than there are stages; none
-        given means the stages' in reverse, then the stem's.
+      upsampling_filters: filters of each up-sampling block, one more number than stages; by default
+        those of the stages in reverse, then those of the stem.
     """
 
     def __init__(
@@ -55,13 +55,12 @@ class ResNetLike(keras.Model):
 
 
 def _resnet50(until: str, channels: int) -> keras.Model:
-    """keras.applications' ResNet50 without its top, up to the layer `until`, random weights."""
-    whole = keras.applications.ResNet50(
-        include_top=False, weights=None, input_shape=(None, None, channels)
-    )
+    """keras.applications' ResNet50 up to the layer `until`, with random weights."""
+    shape = (None, None, channels)
+    whole = keras.applications.ResNet50(include_top=False, weights=None, input_shape=shape)
     encoder = keras.Model(whole.input, whole.get_layer(until).output, name="resnet50")
 
-    # Keras's own normalization knows its replica only.
+    # Keras's own batch normalization takes the statistics of one replica only.
     def synchronize(layer: keras.layers.Layer) -> keras.layers.Layer:
         normalizes = isinstance(layer, keras.layers.BatchNormalization)
         return (Normalization if normalizes else type(layer)).from_config(layer.get_config())
@@ -70,12 +69,12 @@ def _resnet50(until: str, channels: int) -> keras.Model:
 
 
 class ResNet50Autoencoder(keras.Model):
-    """keras.applications' ResNet50, or the first layers of it, and the decoder.
+    """The first layers of keras.applications' ResNet50, or all of them, and the decoder.
 
     Args:
       until: name of the encoder's last layer.
       upsampling_filters: filters of each up-sampling block; one for each halving in the encoder.
-      rgb: three channels inside and out, as ImageNet weights want them, instead of one.
+      rgb: whether the network has three channels, which ImageNet weights need, or one.
     """
 
     def __init__(self, *, until: str, upsampling_filters: Sequence[int], rgb: bool) -> None:
@@ -91,18 +90,14 @@ class ResNet50Autoencoder(keras.Model):
 
 
 def repeat_grey(slices: tf.Tensor, channels: int) -> tf.Tensor:
-    """[B, H, W, 1] to [B, H, W, channels], all alike."""
+    """[B, H, W, 1] to [B, H, W, channels] with equal channels."""
     return slices if channels == 1 else tf.tile(slices, (1, 1, 1, channels))
 
 
 def to_grey(reconstruction: tf.Tensor) -> tf.Tensor:
-    """What a network gives, as slices: the mean of its channels, clipped to [0, 1].
+    """A network's result, float32 [B, H, W, C], as slices, float32 [B, H, W, 1].
 
-    Args:
-      reconstruction: float32 [B, H, W, C].
-
-    Returns:
-      float32 [B, H, W, 1].
+    They are the mean of the channels, clipped to [0, 1].
     """
     if reconstruction.shape[-1] != 1:
         reconstruction = tf.reduce_mean(reconstruction, axis=-1, keepdims=True)

@@ -5,15 +5,15 @@ from tensorflow import keras
 
 
 class Normalization(keras.layers.BatchNormalization):
-    """Batch normalization over the global batch, moving averages included.
+    """Batch normalization over the global batch, including the moving averages.
 
-    One replica takes Keras's fused kernel, which is a quarter faster. Several do what that kernel
-    does: Keras's own `synchronized=True` differs from it. It takes variances as differences of
-    squares, which makes the gradients' error in float32 about twenty times as large, takes them in
-    bfloat16 where that is the compute dtype, and leaves Bessel's correction out of the moving
-    variance, which matters where batch and bottleneck are small.
+    One replica uses Keras's fused kernel, which is a quarter faster. Several replicas compute the
+    same as that kernel. Keras's `synchronized=True` does not: it computes variances as differences
+    of squares, which makes the error of float32 gradients about twenty times as large. It computes
+    them in bfloat16 if that is the compute dtype. It omits Bessel's correction in the moving
+    variance, which matters for a small batch and bottleneck.
 
-    All replicas must hold equally many values; only the last axis is normalized.
+    All replicas must hold equally many values. Statistics are taken per channel of the last axis.
     """
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
@@ -32,7 +32,7 @@ class Normalization(keras.layers.BatchNormalization):
         replicas = context.num_replicas_in_sync if context else 1
         count = tf.cast(tf.size(values) // values.shape[-1] * replicas, values.dtype)
         mean = over_replicas(tf.reduce_mean(values, axes))
-        # The mean first: the difference of large squares would lose digits.
+        # Not the mean of squares minus the squared mean, which loses digits.
         variance = over_replicas(tf.reduce_mean(tf.square(values - mean), axes))
         for moving, new in (
             (self.moving_mean, mean),

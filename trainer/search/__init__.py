@@ -1,1 +1,1 @@
-"""Searching for hyper-parameters: `space` is what varies, `run` the search, `tuner` keras-tuner."""
+"""Search for hyper-parameters: `run` searches the `space`; `tuner` adapts keras-tuner."""

@@ -1,4 +1,4 @@
-"""What a search for hyper-parameters is asked to do."""
+"""The config of a search for hyper-parameters."""
 
 import dataclasses
 
@@ -9,33 +9,32 @@ from ixi_tfds.system.flags import flag, like
 from trainer.config import TrainConfig
 from trainer.search import space
 
-TUNERS = ("hyperband", "bayesian")
 BIG_PARAMETERS = 6_104_256
-"""Parameters of `big_resnet`."""
+"""Number of parameters of `big_resnet`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """A search; the flags that it shares with a run mean the same there, for every trial."""
+    """The flags of a search; those of a training run as well apply to every trial."""
 
     data_dir: str = like(TrainConfig, "data_dir")
     dataset: str = like(TrainConfig, "dataset")
     tuning_dir: str = flag(
-        "Folder of this search: its state, a folder a trial, trials.csv and best.flags."
+        "Folder of this search: its state, a folder for each trial, trials.csv and best.flags."
     )
-    tuner: str = flag("Method of the search.", "hyperband", choices=TUNERS)
+    tuner: str = flag("Search method.", "hyperband", choices=("hyperband", "bayesian"))
     epochs: int = flag("Epochs of the longest trials.", 30, least=1)
-    max_trials: int = flag("Trials at most; Hyperband may plan fewer.", 50, least=1)
+    max_trials: int = flag("Highest number of trials; Hyperband may plan fewer.", 50, least=1)
     factor: int = flag(
-        "Hyperband keeps the best one of this many trials, and trains it this many times as long.",
+        "Hyperband keeps the best of this many trials, and trains it this many times as long.",
         3,
         least=2,
     )
     random_trials: int = flag(
-        "Trials at random points before Bayesian optimization models the results.", 10, least=1
+        "Number of random trials before Bayesian optimization models the results.", 10, least=1
     )
     max_parameters: int = flag(
-        "Most parameters that a model may have; by default those of big_resnet.",
+        "Highest number of parameters of a model; by default that of big_resnet.",
         BIG_PARAMETERS,
         least=space.least_limit(),
     )
@@ -45,11 +44,11 @@ class SearchConfig:
     jit_compile: str = like(TrainConfig, "jit_compile")
     cache: bool = like(TrainConfig, "cache")
     replicas: int = like(TrainConfig, "replicas")
-    verify: str = like(TrainConfig, "verify", help="What to check of the dataset, once.")
+    verify: str = like(TrainConfig, "verify", help="Check of the dataset, done once.")
 
     def __post_init__(self) -> None:
         flags.check(self)
-        # keras-tuner leaves its state in place, and trials are told apart by renaming folders.
+        # keras-tuner writes to local files only, and Hyperband's next trial renames a folder.
         storage.check_local(self.tuning_dir, "tuning_dir")
         if not self.batch_sizes:
             raise UserError("--batch_sizes=: give numbers with commas between them")

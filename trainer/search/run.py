@@ -1,11 +1,11 @@
-"""A search for hyper-parameters, by one or several processes, resumable after a kill.
+"""A search for hyper-parameters, by one or several processes; a killed search can be resumed.
 
-A trial is a run of the trainer in a folder of its own, so it resumes after its last whole epoch.
-When Hyperband trains a trial longer, that is the same run with its optimizer and learning rate.
-What keras-tuner knows is in `oracle.json` and one `trial.json` a trial, under `trials/`.
+A trial is a training run in its own folder, so it resumes after its last whole epoch. When
+Hyperband trains a trial longer, it continues that run with its optimizer and learning rate.
+keras-tuner keeps its state under `trials/`, in `oracle.json` and a `trial.json` for each trial.
 """
 
-import contextlib
+import functools
 import json
 import pathlib
 import shutil
@@ -30,56 +30,46 @@ from trainer.workdir import check_same_run, write_config
 
 
 def tune(config: SearchConfig) -> pd.DataFrame | None:
-    """Search, or resume a search; writes `trials.csv` and `best.flags` into the tuning folder.
+    """Search, or resume a search; updates `trials.csv` and `best.flags` after each trial.
 
-    Both are up to date after each trial. Only the train and validation splits are read.
-
-    Where keras-tuner's own variables make this process the chief of several, or one of its workers
-    (see `python -m trainer tune --help`), it takes that part.
+    Only the train and validation splits are read. keras-tuner's variables can make this process
+    the chief or a worker of a search by several (see `python -m trainer tune --help`).
 
     Returns:
-      The trials as `trials_table` has them; None to a worker, since the chief has them.
+      The result of `trials_table`; None in a worker, because the chief has the results.
 
     Raises:
       UserError: the config does not fit the dataset, the devices or the tuning folder, or no trial
-        came to a result.
+        has a result.
     """
     part = tuner.part()
     if read_cluster().workers > 1:
         raise UserError(
-            "TF_CONFIG: a trial is trained by one process; unset it, see --help for several workers"
+            "TF_CONFIG: one process trains a trial; unset it, and see --help for several workers"
         )
     opened = data.open_data(config.data_dir, config.dataset.split(","), config.verify)
     asked = json.loads(json.dumps(flags.as_flags(config)))
     asked["dataset_fingerprint"] = opened.fingerprint
     if part != "chief":
         _check_batch_sizes(config, opened.train.slices)
-    with contextlib.ExitStack() as stack:
-        # A worker writes in the folders of its trials only, which training locks.
-        watch = folders.os_errors_as_user_errors if part == "worker" else folders.writing
-        stack.enter_context(watch(config.tuning_dir, "tuning_dir"))
+    # A worker writes only to the folders of its trials, which `training` locks.
+    watch = folders.os_errors_as_user_errors if part == "worker" else folders.writing
+    with watch(config.tuning_dir, "tuning_dir"):
         return _search(config, asked, part)
 
 
 def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFrame | None:
     folder = pathlib.Path(config.tuning_dir)
 
-    def check() -> None:
-        check_same_run(folder, "tuning_dir", asked, _free_to_change(config))
-
-    def train(trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
-        result = _train(config, trial, folder_of)
-        if config.tuner != "hyperband":
-            # Only Hyperband may need them again.
-            checkpoints = pathlib.Path(folder_of(trial.trial_id), "run/checkpoints")
-            shutil.rmtree(checkpoints, ignore_errors=True)
-        return result
-
+    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
+    # Hyperband deletes its checkpoints at the end, so more trials could not continue from them.
+    free |= {"max_trials"} if config.tuner == "bayesian" else set()
+    check = functools.partial(check_same_run, folder, "tuning_dir", asked, free)
     check()
     if part != "worker":
         write_config(folder, asked)
     oracle = tuner.make_oracle(config, lambda oracle: _report(config, oracle))
-    tuner.Tuner(oracle, config.tuning_dir, train, check).search()
+    tuner.Tuner(oracle, config.tuning_dir, functools.partial(_train, config), check).search()
     if part == "worker":
         return None
     for checkpoints in folder.glob("trials/trial_*/run/checkpoints"):
@@ -87,15 +77,9 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
     table = _report(config, oracle)
     if _best(table) is None:
         raise UserError(
-            f"--tuning_dir={folder}: no trial came to a result; all diverged or lacked memory"
+            f"--tuning_dir={folder}: no trial has a result; all diverged or ran out of memory"
         )
     return table
-
-
-def _free_to_change(config: SearchConfig) -> set[str]:
-    free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
-    # Not with Hyperband, whose trials are cleared away in the end and cannot be trained further.
-    return free | ({"max_trials"} if config.tuner == "bayesian" else set())
 
 
 def _check_batch_sizes(config: SearchConfig, slices: int) -> None:
@@ -108,7 +92,7 @@ def _check_batch_sizes(config: SearchConfig, slices: int) -> None:
 
 
 def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) -> dict[str, float]:
-    """Train a trial as far as it says; its score is that of the weights that a run exports."""
+    """Train a trial to its last epoch; returns the metrics of its best epoch."""
     started = time.monotonic()
     values = trial.hyperparameters.values
     workdir = pathlib.Path(folder_of(trial.trial_id), "run")
@@ -128,27 +112,27 @@ def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) ->
         best = {name: row[name] for name in best}
     except (DivergedError, tf.errors.ResourceExhaustedError) as error:
         print(f"trial {trial.trial_id}: {str(error).splitlines()[0]}", flush=True)
+    if config.tuner != "hyperband":
+        # Only Hyperband may need them again.
+        shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
     return best | {"until": until, "seconds": time.monotonic() - started}
 
 
 def run_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) -> TrainConfig:
-    """The run that tries a point of the space in the folder `workdir`.
-
-    What neither the search nor the point says of a run is left at its default.
-    """
+    """The training run in `workdir` for a point of the space; other flags keep their defaults."""
     known = flags.flags_of(TrainConfig)
     shared = {name: value for name, value in flags.as_flags(config).items() if name in known}
-    # The search has checked the dataset for all of its runs.
+    # The search has already checked the dataset.
     shared |= {"workdir": workdir, "verify": "quick", "model": "resnet_like"}
     return flags.from_flags(TrainConfig, shared | space.flags_of(values, config.max_parameters))
 
 
 def flagfile(config: TrainConfig) -> str:
-    """The run as a file for `python -m trainer --flagfile=`, wherever that is called."""
-    values = {**flags.as_flags(config)}
+    """The run as a file for `python -m trainer --flagfile=`, with absolute paths."""
+    values = flags.as_flags(config)
     for name in ("data_dir", "workdir"):
         values[name] = pathlib.Path(values[name]).resolve()
-    # Run by itself it checks its dataset.
+    # A run outside the search checks its dataset by the default.
     del values["verify"]
     for name, declared in flags.flags_of(TrainConfig).items():
         other, _, wanted = declared.only_with.partition("=")
@@ -158,7 +142,7 @@ def flagfile(config: TrainConfig) -> str:
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of flags for people: tuples as in flags."""
+    """Values as in flags: the items of tuples are separated by commas."""
     return {
         name: ",".join(map(str, value)) if isinstance(value, tuple) else value
         for name, value in values.items()
@@ -166,11 +150,11 @@ def _shown(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
-    """One row a finished trial, best first.
+    """A row for each finished trial, best first.
 
-    Columns: `trial`; `goes_on`, the trial that it trained further, empty for none; `psnr` in dB
-    and `ssim` on validation slices at `epoch`, the one of the lowest validation loss; `epochs`,
-    trained so far; `seconds`, of this trial alone; `parameters`; and the flags that were varied.
+    Columns: `trial`; `goes_on`, the trial that this one continues, or empty; `psnr` in dB and
+    `ssim` on validation slices at `epoch`, the epoch of the lowest validation loss; `epochs`
+    trained so far; `seconds` of this trial alone; `parameters`; and the varied flags.
     """
     rows = []
     for trial in trials:
@@ -198,19 +182,17 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
 
 
 def _best(table: pd.DataFrame) -> str | None:
-    """The number of the best trial; None where no trial has a result."""
-    if table.empty or table["psnr"].iloc[0] == tuner.FAILED:
-        return None
-    return table["trial"].iloc[0]
+    """The number of the best trial; None if no trial has a result."""
+    has_result = not table.empty and table["psnr"].iloc[0] != tuner.FAILED
+    return table["trial"].iloc[0] if has_result else None
 
 
 def _report(config: SearchConfig, oracle: tuner.Oracle) -> pd.DataFrame:
-    """Write `trials.csv` and, once there is a best trial, `best.flags`; returns the table."""
+    """Write `trials.csv`, and `best.flags` if there is a best trial; returns the table."""
     folder = pathlib.Path(config.tuning_dir)
     table = trials_table(config, oracle.trials.values())
     files.write_text(folder / "trials.csv", table.to_csv(index=False))
-    best = _best(table)
-    if best is not None:
+    if best := _best(table):
         trial = oracle.trials[best]
         run = run_config(config, trial.hyperparameters.values, str(folder / "best"))
         comment = f"# trial {best}: on validation slices {tuner.describe(trial)}"

@@ -1,11 +1,10 @@
-"""What a search may try, and how a point of that space becomes flags of the trainer.
+"""The space of a search, and how a point of it becomes flags of the trainer.
 
-The space holds the questions that the thesis left open: learning rate, its schedule and optimizer,
-batch size, filters beyond 256, more blocks, the loss, more or less augmentation, noise. Every point
-is a model within the limit of parameters: a point says how large a share of the limit the model
-takes and what shape it has, and the filters follow. If models that are too large were rejected
-instead, a search that models its results would know nothing beyond that border, where the best
-models lie.
+The space covers what the thesis left open: learning rate, schedule, optimizer, batch size, filters
+above 256, more blocks, loss, amount of augmentation, noise. Every point gives a model within the
+limit of parameters: it has a shape and a share of the limit, and the filters follow from both.
+Rejecting too large models instead would hide the space near the limit from Bayesian optimization,
+and the best models are there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from trainer.config import OPTIMIZERS, SCHEDULES
 
 OBJECTIVE = "val_psnr"
 SHAPE = ("stem_filters", "stage_filters", "stage_blocks", "upsampling_filters")
-"""Flags of the trainer that make a `resnet_like` model."""
+"""Flags of the trainer that describe a `resnet_like` model."""
 
 _LEAST_SHARE = 0.25
 _STEP = 4
@@ -26,7 +25,7 @@ def space(batch_sizes: Sequence[int]) -> Any:
     """The hyper-parameters and their ranges, as keras-tuner's `HyperParameters`."""
     import keras_tuner
 
-    # No conditional ones: keras-tuner prints something each time it sends one to a worker.
+    # None is conditional: keras-tuner prints a message when it sends one of these to a worker.
     hp = keras_tuner.HyperParameters()
     hp.Float("learning_rate", 1e-4, 1e-2, sampling="log", default=1e-3)
     hp.Choice("optimizer", list(OPTIMIZERS))
@@ -46,25 +45,28 @@ def space(batch_sizes: Sequence[int]) -> Any:
 
 
 def flags_of(values: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
-    """The flags of the trainer, by name, that a point in the space sets beside the model's name.
+    """The flags of the trainer for a point of the space, by name.
 
     Args:
-      values: the point. `share` is the part of `max_parameters` that the model may take, `growth`
-        the ratio of the filters of a stage to those of the stage before, `stem` that of the stem to
-        the first stage, `upsampling` that of the decoder to the encoder. The filters are the most
-        with which the model stays within its share. `dssim_weight` is 0 for mse, 1 for dssim, else
-        the weight of dssim in a sum of both; `augment_fraction` is 0 for no augmentation.
-      max_parameters: of a model.
+      values: the point. `share` is the part of `max_parameters` for the model; it gets the most
+        filters that fit. `growth` is the ratio of a stage's filters to those of the stage before,
+        `stem` that of the stem to the first stage, `upsampling` that of the decoder to the encoder.
+        `dssim_weight` is 0 for mse, 1 for dssim, otherwise the weight of dssim in a sum of both.
+        `augment_fraction` 0 means no augmentation.
+      max_parameters: highest number of parameters of a model.
     """
-    # Three digits say enough, and remove what 32-bit messages from chief to worker do to a float.
+    # Rounding to three digits removes the errors of 32-bit messages from chief to worker.
     plain = {
         name: float(f"{value:.3g}") if isinstance(value, float) else value
         for name, value in values.items()
     }
+    filters = _STEP
+    while count_parameters(**_shape(plain, filters + 1)) <= plain["share"] * max_parameters:
+        filters += 1
     loss = {0.0: "mse", 1.0: "dssim"}.get(plain["dssim_weight"], "mix")
     augment = plain["augment_fraction"] > 0
     return {
-        **_widest(plain, plain["share"] * max_parameters),
+        **_shape(plain, filters),
         "loss": loss,
         "dssim_weight": plain["dssim_weight"] if loss == "mix" else 0.5,
         **{name: plain[name] for name in ("optimizer", "learning_rate", "schedule", "batch_size")},
@@ -81,11 +83,11 @@ def count_parameters(
     stage_blocks: Sequence[int],
     upsampling_filters: Sequence[int],
 ) -> int:
-    """Parameters of a `models.ResNetLike`, moving statistics included, without building it."""
+    """Number of parameters of a `ResNetLike` network, including moving statistics."""
     before = stem_filters
     total = 9 * before
     for filters, count in zip(stage_filters, stage_blocks, strict=True):
-        # The first block's shortcut, then two convolutions a block, the very first one apart.
+        # The shortcut of the first block, then two convolutions in each block.
         total += before * filters + 4 * filters
         total += 9 * before * filters + (2 * count - 1) * 9 * filters**2 + 2 * count * 4 * filters
         before = filters
@@ -96,21 +98,14 @@ def count_parameters(
 
 
 def least_limit() -> int:
-    """The lowest `max_parameters` in which all shapes of the space find room."""
+    """The lowest `max_parameters` for which every shape of the space fits."""
     largest = {"growth": 3.0, "stem": 1.0, "upsampling": 1.0}
     largest |= {"blocks_1": 3, "blocks_2": 3, "blocks_3": 4}
     return round(count_parameters(**_shape(largest, _STEP)) / _LEAST_SHARE)
 
 
-def _widest(values: Mapping[str, Any], limit: float) -> dict[str, Any]:
-    filters = _STEP
-    while count_parameters(**_shape(values, filters + 1)) <= limit:
-        filters += 1
-    return _shape(values, filters)
-
-
 def _shape(values: Mapping[str, Any], filters: int) -> dict[str, Any]:
-    """Arguments of `count_parameters`, for about so many filters in the first stage."""
+    """Arguments of `count_parameters` with about `filters` filters in the first stage."""
     stages = [filters * values["growth"] ** stage for stage in range(3)]
     stem = filters * values["stem"]
     upsampling = [width * values["upsampling"] for width in (*reversed(stages), stem)]

@@ -1,7 +1,7 @@
-"""keras-tuner as the search needs it: killed at any moment, it neither loses nor repeats a trial.
+"""Adapts keras-tuner, so that a search killed at any time loses no trial and repeats none.
 
-All private interfaces of keras-tuner that we rely on are in this module. Where an upgrade changes
-one, a test in `tests/test_keras_tuner.py` fails and says what to do.
+Only this module uses private interfaces of keras-tuner. If an upgrade changes one of them, a test
+in `tests/test_keras_tuner.py` fails and says what to do.
 """
 
 import contextlib
@@ -24,8 +24,8 @@ from trainer.search import space
 from trainer.search.config import SearchConfig
 
 FAILED = 0.0
-"""PSNR of a trial without one: it diverged, or its memory did not suffice. No failure to
-keras-tuner, which would stop at the third, and whose optimizer would not learn where they are."""
+"""PSNR of a trial that diverged or ran out of memory. Such a trial counts as finished: keras-tuner
+stops the search at the third failed trial, and its optimizer learns nothing from failed ones."""
 
 _ALONE = "alone"
 _POLL_SECONDS = 0.5
@@ -33,10 +33,10 @@ _VARIABLES = ("KERASTUNER_TUNER_ID", "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_
 
 
 def part() -> str:
-    """What keras-tuner's variables make of this process: "alone", "chief" or "worker".
+    """The part of this process by keras-tuner's variables: "alone", "chief" or "worker".
 
     Raises:
-      UserError: only some of them are set.
+      UserError: only some of the variables are set.
     """
     if _VARIABLES[1] not in os.environ:
         return _ALONE
@@ -49,22 +49,22 @@ def part() -> str:
 
 
 class Oracle(keras_tuner.Oracle):
-    """Keeps a search whole when it is killed, and prints how it goes.
+    """Makes a search resumable, and prints a line for each finished trial.
 
-    A trial that was running is resumed: with several workers by the worker of the same name, which
-    perhaps never stopped; a process that is alone resumes all of them. Finished trials stay
-    finished: keras-tuner itself would run again those that finished just before the kill.
+    After a kill, the worker of the same name resumes its running trial; it may even still be
+    running. A process without workers resumes all running trials. Finished trials stay finished;
+    keras-tuner alone would repeat those that finished just before the kill.
     """
 
     trials: dict[str, Any]
     finished: Callable[["Oracle"], Any]
 
     def reload(self) -> None:
-        """Take over what the files say."""
+        """Restore the state from the files."""
         super().reload()
         path = pathlib.Path(self._get_oracle_fname())
         running_of = json.loads(path.read_text())["ongoing_trials"]
-        # The oracle's file is written last. Trials that it does not know never began.
+        # The oracle's file is written last: trials missing in it have never started.
         self.trials = {number: self.trials[number] for number in self.start_order}
         running = [number for number, trial in self.trials.items() if trial.status == "RUNNING"]
         ended = [number for number in self.trials if number not in running]
@@ -74,15 +74,15 @@ class Oracle(keras_tuner.Oracle):
             for worker, number in running_of.items()
             if number in running and worker != _ALONE and part() == "chief"
         }
-        # They will ask again: until then the chief is not to leave.
+        # These workers will ask again; the chief must wait for them.
         self.tuner_ids.update(self.ongoing_trials)
         kept = {trial.trial_id for trial in self.ongoing_trials.values()}
         self._retry_queue = [number for number in reversed(running) if number not in kept]
 
     @keras_tuner.synchronized
     def end_trial(self, trial: Any) -> None:
-        """Enter a finished trial and print a line about it."""
-        # A worker's copy came through messages of 32 bits.
+        """Store a finished trial and print a line about it."""
+        # The worker's copy was rounded to 32 bits by the messages.
         trial.hyperparameters = self.trials[trial.trial_id].hyperparameters
         super().end_trial(trial)
         ended = self.trials[trial.trial_id]
@@ -96,18 +96,18 @@ class Oracle(keras_tuner.Oracle):
 
 
 class _Hyperband(Oracle, keras_tuner.oracles.HyperbandOracle):
-    """Hyperband, ended by a number of trials if need be."""
+    """Hyperband with a highest number of trials."""
 
 
 class _Bayesian(Oracle, keras_tuner.oracles.BayesianOptimizationOracle):
-    """Bayesian optimization that tries no point twice, and the same points after a kill."""
+    """Bayesian optimization that tries no point twice, and the same points after a resume."""
 
     def populate_space(self, trial_id: str) -> dict[str, Any]:
         """The next point to try."""
-        # The state of the generator is in no file.
+        # keras-tuner does not save the generator's state.
         self._random_state = np.random.RandomState(self.seed + int(trial_id))
         with warnings.catch_warnings():
-            # That the model of the results is at a bound, of which the user can make nothing.
+            # The warning that the fitted model is at a bound does not help the user.
             warnings.simplefilter("ignore")
             response = super().populate_space(trial_id)
         values = response["values"]
@@ -115,19 +115,14 @@ class _Bayesian(Oracle, keras_tuner.oracles.BayesianOptimizationOracle):
 
 
 def make_oracle(config: SearchConfig, finished: Callable[[Oracle], Any]) -> Oracle:
-    """The method of a search.
-
-    Args:
-      config: of the search.
-      finished: called after each trial.
-    """
+    """keras-tuner's oracle for the search method of a config; calls `finished` after each trial."""
     keras_tuner.src.utils.save_json = save_whole
     given = {
         "objective": keras_tuner.Objective(space.OBJECTIVE, "max"),
         "hyperparameters": space.space(config.batch_sizes),
         "tune_new_entries": False,
         "allow_new_entries": False,
-        # keras-tuner takes 0 for none and draws one.
+        # For the seed 0 keras-tuner would draw a random seed.
         "seed": config.seed + 1,
     }
     if config.tuner == "hyperband":
@@ -143,13 +138,14 @@ def make_oracle(config: SearchConfig, finished: Callable[[Oracle], Any]) -> Orac
 
 
 class Tuner(keras_tuner.Tuner):
-    """Runs trials.
+    """Runs the trials of an oracle.
 
     Args:
-      oracle: gives the trials.
-      folder: of the search; its state is in `trials`, a folder a trial.
-      train: runs a trial, given it and the folder of a trial by its number; returns its metrics.
-      check: called by a worker when the chief is there, before its first trial.
+      oracle: chooses the trials.
+      folder: folder of the search; keras-tuner's state is in `trials` in it.
+      train: trains a trial and returns its metrics; its second argument is a function from a
+        trial's number to its folder.
+      check: a worker calls it before its first trial, when the chief is ready.
     """
 
     def __init__(
@@ -157,55 +153,52 @@ class Tuner(keras_tuner.Tuner):
         oracle: Oracle,
         folder: str,
         train: Callable[[Any, Callable[[str], str]], dict[str, float]],
-        check: Callable[[], None],
+        check: Callable[[], Any],
     ) -> None:
         self.train, self.check = train, check
         alone = part() == _ALONE
         try:
             super().__init__(
-                oracle,
-                directory=folder,
-                project_name="trials",
-                tuner_id=_ALONE if alone else None,
+                oracle, directory=folder, project_name="trials", tuner_id=_ALONE if alone else None
             )
-        # keras-tuner makes a RuntimeError of what the oracle's file lacks.
+        # keras-tuner raises a RuntimeError if fields are missing in the oracle's file.
         except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             raise UserError(
                 f"--tuning_dir={folder}: the state of the search in trials/ is damaged "
-                f"({error.__cause__ or error}); bring it back, or give another --tuning_dir"
+                f"({error.__cause__ or error}); restore it, or give another --tuning_dir"
             ) from error
 
     def _populate_initial_space(self) -> None:
-        # keras-tuner calls this where a process has no file of its own yet. There may be trials for
-        # all that: of a process killed early, or under another name.
+        # keras-tuner calls this if the process has no file of its own yet. Trials may exist anyway,
+        # from a process that was killed early or had another name.
         if not self._is_worker() and pathlib.Path(self.oracle._get_oracle_fname()).exists():
             self.oracle.reload()
 
     def on_search_begin(self) -> None:
-        """Wait for the chief, and see that it searches for the same."""
+        """In a worker: wait for the chief, and check that its search is the same."""
         if self._is_worker():
             print("waiting for the chief", flush=True)
             self.oracle.get_space()
             self.check()
 
     def pre_create_trial(self) -> None:
-        """Do not flood the chief with questions while it waits for other workers."""
+        """In a worker: wait, so that it does not flood the chief with requests."""
         if self._is_worker():
             time.sleep(_POLL_SECONDS)
 
     def run_trial(self, trial: Any, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Train as far as the trial says; returns its metrics."""
+        """Train a trial; returns its metrics."""
         try:
             return self.train(trial, self.get_trial_dir)
         except Exception as error:
-            # All others would be one more failed trial to keras-tuner.
+            # keras-tuner would count any other exception as a failed trial.
             raise keras_tuner.errors.FatalError(str(error)) from error
 
     def search(self, *args: Any, **kwargs: Any) -> None:
         """Run trials until the oracle has no more.
 
         Raises:
-          UserError: the chief is gone, or its address cannot be used; and what a trial raised.
+          UserError: the chief is lost, its address cannot be used, or a trial raised it.
         """
         with _errors_of_ours():
             super().search(*args, **kwargs)
@@ -217,12 +210,12 @@ def _errors_of_ours() -> Iterator[None]:
     try:
         yield
     except keras_tuner.errors.FatalError as error:
-        # Ours, which keras-tuner lets through in this form only.
+        # `run_trial` wrapped the cause, because keras-tuner lets only this type through.
         raise (error.__cause__ or error) from None
     except grpc.RpcError as error:
         if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             raise
-        raise UserError(f"the chief at {address} is gone; start it again, then this") from error
+        raise UserError(f"the chief at {address} is lost; start it again, then this") from error
     except RuntimeError as error:
         if "bind" not in str(error):
             raise
@@ -230,14 +223,14 @@ def _errors_of_ours() -> Iterator[None]:
 
 
 def save_whole(path: str, value: Any) -> str:
-    """What keras-tuner writes all its state with, made atomic: its own function writes in place."""
+    """Write JSON atomically, as a replacement of keras-tuner's `save_json`."""
     text = json.dumps(value)
     files.write_text(pathlib.Path(path), text)
     return text
 
 
 def describe(trial: Any) -> str:
-    """How a finished trial went, in words."""
+    """The result of a finished trial in words."""
     if trial.score == FAILED:
         return "no result"
     epoch, until = (round(trial.metrics.get_last_value(name)) for name in ("epoch", "until"))
