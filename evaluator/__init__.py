@@ -1,12 +1,12 @@
-"""Judging a SavedModel on the dataset.
+"""Scores of SavedModels on a dataset, and their use on other scans.
 
-- Scores of a split: `score` is the command and `evaluation` its work; `scoring`, `statistics`,
-  `bootstrap`, `results`, and `published` for those of the thesis.
+- Scores of a split: the command `score`, run by `evaluation`; `scoring`, `statistics`, `bootstrap`,
+  `results`; `published` has the scores of the thesis.
 - Corrupted inputs: `robustness`, `robustness_report`.
-- Lesions: `anomalies` runs it; `lesions` makes them, `pairs` finds files; `anomaly` scores pixels;
-  `tallies`, `curves` and `detection` judge the scores; `anomaly_report`.
-- Scans of your own: `reconstruct`, `volumes`.
-- Pages for people: `report`, `sections`, `figures`.
-- SavedModels, and whether they are what their cards say: `models`.
-- Flags that several commands have: `options`.
+- Lesions: the command `anomalies`; `lesions` draws them, `pairs` finds files, `anomaly` scores
+  pixels, `tallies`, `curves` and `detection` measure the scores; `anomaly_report`.
+- Other scans: the command `reconstruct`; `volumes`.
+- HTML reports: `report`, `sections`, `figures`.
+- Loading and checking of SavedModels: `models`.
+- Flags that commands share: `options`.
 """

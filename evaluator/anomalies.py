@@ -1,4 +1,4 @@
-"""Do the residuals of a model find lesions? `python -m evaluator anomalies --help`."""
+"""Score how well residuals find lesions: `python -m evaluator anomalies --help`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ USAGE = """
 python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
   [--dataset=ixi_t1/thesis] [--source_dir=L]
 
-Scores pixels by the residual of slice and reconstruction, beside two baselines without a model:
-residual against a Gaussian-blurred slice, and plain intensity. The dataset is of healthy people;
-its validation slices set the thresholds. Without --source_dir, lesions are synthetic, in the test
-slices of the dataset; with it, they are those of volumes with a mask of the same name, such as
-a_T1.nii.gz and a_lesion.nii.gz, and the residuals are the maps that python -m evaluator reconstruct
-writes. O/anomalies.csv and O/anomalies.json have the numbers, O/anomalies.html those and pictures,
-for a person.
+Scores pixels by the residual, slice minus reconstruction, and by two baselines without a model: the
+residual against the slice after a Gaussian blur, and the plain intensity. The dataset has healthy
+people; its validation slices set the thresholds. Without --source_dir, synthetic lesions are put
+into the test slices of the dataset. With it, the lesions are those of volumes with a mask of the
+same name, such as a_T1.nii.gz and a_lesion.nii.gz, and the residuals are the maps that python -m
+evaluator reconstruct writes. O/anomalies.csv and O/anomalies.json have the numbers;
+O/anomalies.html shows them with pictures.
 """
 
 
@@ -46,7 +46,7 @@ class LesionSettings:
         below=100,
     )
     blur_sigma: float = flag(
-        "Sigma of the blurred baseline, as a share of the slice's height.", 0.02, above=0, most=1
+        "Sigma of the blur baseline, as a share of the slice's height.", 0.02, above=0, most=1
     )
     smooth_sigma: float = flag(
         "Sigma of a Gaussian over the scores of all methods, as a share of the slice's height; 0 "
@@ -56,23 +56,23 @@ class LesionSettings:
         most=1,
     )
     region: str = flag(
-        "Which pixels count: the whole head, or the inner upper part of it, where brain is to be "
-        "expected in a scan with skull and face.",
+        "Which pixels count: the whole head, or its inner upper part, where brain is expected in "
+        "a scan with skull and face.",
         "head",
         choices=("head", "inner"),
     )
-    seed: int = flag("Of synthetic lesions and of the bootstrap.", 0, least=0)
+    seed: int = flag("Seed of synthetic lesions and of the bootstrap.", 0, least=0)
 
 
 @dataclasses.dataclass(frozen=True)
 class AnomaliesConfig:
     """What to score and how; the fields are the flags."""
 
-    saved_model: tuple[str, ...] = flag("Folders of the SavedModels, with commas between.")
+    saved_model: tuple[str, ...] = flag("Folders of the SavedModels, separated by commas.")
     data: Dataset = dataclasses.field(kw_only=True)
     output_dir: str = flag("Folder for the results.")
     source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
-    batch_size: int = flag("Slices at a time.", 32, least=1)
+    batch_size: int = flag("Slices in a batch.", 32, least=1)
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
@@ -82,10 +82,10 @@ class AnomaliesConfig:
 
 
 def main(config: AnomaliesConfig) -> None:
-    """Score, write the files and print the table.
+    """Score lesions, write the files and print the table.
 
     Raises:
-      UserError: models, dataset, volumes or output folder are not there or not fit for the others.
+      UserError: models, dataset, volumes or output folder do not exist or do not fit together.
     """
     from evaluator import anomaly_report, detection, report, scoring
 
@@ -95,12 +95,9 @@ def main(config: AnomaliesConfig) -> None:
             storage.at(data.data_dir), data.dataset, "validation", "quick"
         )
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
+        source, batch_size = config.source_dir, config.batch_size
         scored = score_lesions(
-            models,
-            config.data,
-            config.settings,
-            source_dir=config.source_dir,
-            batch_size=config.batch_size,
+            models, data, config.settings, source_dir=source, batch_size=batch_size
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -123,18 +120,18 @@ def score_lesions(
     """Score lesions by models and baselines.
 
     Args:
-      models: to be compared.
-      data: of healthy people.
+      models: models to compare.
+      data: dataset of healthy people.
       settings: how pixels are scored.
-      source_dir: of volumes with masks; None puts synthetic lesions into the test slices.
-      batch_size: slices at a time.
+      source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
+      batch_size: slices in a batch.
 
     Returns:
-      What was scored, rows and comparisons as `detection.measure` gives them, and histograms with
+      Facts on what was scored, rows and comparisons of `detection.measure`, and histograms with
       examples.
 
     Raises:
-      UserError: dataset or volumes are not there or not fit.
+      UserError: dataset or volumes do not exist or do not fit the models.
     """
     from evaluator import detection, scoring, tallies
 
@@ -171,7 +168,6 @@ def _scorer(
 
 
 def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[str, Any]:
-    """What is scored, and with what, for the files."""
     return {
         "models": {model.name: model.sha256 for model in scorer.models},
         "dataset": validation.dataset,
@@ -187,11 +183,7 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
 
 
 def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[list[Pair], Geometry]:
-    """The volumes with masks and the geometry of the dataset; adds to `facts` what they are.
-
-    Raises:
-      UserError: there is no such dataset, its manifest is damaged, or no volume has a mask.
-    """
+    """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
     from evaluator import pairs, volumes
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
@@ -207,7 +199,7 @@ def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[lis
     if made.geometry is None:
         print(
             "warning: the dataset does not tell the voxel size of its scans, so volumes are "
-            "cropped or padded and never resampled; make it again with beam_preprocess",
+            "cropped or padded and never resampled; make the dataset again with beam_preprocess",
             file=sys.stderr,
         )
     return chosen, volumes.geometry_of(made.config, made.geometry)
@@ -235,4 +227,4 @@ def print_lesions(
         )
 
 
-COMMAND = Command(AnomaliesConfig, main, "do residuals find lesions?", USAGE)
+COMMAND = Command(AnomaliesConfig, main, "score how well residuals find lesions", USAGE)

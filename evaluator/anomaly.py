@@ -1,7 +1,7 @@
 """Anomaly maps and scores: how far each pixel is from what a healthy head would show there.
 
-Maps are in scanner units. Scores are in units of the slice's range; where values are not clipped to
-it, some lie beyond -1 and 1. Higher is more anomalous.
+Maps are in scanner units. Scores are in units of the slice's range, and may lie beyond -1 and 1
+where values are not clipped. Higher is more anomalous.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,23 +14,23 @@ from ixi_tfds.images.scaling import quantize, to_unit
 
 BLURRED, INTENSITY = "blurred input", "intensity"
 BASELINES = (BLURRED, INTENSITY)
-"""Methods that know no model; published work shows that they often win."""
+"""Methods without a model; published work shows that they often do better than models."""
 
 DIRECTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "either": np.abs,
     "bright": np.positive,
     "dark": np.negative,
 }
-"""What a score looks for, any difference or what is brighter or darker than expected, and how it is
-made of the residual."""
+"""What a score looks for (any difference, brighter or darker than expected), and the function of
+the residual that gives the score."""
 
 HEAD_LEVEL = 0.1
 """Smoothed brightness above which a pixel counts as head, in units of the slice's range."""
 
 DEPTH = 0.06
-"""How far inside the head `inner_head` begins, in shares of the slice's shorter side.
+"""Distance of `inner_head` from the head's edge, as a share of the slice's shorter side.
 
-On IXI's 256 voxels of 0.94 mm, or 128 of 2 mm, it is 15 mm: scalp and skull.
+It is the thickness of scalp and skull, 15 mm for IXI's 256 voxels of 0.94 mm or 128 of 2 mm.
 """
 
 UPPER = 0.5
@@ -38,15 +38,12 @@ UPPER = 0.5
 
 
 def ranges(slices: np.ndarray, limits: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high of slices in scanner units, each float64 [N, 1, 1].
+    """Low and high of slices [N, H, W] in scanner units, each float64 [N, 1, 1].
 
-    Args:
-      slices: [N, H, W] in scanner units.
-      limits: low and high of the volume; None takes each slice's own extrema.
+    `limits` are those of the volume; None takes each slice's minimum and maximum.
     """
     if limits is None:
-        axes = (1, 2)
-        low, high = (find(slices, axis=axes, keepdims=True) for find in (np.min, np.max))
+        low, high = (find(slices, axis=(1, 2), keepdims=True) for find in (np.min, np.max))
     else:
         low, high = (np.full((len(slices), 1, 1), limit) for limit in limits)
     return low.astype(np.float64), high.astype(np.float64)
@@ -55,18 +52,18 @@ def ranges(slices: np.ndarray, limits: tuple[float, float] | None) -> tuple[np.n
 def anomaly_maps(
     model: Model, slices: np.ndarray, limits: tuple[float, float] | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a model makes of slices, and their anomaly map: slices minus reconstruction.
+    """A model's reconstruction of slices, and their anomaly map: slices minus reconstruction.
 
-    `python -m evaluator reconstruct` writes the map as it is. `python -m evaluator anomalies`
-    scores the same map: divided by the range, `high - low`, it is the score for "bright".
+    `python -m evaluator reconstruct` writes this map, and `python -m evaluator anomalies` scores
+    it: divided by the range, `high - low`, it is the score for "bright".
 
-    The signature `raw` does it where the model has one for such a range. For all others it is done
-    here by the same rule: 8 bits, the reconstruction in [0, 1], and back.
+    If the model has a signature `raw` for such a range, that is called. Otherwise slices are scaled
+    here in the same way: to 8 bits, the reconstruction in [0, 1], and back.
 
     Args:
-      model: what reconstructs.
+      model: the model.
       slices: [N, H, W] in scanner units.
-      limits: as `ranges` takes them.
+      limits: as in `ranges`.
 
     Returns:
       Reconstruction and residual, both float32 [N, H, W] in scanner units.
@@ -85,16 +82,10 @@ def anomaly_maps(
 
 
 def head_mask(image: np.ndarray) -> np.ndarray:
-    """Where the head is: the largest bright part of the smoothed slice, its holes filled.
+    """Mask of the head, bool [H, W], of a slice float32 [H, W] in [0, 1].
 
-    Bright is above `HEAD_LEVEL` after a Gaussian of sigma 1 pixel. Of a scan without skull this is
-    the brain.
-
-    Args:
-      image: float32 [H, W] in [0, 1].
-
-    Returns:
-      bool [H, W].
+    It is the largest connected part above `HEAD_LEVEL` after a Gaussian of sigma 1 pixel, with its
+    holes filled. In a scan without skull it is the brain.
     """
     parts, count = ndimage.label(ndimage.gaussian_filter(image, 1.0) > HEAD_LEVEL)
     if not count:
@@ -104,15 +95,10 @@ def head_mask(image: np.ndarray) -> np.ndarray:
 
 
 def inner_head(head: np.ndarray) -> np.ndarray:
-    """Where brain is to be expected in a whole head: `DEPTH` inside it, in the `UPPER` part.
+    """Where brain is expected in a head with skull and face, bool [H, W].
 
-    The edge of the image is an edge of the head too.
-
-    Args:
-      head: bool [H, W], rows running to posterior and columns to superior.
-
-    Returns:
-      bool [H, W].
+    It is the part deeper than `DEPTH`, in the `UPPER` part. The edge of the image counts as an edge
+    of the head. `head` is bool [H, W] with rows to posterior and columns to superior.
     """
     deep = ndimage.distance_transform_edt(np.pad(head, 1))[1:-1, 1:-1] > DEPTH * min(head.shape)
     columns = np.flatnonzero(head.any(axis=0))
@@ -129,21 +115,21 @@ def score_maps(
     *,
     smooth_sigma: float | tuple[float, float] = 0.0,
 ) -> Iterator[tuple[tuple[str, str], np.ndarray]]:
-    """Scores of a stack of slices by every method, one (method, direction) after the other.
+    """Scores of a stack of slices by every method and direction.
 
-    Where a method knows what it expects instead of the slice, its score is made of the residual of
-    the two, as `DIRECTIONS` says. Last comes `INTENSITY`: the brightness itself for "bright", 1
-    minus it for "dark", and how far it is from the median of the slice's head for "either".
+    The scores of a method with a reference are computed from its residual, see `DIRECTIONS`. Those
+    of `INTENSITY`, the last method, are the brightness for "bright", 1 minus the brightness for
+    "dark", and the distance from the median brightness of the slice's head for "either".
 
     Args:
       images: float [N, H, W] in units of the slice's range, 0 to 1.
-      heads: bool [N, H, W].
-      references: what each method but `INTENSITY` expects, by its name, float [N, H, W].
-      smooth_sigma: of a Gaussian over every score in its slice, in pixels, the same along rows and
-        columns or one for each; 0 for none.
+      heads: masks of the heads, bool [N, H, W].
+      references: what each method but `INTENSITY` expects, float [N, H, W], by the method's name.
+      smooth_sigma: sigma of a Gaussian over scores within slices, in pixels, or one each for rows
+        and columns; 0 for none.
 
     Yields:
-      ((name, direction), scores), scores float [N, H, W].
+      ((method, direction), scores), scores float [N, H, W].
     """
     for name, reference in references.items():
         residual = images - reference
@@ -160,7 +146,7 @@ def score_maps(
 
 
 def blur(stack: np.ndarray, sigma: float | tuple[float, float]) -> np.ndarray:
-    """Each slice of [N, H, W] after a Gaussian of `sigma` pixels, along rows and columns."""
+    """Slices [N, H, W], each smoothed by a Gaussian of `sigma` pixels along rows and columns."""
     return ndimage.gaussian_filter(stack, (0, *np.broadcast_to(sigma, 2)))
 
 

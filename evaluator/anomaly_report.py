@@ -1,4 +1,4 @@
-"""The sections of the page on lesions: tables, plots, pictures, what was scored."""
+"""The report's sections on lesions: tables, plots, pictures, and what was scored."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,8 +26,8 @@ def lead(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[st
     kind = "a baseline without any model" if best["method"] in BASELINES else "a model"
     return [
         f"Lesions: {facts['lesions']}. {overall[0]['prevalence']:.3%} of {overall[0]['pixels']} "
-        "pixels are lesion, which is the AUPRC of scores that mean nothing. The highest AUPRC, "
-        f"{best['auprc']:.4f}, has {best['method']}, looking for {best['looks_for']}: {kind}."
+        "pixels are lesion, which is the AUPRC of random scores. The method with the highest "
+        f"AUPRC, {best['auprc']:.4f}, is {best['method']}, looking for {best['looks_for']}: {kind}."
     ]
 
 
@@ -37,17 +37,9 @@ def sections(
     comparisons: Sequence[Mapping[str, Any]],
     found: Found,
 ) -> list[Section]:
-    """The page's sections.
-
-    Args:
-      facts: what was scored.
-      rows: what `detection.measure` gives.
-      comparisons: likewise.
-      found: histograms and examples.
-    """
+    """All sections of the report on lesions, from what `anomalies.score_lesions` returns."""
     parts = [
-        _overall(facts, [row for row in rows if not row["subject"] and not row["group"]]),
-        _compared(facts, comparisons),
+        *_tables(facts, rows, comparisons),
         _precision_recall(found),
         _by_name("AUPRC by group", [row for row in rows if row["group"]], "group"),
         _by_name("AUPRC by person", [row for row in rows if row["subject"]], "subject"),
@@ -63,12 +55,18 @@ def short_sections(
     comparisons: Sequence[Mapping[str, Any]],
     found: Found,
 ) -> list[Section]:
-    """Those that a report on more than lesions shows; the arguments are those of `sections`."""
-    parts = [
-        _overall(facts, [row for row in rows if not row["subject"] and not row["group"]]),
-        _compared(facts, comparisons),
-    ]
+    """Its sections for a report that is not on lesions alone; the arguments are the same."""
+    parts = _tables(facts, rows, comparisons)
     return [*parts, _pictures(found.examples)] if found.examples else parts
+
+
+def _tables(
+    facts: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    comparisons: Sequence[Mapping[str, Any]],
+) -> list[Section]:
+    overall = [row for row in rows if not row["subject"] and not row["group"]]
+    return [_overall(facts, overall), _compared(facts, comparisons)]
 
 
 def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Section:
@@ -89,13 +87,13 @@ def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sec
         "range, holes filled"
     )
     if facts["settings"]["region"] == "inner":
-        where += ", and there only well inside its upper half, where brain is to be expected"
+        where += ", and only well inside its upper half, where brain is expected"
     notes = [
         f"The threshold is the {facts['settings']['percentile']:g}th percentile of healthy "
-        "validation pixels, set without a lesion; the best possible Dice takes the masks to know "
-        f"its threshold. Intervals are 95% over {curves.RESAMPLES} bootstrap samples of people. "
-        "All pixels of all people are pooled. Areas come from histograms and differ from exact "
-        f"ones by less than {curves.TOLERANCE:g}. {where}."
+        "validation pixels; no lesion is used to set it. The threshold of the best possible Dice "
+        f"is known from the masks alone. Intervals are 95%, from {curves.RESAMPLES} bootstrap "
+        "samples of people. All pixels of all people are pooled. Areas come from histograms and "
+        f"differ from exact ones by less than {curves.TOLERANCE:g}. {where}."
     ]
     return Section("Lesions: all pixels", tables={"": pd.DataFrame(lines)}, notes=notes)
 
@@ -114,11 +112,11 @@ def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
         for row in comparisons
     ]
     note = (
-        "Both look for the same. \u201cblurred input\u201d is the residual against the slice after "
-        f"a Gaussian of {facts['settings']['blur_sigma_pixels']:.2f} pixels; \u201cintensity\u201d "
-        "is the brightness itself, for dark lesions its opposite, for either its distance from the "
-        "median of the head. Better and worse where the interval of the paired difference leaves "
-        "out 0."
+        "Model and baseline look for the same. \u201cblurred input\u201d is the residual against "
+        f"the slice after a Gaussian of {facts['settings']['blur_sigma_pixels']:.2f} pixels. "
+        "\u201cintensity\u201d is the brightness for bright lesions, its opposite for dark ones, "
+        "and its distance from the median of the head for either. A model is better or worse if "
+        "the interval of the paired difference excludes 0."
     )
     return Section(
         "Lesions: models against baselines", tables={"": pd.DataFrame(lines)}, notes=[note]
@@ -137,12 +135,12 @@ def _precision_recall(found: Found) -> Section:
                 chance = float(curves.prevalence(tally.overall))
         title = f"looking for {direction}"
         panels[title] = figures.precision_recall(title, lines, chance)
-    note = "Beside each name its AUPRC. The thin line is what scores that mean nothing reach."
+    note = "Each name is followed by its AUPRC. The thin line is the precision of random scores."
     return Section("Precision and recall", figures=[Figure("", panels)], notes=[note])
 
 
 def _by_name(title: str, rows: Sequence[Mapping[str, Any]], kind: str) -> Section:
-    """A table for each direction, a line a name, a column a method."""
+    """A table for each direction, with a row for each name and a column for each method."""
     frame = pd.DataFrame(rows)
     tables = {}
     for direction in DIRECTIONS:

@@ -1,4 +1,4 @@
-"""Bootstrap intervals over people: the same seed gives the same draws."""
+"""Bootstrap intervals over people."""
 
 import warnings
 
@@ -8,24 +8,18 @@ CONFIDENCE = 0.95
 
 
 def draw(people: int, *, draws: int, seed: int) -> np.ndarray:
-    """How often each person is in each draw of as many people with replacement.
+    """How often each person occurs in each bootstrap sample, int64 [draws, people].
 
-    It is the same as to draw them one by one, in less memory.
-
-    Returns:
-      int64 [draws, people].
+    The same seed gives the same samples.
     """
     random = np.random.default_rng(seed)
     return random.multinomial(people, np.full(people, 1 / people), size=draws)
 
 
 def interval(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval at `CONFIDENCE` of what the draws gave.
+    """Percentile interval at `CONFIDENCE` of the values [draws, ...] of bootstrap samples.
 
-    With few people it is too narrow, as every bootstrap interval is.
-
-    Args:
-      values: [draws, ...]; those that are not finite do not count.
+    With few people, bootstrap intervals are too narrow. Values that are not finite are left out.
 
     Returns:
       Lower and upper ends, each [...]; NaN where no value is finite.

@@ -1,9 +1,9 @@
-"""How well scores tell lesion from healthy pixels, from histograms that do not grow with pixels.
+"""How well scores separate lesion pixels from healthy ones, computed from histograms.
 
 Counts are integers [..., 2, BINS]: healthy and lesion pixels by score. The bins, from -1 to 1, have
-equal widths in the signed square root of the score, so that they are finest at 0, where residuals
-of good models lie. Scores within a bin are ties, so that AUPRC and AUROC differ from those of the
-scores themselves, by less than `TOLERANCE`.
+equal widths in the signed square root of the score, so they are finest at 0, where most residuals
+of good models are. Scores in one bin count as equal, so AUPRC and AUROC differ from those of the
+exact scores, by less than `TOLERANCE`.
 """
 
 import numpy as np
@@ -12,26 +12,24 @@ BINS = 32768
 """Each of the 256 levels of a stored slice has a bin of its own."""
 
 TOLERANCE = 1e-3
-"""Largest difference of AUPRC and AUROC from scikit-learn's on unbinned scores that tests allow.
+"""Largest difference from scikit-learn's AUPRC and AUROC of exact scores that tests allow.
 
-0.0002 was the largest seen: bins count as ties, which make AUPRC a little lower.
+The largest difference seen was 0.0002.
 """
 
 RESAMPLES = 1000
-"""How often subjects are drawn for an interval."""
+"""Bootstrap samples for an interval."""
 
 
 def count(scores: np.ndarray, lesions: np.ndarray) -> np.ndarray:
-    """Histogram of scores, int32 [2, BINS]; those beyond -1 and 1 count in the outermost bins.
+    """Histogram of scores, int32 [2, BINS]; scores beyond -1 and 1 count in the outermost bins.
 
-    Args:
-      scores: finite numbers, any shape.
-      lesions: bool of the same shape.
+    `scores` are finite, of any shape; `lesions` is bool of the same shape.
     """
     spread = np.sign(scores) * np.sqrt(np.abs(scores))
     bins = np.clip(np.floor((spread + 1.0) * (BINS // 2)), 0, BINS - 1).astype(np.int64)
     counts = np.bincount((bins + BINS * lesions).ravel(), minlength=2 * BINS)
-    # A slice or volume has far fewer pixels than int32 counts, and tallies are many.
+    # int32 is enough for the pixels of a volume, and saves memory.
     return counts.astype(np.int32).reshape(2, BINS)
 
 
@@ -39,16 +37,15 @@ def statistics(counts: np.ndarray, threshold: int) -> dict[str, np.ndarray]:
     """How well the scores find the lesions; NaN where there is no lesion.
 
     Args:
-      counts: [..., 2, BINS], or of fewer bins in the same order.
-      threshold: the bin above which `dice` takes pixels for lesion.
+      counts: [..., 2, BINS], or fewer bins in the same order.
+      threshold: the bin above which pixels count as lesion for `dice`.
 
     Returns:
-      `auprc`, average precision: the sum over thresholds of precision times gain in recall, as
-      scikit-learn has it, with no interpolation. `auroc`, the chance that a lesion pixel scores
-      above a healthy one, ties half. `dice` of what is above the threshold. `best_dice`, the
-      highest that any threshold gives, which takes the masks to know. Each [...].
+      Each [...]: `auprc`, average precision, the sum over thresholds of precision times gain in
+      recall without interpolation, as in scikit-learn; `auroc`, the probability that a lesion pixel
+      scores above a healthy one, where ties count half; `dice` at the threshold; `best_dice`, the
+      highest Dice at any threshold, which only the masks can tell.
     """
-    # From the highest bin down.
     above = np.cumsum(counts[..., ::-1], axis=-1, dtype=np.float64)
     healthy, lesion = above[..., 0, :], above[..., 1, :]
     found, positives = healthy + lesion, lesion[..., -1]
@@ -67,12 +64,12 @@ def statistics(counts: np.ndarray, threshold: int) -> dict[str, np.ndarray]:
 
 
 def prevalence(counts: np.ndarray) -> np.ndarray:
-    """Share of lesion pixels: the AUPRC that scores without any meaning have."""
+    """Share of lesion pixels, which is the AUPRC of random scores."""
     return _share(counts[..., 1, :].sum(axis=-1), counts.sum(axis=(-1, -2)))
 
 
 def percentile_bin(counts: np.ndarray, percentile: float) -> int:
-    """The lowest bin with at least that percentage of the healthy pixels in or below it."""
+    """The lowest bin such that it and the bins below hold that percentage of healthy pixels."""
     below = np.cumsum(counts[0])
     return int(np.searchsorted(below, percentile / 100 * below[-1]))
 
@@ -84,7 +81,7 @@ def upper_edge(bins: int) -> float:
 
 
 def precision_recall(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Precision and recall at every bin that has pixels, highest first, of counts [2, BINS]."""
+    """Precision and recall of counts [2, BINS] at every bin with pixels, highest bin first."""
     above = np.cumsum(counts[:, counts.any(axis=0)][:, ::-1], axis=1)
     return above[1] / above.sum(axis=0), above[1] / max(above[1, -1], 1)
 
@@ -93,11 +90,11 @@ def resampled(counts: np.ndarray, threshold: int, weights: np.ndarray) -> dict[s
     """`statistics` of every bootstrap sample of subjects, each [samples].
 
     Args:
-      counts: of each subject, [subjects, 2, BINS].
-      threshold: as there.
-      weights: what `bootstrap.draw` gives; the same for methods that are to be compared in pairs.
+      counts: counts of each subject, [subjects, 2, BINS].
+      threshold: as in `statistics`.
+      weights: samples of `bootstrap.draw`; use the same ones for methods compared in pairs.
     """
-    # Bins without pixels change nothing and are most of them.
+    # Most bins are empty, and empty bins change nothing.
     filled = np.flatnonzero(counts.any(axis=(0, 1)))
     threshold = int(np.searchsorted(filled, threshold, side="right")) - 1
     flat = counts[..., filled].reshape(len(counts), -1).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Which method finds the lesions: histograms of scores into rows, intervals and comparisons."""
+"""How well each method finds lesions: statistics, intervals and comparisons from histograms."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ STATISTICS = ("auprc", "auroc", "dice", "best_dice")
 
 
 def thresholds(healthy: Mapping[Method, Tally], percentile: float) -> dict[Method, int]:
-    """The bin above which each method calls a pixel a lesion, from healthy slices alone."""
+    """The bin above which each method counts a pixel as lesion, from healthy slices alone."""
     return {
         method: curves.percentile_bin(tally.overall, percentile)
         for method, tally in healthy.items()
@@ -25,19 +25,19 @@ def thresholds(healthy: Mapping[Method, Tally], percentile: float) -> dict[Metho
 def measure(
     tallies: Mapping[Method, Tally], limits: Mapping[Method, int], *, seed: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of statistics, and models compared with both baselines.
+    """Rows of statistics, and comparisons of the models with both baselines.
 
     A row has `method`, `looks_for`, `subject` and `group` (empty for all), pixels, prevalence,
-    `threshold` and `STATISTICS`; rows over all subjects and groups have `<statistic>_low` and
+    `threshold` and `STATISTICS`. Rows over all subjects and groups also have `<statistic>_low` and
     `_high`, a bootstrap interval over subjects. All pixels of a row are pooled.
 
-    A comparison has the difference of AUPRC of a model and a baseline that looks for the same,
-    with the interval of the paired difference over the same bootstrap samples, and a `verdict`.
+    A comparison has the difference of AUPRC between a model and a baseline for the same direction,
+    its interval over the same bootstrap samples, and a `verdict`.
 
     Args:
-      tallies: of each method; the same subjects and groups in each.
-      limits: what `thresholds` gives.
-      seed: of the bootstrap.
+      tallies: histograms of each method, all with the same subjects and groups.
+      limits: the result of `thresholds`.
+      seed: seed of the bootstrap.
     """
     subjects = sorted(next(iter(tallies.values())).subjects)
     weights = None
@@ -114,7 +114,7 @@ def _verdict(low: float, high: float) -> str:
 def result_files(
     rows: list[dict[str, Any]], comparisons: list[dict[str, Any]], facts: Mapping[str, Any]
 ) -> dict[str, str]:
-    """`anomalies.csv`, a row a method and subject, group or all; and `anomalies.json`."""
+    """The texts of `anomalies.csv`, which has all rows, and of `anomalies.json`."""
     frame = pd.DataFrame(rows)
     overall = [row for row in rows if not row["subject"] and not row["group"]]
     content = {**facts, "overall": overall, "comparisons": comparisons}

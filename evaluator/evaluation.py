@@ -1,4 +1,4 @@
-"""Scoring models on a split, from the folders of the SavedModels to the files of results."""
+"""The work of `python -m evaluator`: scores models on a split and writes the results."""
 
 import pathlib
 from collections.abc import Sequence
@@ -29,11 +29,11 @@ from ixi_tfds.images.metrics import METRICS
 def evaluate(config: ScoreConfig) -> None:
     """Score models, write the results and print the statistics.
 
-    Writes `scores.csv`, `summary.json` and `report.html`, `robustness.csv` and `anomalies.csv` if
-    asked for, to the output folder, which has to be there.
+    Writes `scores.csv`, `summary.json` and `report.html` to the output folder, which must exist;
+    also `robustness.csv` with `robustness`, `anomalies.csv` and `anomalies.json` with `lesions`.
 
     Raises:
-      UserError: a model, dataset or split is not there or not fit for the others.
+      UserError: a model, dataset or split does not exist or does not fit the others.
     """
     data = config.data
     split = scoring.open_split(storage.at(data.data_dir), data.dataset, config.split, data.verify)
@@ -50,8 +50,7 @@ def evaluate(config: ScoreConfig) -> None:
     parts = _sections(models, facts, scores, slices, [storage.at(path) for path in config.workdir])
     if corrupted is not None:
         curves = robustness.curves(corrupted)
-        section = robustness_report.robustness_section(corrupted, curves, models, slices)
-        parts.insert(-2, section)
+        parts.insert(-2, robustness_report.robustness_section(corrupted, curves, models, slices))
     texts = results.result_files(scores, facts, curves)
     if config.lesions:
         scored = anomalies.score_lesions(
@@ -92,7 +91,7 @@ def _sections(
 
 
 def _head(models: Sequence[Model], split: Split, facts: dict[str, Any]) -> tuple[str, list[str]]:
-    """The report's title, and what stands below it."""
+    """The report's title and its first paragraph."""
     who = models[0].name if len(models) == 1 else f"{len(models)} models"
     title = f"How well {who} reconstruct{'s' if len(models) == 1 else ''} {split.dataset}"
     best = max(facts["models"], key=lambda entry: entry["psnr"]["mean"])

@@ -20,10 +20,10 @@ from matplotlib.ticker import MaxNLocator
 from ixi_tfds.images.metrics import METRICS
 
 RESIDUAL_COLOURS = "RdBu_r"
-"""Diverging, and told apart with every common colour blindness."""
+"""Diverging colours, distinct with every common colour blindness."""
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Of Okabe and Ito, told apart with every common colour blindness."""
+"""Okabe and Ito's colours, distinct with every common colour blindness."""
 
 _LINES = ("-", "--", ":", "-.")
 
@@ -35,19 +35,19 @@ def residual_limit(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
 
 
 def slice_png(image: np.ndarray) -> bytes:
-    """A slice alone, float [H, W] in [0, 1] as grey, upright, its own pixels and nothing else."""
+    """A slice, float [H, W] in [0, 1], as an upright grey picture with a pixel for each pixel."""
     grey = np.round(255 * np.clip(np.rot90(image), 0, 1)).astype(np.uint8)
     return _pixels(grey)
 
 
 def residual_png(residual: np.ndarray, limit: float) -> bytes:
-    """A residual alone, float [H, W], upright, its colours saturated at `limit`."""
+    """A residual, float [H, W], as an upright picture whose colours saturate at `limit`."""
     shares = np.clip(np.rot90(residual) / (2 * limit) + 0.5, 0, 1)
     return _pixels(matplotlib.colormaps[RESIDUAL_COLOURS](shares, bytes=True)[..., :3])
 
 
 def outlined_png(image: np.ndarray, mask: np.ndarray) -> bytes:
-    """A slice alone, as `slice_png` shows it, with the edge of a mask, bool [H, W], in colour."""
+    """A slice as in `slice_png`, with the edge of a mask, bool [H, W], in colour."""
     grey = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
     colours = np.repeat(grey[..., None], 3, axis=-1)
     edge = mask & ~scipy.ndimage.binary_erosion(mask)
@@ -56,7 +56,7 @@ def outlined_png(image: np.ndarray, mask: np.ndarray) -> bytes:
 
 
 def zoom(image: np.ndarray, center: tuple[int, int]) -> np.ndarray:
-    """The third of a slice, [H/3, W/3], that lies around `center`, moved inside the slice."""
+    """The part [H/3, W/3] of a slice around `center`, moved inside the slice."""
     cut = []
     for side, place in zip(image.shape, center, strict=True):
         length = max(side // 3, 1)
@@ -66,14 +66,14 @@ def zoom(image: np.ndarray, center: tuple[int, int]) -> np.ndarray:
 
 
 def worst_place(residual: np.ndarray) -> tuple[int, int]:
-    """(row, column) around which a residual, [H, W], is largest on average."""
+    """(row, column) around which the mean absolute residual, of [H, W], is largest."""
     smoothed = scipy.ndimage.uniform_filter(np.abs(residual), max(residual.shape[0] // 8, 1))
     row, column = np.unravel_index(np.argmax(smoothed), residual.shape)
     return int(row), int(column)
 
 
 def histogram(frame: pd.DataFrame, metric: str) -> bytes:
-    """How a metric, a column of `frame`, spreads over the slices: an outline a model."""
+    """Histogram of a metric, a column of `frame`, with an outline for each model."""
     figure, axes = _plot()
     count = min(max(10, round(frame["key"].nunique() ** 0.5)), 40)
     bins = np.histogram_bin_edges(frame[metric], bins=count).tolist()
@@ -87,7 +87,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
 
 
 def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
-    """A metric against the place of the slice in its volume: dots, and the mean of each model."""
+    """A metric against the slice index: dots, and a line for each model's mean."""
     figure, axes = _plot()
     for model, style in _styles(frame["model"]).items():
         mine = frame[frame["model"] == model]
@@ -103,14 +103,13 @@ def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
 
 
 def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: str) -> bytes:
-    """A metric against the amount of a corruption, a line a model, its interval shaded.
+    """A metric against the amount of a corruption, with a line and an interval for each model.
 
     Args:
-      curves: what `robustness.curves` gives; the first model in it is the corrupted input itself,
-        drawn in grey.
-      corruption: which one.
+      curves: what `robustness.curves` gives; its first model, the corrupted input, is drawn grey.
+      corruption: name of the corruption.
       metric: "psnr" or "ssim".
-      unit: of the amount.
+      unit: unit of the amount.
     """
     figure, axes = _plot()
     wanted = curves[curves["corruption"].isin(["none", corruption])]
@@ -130,13 +129,13 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
 def learning_curves(
     histories: Mapping[str, pd.DataFrame], column: str, label: str, *, models: Sequence[str]
 ) -> bytes:
-    """A column of several runs' histories against the epoch; losses on a logarithmic scale.
+    """A column of runs' histories against the epoch, with a logarithmic scale for losses.
 
     Args:
-      histories: by model, each with `epoch` and `column`.
-      column: what to draw.
-      label: what it is.
-      models: all models of the report, of which each has its colour in every plot.
+      histories: histories by model, each with `epoch` and `column`.
+      column: the column to draw.
+      label: label of the axis.
+      models: all models of the report, so that each has the same colour in every plot.
     """
     figure, axes = _plot()
     for model, style in _styles(models).items():
@@ -155,12 +154,12 @@ def learning_curves(
 def precision_recall(
     title: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float
 ) -> bytes:
-    """Precision against recall, a line a method.
+    """Precision against recall, with a line for each method.
 
     Args:
-      title: above the plot.
-      lines: recall and precision of each, by name.
-      chance: the precision of scores that mean nothing.
+      title: title of the plot.
+      lines: recall and precision by name.
+      chance: precision of random scores, drawn as a thin line.
     """
     figure, axes = _plot()
     for name, style in _styles(lines).items():
@@ -173,12 +172,12 @@ def precision_recall(
 
 
 def literal(name: str) -> str:
-    """A name as it is: between dollars would be a formula, and `_` hides it from the legend."""
+    """Escape a name for matplotlib: `$` starts a formula, and a leading `_` hides the name."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")
 
 
 def _styles(names: Iterable[str], *, first_is_reference: bool = False) -> dict[str, dict[str, Any]]:
-    """Colour and line of each model, by the order of names; a reference is grey and dashed."""
+    """Colour and line of each model, in the order of names; a reference is grey and dashed."""
     models = list(dict.fromkeys(names))
     styles: dict[str, dict[str, Any]] = {}
     if first_is_reference:
@@ -199,7 +198,7 @@ def _plot() -> tuple[Figure, Axes]:
 
 
 def _with_legend(figure: Figure, axes: Axes) -> Figure:
-    """Names above the plot, where they cover no line."""
+    """Add a legend above the plot, where it hides no line."""
     _, names = axes.get_legend_handles_labels()
     columns = 1 if max(map(len, names)) > 24 else 2
     figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
@@ -208,7 +207,7 @@ def _with_legend(figure: Figure, axes: Axes) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    # Without the creator's name the bytes depend on the pixels alone.
+    # Without the name of the software, the bytes depend on the pixels alone.
     figure.savefig(buffer, format="png", dpi=110, metadata={"Software": None})
     return buffer.getvalue()
 

@@ -1,6 +1,6 @@
-"""Synthetic lesions: blobs that are brighter or darker than what they replace, with their masks.
+"""Synthetic lesions: ellipses brighter or darker than the tissue around them, with their masks.
 
-What is drawn depends on the slice's name and the seed alone, not on order, batch or machine.
+A lesion depends on the slice's name and the seed alone, not on order, batch or machine.
 """
 
 import dataclasses
@@ -9,13 +9,10 @@ import hashlib
 import numpy as np
 
 RADII = (0.02, 0.04, 0.06)
-"""Radius of a lesion in shares of the slice's shorter side.
-
-On IXI's 256 voxels of 0.94 mm, or 128 of 2 mm, they are 5, 10 and 15 mm.
-"""
+"""Radii of lesions as shares of the slice's shorter side: 5, 10 and 15 mm in IXI."""
 
 CONTRASTS = (-0.3, -0.15, 0.15, 0.3)
-"""What is added in the middle of a lesion, in units of the slice's range, 0 to 1."""
+"""Change of brightness in the middle of a lesion, in units of the slice's range, 0 to 1."""
 
 _ELONGATION = 4 / 3
 _RIM = 2.0
@@ -24,7 +21,7 @@ _TRIES = 200
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """How large and how bright a lesion is, one of `RADII` and one of `CONTRASTS`."""
+    """Size and brightness of a lesion: one of `RADII` and one of `CONTRASTS`."""
 
     radius: float
     contrast: float
@@ -41,18 +38,18 @@ def add_lesion(
 ) -> tuple[np.ndarray, np.ndarray, Kind | None]:
     """Put one lesion into a healthy slice.
 
-    It is an ellipse of the drawn kind's area whose rim of two pixels fades linearly. It lies wholly
-    in `room`, where the brightness leaves room for its contrast, so that clipping takes little.
+    The lesion is an ellipse of random kind, with a rim of two pixels that fades linearly. It lies
+    inside `room`, where the mean brightness allows its contrast, so that little is clipped.
 
     Args:
       image: float32 [H, W] in [0, 1].
-      room: bool [H, W], where lesions may be.
-      key: the slice's name; kind, place and shape follow from it.
-      seed: other lesions for the same slices.
+      room: where lesions may be, bool [H, W].
+      key: the slice's name, which with `seed` determines kind, place and shape.
+      seed: from 0; another seed gives other lesions.
 
     Returns:
-      The slice with the lesion, its mask (bool [H, W], the ellipse), and its kind; the slice as it
-      was, an empty mask and None where no place was found in `_TRIES`.
+      The slice with the lesion, the lesion's mask, bool [H, W], and its kind; the slice unchanged,
+      an empty mask and None if no place was found in `_TRIES`.
     """
     digest = hashlib.sha256(f"lesion {seed} {key}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -73,7 +70,7 @@ def add_lesion(
 def _distance(
     shape: tuple[int, ...], place: np.ndarray, axes: tuple[float, float], turn: float
 ) -> np.ndarray:
-    """Distance from the middle of an ellipse in units of its own radius there: 1 on its edge."""
+    """Distance from the middle of an ellipse, as a share of its radius: 1 on its edge."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     y, x = rows - place[0], columns - place[1]
     along = (y * np.cos(turn) + x * np.sin(turn)) / axes[0]

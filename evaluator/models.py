@@ -1,4 +1,4 @@
-"""SavedModels: loading them, and whether they are what their cards say and fit the slices."""
+"""Loading of SavedModels, with checks against their cards and the slices."""
 
 import dataclasses
 import pathlib
@@ -15,17 +15,18 @@ SIGNATURE = "serving_default"
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A SavedModel, known by nothing but its files and its signature.
+    """A loaded SavedModel.
 
     Attributes:
-      name: what tells it from the other models, such as `small_resnet/1`.
-      folder: of the SavedModel.
-      sha256: digest of graph and weights, so that two exports can be told apart.
-      card: of the export, empty where it has none.
-      reconstruct: float32 [B, H, W, 1] in [0, 1] to the reconstruction, of the same shape.
-      size: (height, width) it takes; None on a side where any will do.
-      raw: the signature `raw`, which takes and gives scanner units; None where it has none.
-      raw_takes_range: whether `raw` takes `low` and `high` too, as models with volume scaling do.
+      name: unique among the models, such as `small_resnet/1`.
+      folder: version folder of the SavedModel.
+      sha256: digest of graph and variables.
+      card: the model card, empty if there is none.
+      reconstruct: function from slices, float32 [B, H, W, 1] in [0, 1], to reconstructions of the
+        same shape.
+      size: (height, width) of the slices; None for a side of any length.
+      raw: the signature `raw`, in scanner units, or None.
+      raw_takes_range: whether `raw` also takes `low` and `high`, as for volume scaling.
     """
 
     name: str
@@ -41,13 +42,11 @@ class Model:
 def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
     """Load a SavedModel from its version folder, or the highest version in a folder of versions.
 
-    Args:
-      path: of either.
-      allow_changed_model: take a model whose files are not those that its card names.
+    `allow_changed_model` accepts a model whose files differ from those that its card names.
 
     Raises:
-      UserError: there is no SavedModel, it is not the one of its card, cannot be loaded, or lacks
-        the signature.
+      UserError: there is no SavedModel, its card does not fit, or it cannot be loaded, or lacks the
+        signature.
     """
     import tensorflow as tf
 
@@ -55,14 +54,14 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     digest, card = check_files(folder, allow_changed_model=allow_changed_model)
     try:
         loaded = tf.saved_model.load(str(folder))
-    # TensorFlow raises whatever a broken graph leads it to; none of it is a bug of ours.
+    # TensorFlow raises errors of many types for a broken graph.
     except Exception as error:
         said = (str(error).splitlines() or [""])[0] or type(error).__name__
         raise UserError(f"--saved_model={path}: cannot be loaded: {said}") from error
     size = _check_signature(path, loaded.signatures.get(SIGNATURE))
 
     def reconstruct(slices: Any) -> Any:
-        # The signature's function lives only as long as the object it was loaded with.
+        # A signature is freed with the object that it was loaded with.
         return loaded.signatures[SIGNATURE](slices=slices)["reconstruction"]
 
     def raw(**inputs: Any) -> dict[str, Any]:
@@ -76,10 +75,10 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
 
 
 def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:
-    """Load several models, with names that tell them apart; the arguments are `load_model`'s.
+    """Load several models under different names; see `load_model`.
 
     Raises:
-      UserError: as `load_model` does, or the same one is given twice.
+      UserError: as `load_model`, or a model is named twice.
     """
     models = [load_model(path, allow_changed_model=allow_changed_model) for path in paths]
     folders = [model.folder for model in models]
@@ -91,7 +90,7 @@ def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = Fa
 
 
 def different_names(names: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
-    """The names if they all differ, else the last parts of the paths that do: often, the runs'."""
+    """The names if they differ, else the last parts of the paths that do, often those of runs."""
     if len(set(names)) == len(names):
         return list(names)
     backwards = [folder.parts[::-1] for folder in folders]
@@ -104,20 +103,16 @@ def different_names(names: Sequence[str], folders: Sequence[pathlib.Path]) -> li
 def check_files(
     folder: pathlib.Path, *, allow_changed_model: bool = False
 ) -> tuple[str, ModelCard]:
-    """Compare a model's files with its card, before anything of the model is run.
+    """Compare the files in a version folder with the model card, before the model is loaded.
 
-    Warns on stderr where there is nothing to compare them with. This finds damage and mix-ups;
-    someone who makes a model on purpose can make its card, too.
-
-    Args:
-      folder: of the SavedModel, with `saved_model.pb` in it.
-      allow_changed_model: take a model whose files are not those that its card names.
+    Warns on stderr if there is no card to compare with. This finds damage and mix-ups, not forgery:
+    an attacker can change the card too.
 
     Returns:
-      The digest of graph and variables, and the card, empty where there is none.
+      The digest of graph and variables, and the card, empty if there is none.
 
     Raises:
-      UserError: the files are not those of the card, or the card cannot be read.
+      UserError: the files are not those that the card names, or the card cannot be read.
     """
     card = model_card.read(folder) or ModelCard()
     try:
@@ -140,16 +135,16 @@ def check_files(
 
 
 def check_preprocessing(model: Model, slices: str, version: str, *, allowed: bool = False) -> None:
-    """See that a model gets slices of the preprocessing that it has learned from.
+    """Check that a model was trained on slices of this preprocessing version.
 
     Args:
-      model: one whose card does not tell passes.
-      slices: whose slices it is to see, such as a dataset's name.
-      version: of their preprocessing, as `ixi_tfds.configs.VERSION` counts.
-      allowed: let another preprocessing pass.
+      model: the model; it passes if its card has no version.
+      slices: source of the slices, such as a dataset's name, for the error message.
+      version: preprocessing version of the slices, see `ixi_tfds.configs.VERSION`.
+      allowed: accept any version.
 
     Raises:
-      UserError: it is another.
+      UserError: the versions differ.
     """
     learned = model.card.preprocessing_version or version
     if learned != version and not allowed:
@@ -176,7 +171,7 @@ def _version_folder(path: pathlib.Path) -> pathlib.Path:
 
 
 def _check_signature(path: pathlib.Path, signature: Any) -> tuple[int | None, int | None]:
-    """The (height, width) that a signature takes; None on a side where any will do."""
+    """The (height, width) that a signature takes; None for a side of any length."""
     import tensorflow as tf
 
     inputs = signature.structured_input_signature[1] if signature else {}

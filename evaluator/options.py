@@ -1,4 +1,4 @@
-"""Flags that several commands have, each a part of their configs."""
+"""Flags that several commands share, as parts of their configs."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -15,21 +15,21 @@ class ModelChecks:
     """Checks of a model that can be turned off."""
 
     allow_changed_model: bool = flag(
-        "Use a model whose graph or variables are not those that its card names.", False
+        "Use a model even if its graph or variables differ from those that its card names.", False
     )
     allow_other_preprocessing: bool = flag(
-        "Use a model that has learned from slices of another preprocessing version.", False
+        "Use a model even if it was trained on slices of another preprocessing version.", False
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Which dataset to read, and what of it to check."""
+    """The dataset to read, and how thoroughly to check it."""
 
     data_dir: str = flag("Root folder of the datasets.")
     dataset: str = flag("Dataset and config under --data_dir.", DEFAULT_DATASET)
     verify: str = flag(
-        "What to check of the dataset first: every byte, or names and sizes.",
+        "How to check the dataset first: full (every byte) or quick (names and sizes).",
         "full",
         choices=CHECKS,
     )
@@ -39,11 +39,7 @@ class Dataset:
 
 
 def check_folders(flag: str, paths: Iterable[str]) -> None:
-    """See that the folders that a flag names exist.
-
-    Raises:
-      UserError: one does not.
-    """
+    """Raise `UserError` if a folder that a flag names does not exist."""
     for path in paths:
         if not storage.at(path).is_dir():
             raise UserError(f"--{flag}={path}: no such folder")

@@ -1,4 +1,4 @@
-"""Volumes and their lesion masks in one folder, by their names."""
+"""Volumes and their lesion masks, matched by file names."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -23,11 +23,11 @@ class Pair:
 def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
-    A mask has one of `LESION_MASKS` among the words of its name, which `-`, `_`, `.` and spaces
-    part. It belongs to the volume whose name has the same words, these and the modality (T1, T1w)
-    left out: `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and `a_mask.nii.gz`,
-    `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. Where several do, those with the
-    word lesion go first.
+    Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
+    `LESION_MASKS` among its words. A mask belongs to the volume with the same other words, apart
+    from the modality (T1, T1w): `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and
+    `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
+    several masks, those with the word lesion are preferred.
 
     Returns:
       The pairs, ordered by subject, and the paths of volumes without a mask.
@@ -55,17 +55,17 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
             alone.append(scan.path)
     if not pairs:
         raise UserError(
-            f"--source_dir={source_dir}: no volume there has a lesion mask; name them alike, such "
-            "as a_T1.nii.gz and a_lesion.nii.gz"
+            f"--source_dir={source_dir}: no volume there has a lesion mask; give both the same "
+            "name, such as a_T1.nii.gz and a_lesion.nii.gz"
         )
     return pairs, alone
 
 
 def read_mask(pair: Pair, volume: Volume) -> np.ndarray:
-    """Where a volume has lesions: voxels above 0, bool on the grid of `volume.voxels`.
+    """Read a lesion mask: voxels above 0, bool on the grid of `volume.voxels`.
 
     Raises:
-      UserError: the mask cannot be read, or lies on another grid than its volume.
+      UserError: the mask cannot be read, or has another grid than its volume.
     """
     mask = read_volume(pair.mask)
     same = mask.voxels.shape == volume.voxels.shape

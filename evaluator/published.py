@@ -1,4 +1,4 @@
-"""What the thesis published for a model of the kind that is scored."""
+"""The thesis's published scores for a kind of model."""
 
 import json
 from typing import Any
@@ -7,15 +7,13 @@ from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.thesis_results import published
 
 SETTINGS = ("optimizer", "batch_size", "epochs")
-"""Flags in which a model may differ from the run that it is shown beside."""
+"""Training flags that may differ between a model and the thesis's run of the same kind."""
 
 
 def published_for(card: ModelCard) -> dict[str, Any] | None:
-    """The row of the run with the network, initial weights and loss of a model's card, if any.
+    """The thesis's run with the network, initial weights and loss of a model's card, or None.
 
-    Returns:
-      The row as a dictionary with `recipe`, its name, and `differing`, which says in words how the
-      model was trained otherwise; None where the thesis has no such run.
+    `recipe` is the name of the run, `differing` says how the model's training differs, in words.
     """
     flags = card.flags
     # ImageNet weights may have come from a file.

@@ -1,4 +1,4 @@
-"""A model on scans of your own: `python -m evaluator reconstruct --help`."""
+"""Reconstructions and anomaly maps of scans: `python -m evaluator reconstruct --help`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ with epy.lazy_imports():
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
 
-Gives a head, or all T1 heads of a folder or BIDS folder, to a model that python -m trainer
-exported. Any axes, voxel sizes and data type; in O, on each file's own grid and in its units, are
-  x_reconstruction.nii.gz   what the model makes of it
+Reconstructs a T1 scan, or all T1 scans of a folder or BIDS folder, by a model that was exported by
+python -m trainer. Scans may have any axes, voxel sizes and data type. O has, on each scan's grid
+and in its units,
+  x_reconstruction.nii.gz   the model's reconstruction
   x_anomaly.nii.gz          input minus reconstruction: above zero where the input is brighter than
                             the model expects, below zero where it is darker
-  x_reconstruction.json     what was done, and of each sagittal slice whether it lies within the
-                            window that the model was trained on; all others are extrapolated
-Files of a folder stand in the same folders below O. For research: it is not a medical device.
+  x_reconstruction.json     settings, and for each sagittal slice whether it is in the window that
+                            the model was trained on; all others are extrapolated
+O has the same subfolders as the input. For research only: this is not a medical device.
 """
 
 _SUFFIXES = ("_reconstruction", "_anomaly")
@@ -47,12 +48,12 @@ class ReconstructConfig:
     """What to reconstruct and where to put it; the fields are the flags."""
 
     saved_model: str = flag(
-        "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one "
-        "above, of which the highest version is taken."
+        "Folder of the SavedModel: a version folder, or the folder above it, such as "
+        "W/export/small_resnet, for the highest version."
     )
-    input: str = flag("A .nii or .nii.gz file, or a folder of them (any depth, or BIDS).")
+    input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
     output_dir: str = flag("Folder for the results.")
-    batch_size: int = flag("Slices at a time.", 16, least=1)
+    batch_size: int = flag("Slices in a batch.", 16, least=1)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -66,12 +67,12 @@ class ReconstructConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One scan to be reconstructed.
+    """A scan to reconstruct.
 
     Attributes:
-      path: of the scan.
-      folder: for the results.
-      name: that their names begin with.
+      path: path of the scan.
+      folder: folder of the results.
+      name: the start of the results' names.
     """
 
     path: str
@@ -80,12 +81,12 @@ class Job:
 
 
 def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
-    """The scans that `source` is or holds, with where the results of each belong.
+    """The scan `source`, or the scans in that folder, with the places of their results.
 
-    Earlier results of this command, known by their names, are passed over.
+    Files named like results of this command are skipped.
 
     Raises:
-      UserError: there is none, or the results of two would be the same files.
+      UserError: there is no scan, or two scans would have the same result files.
     """
     if not source.is_dir():
         return [Job(str(source), output_dir, stem_of(str(source)))]
@@ -110,18 +111,12 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
 def reconstruct_scan(
     model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
 ) -> dict[str, Any]:
-    """Reconstruct one scan, write its three files and give what is in the JSON.
+    """Reconstruct a scan, write its three files and return the content of the JSON.
 
-    Memory holds the volume and both maps once, and `batch_size` slices.
-
-    Args:
-      model: with its signature `raw`.
-      geometry: what it was trained on.
-      job: the scan.
-      batch_size: slices at a time.
+    Memory holds the volume, both maps and `batch_size` slices. `geometry` is that of training.
 
     Raises:
-      ScanError: the scan is refused, or makes values that are not finite.
+      ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
     stack = volumes.open_stack(job.path, geometry)
@@ -168,7 +163,7 @@ def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, An
 def _facts(
     model: Model, geometry: volumes.Geometry, stack: volumes.Stack, job: Job
 ) -> dict[str, Any]:
-    """What the JSON tells of a scan besides its slices."""
+    """The JSON's content on the scan as a whole."""
     axis, _ = volumes.file_axis(stack.volume)
     return {
         "input": pathlib.Path(job.path).name,
@@ -187,7 +182,6 @@ def _facts(
 
 
 def _summary(job: Job, facts: dict[str, Any]) -> str:
-    """One line about a scan that was reconstructed."""
     inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
     return (
         f"{job.folder / job.name}_*: {len(facts['slices'])} slices, {len(inside)} of them in the "
@@ -197,11 +191,11 @@ def _summary(job: Job, facts: dict[str, Any]) -> str:
 
 
 def main(config: ReconstructConfig) -> None:
-    """Reconstruct one scan or a folder of them, and say how each went.
+    """Reconstruct a scan or a folder of scans, and print a line for each.
 
     Raises:
-      UserError: model or output folder are not fit, or scans were refused; in a folder all others
-        are done first.
+      UserError: the model or output folder cannot be used; or scans were refused, after all others
+        are done.
     """
     with folders.writing(config.output_dir, "output_dir"):
         jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
@@ -217,7 +211,7 @@ def main(config: ReconstructConfig) -> None:
 def _reconstruct_all(
     model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
 ) -> list[ScanError]:
-    """Reconstruct scans, print a line for each, and give why those that are left out are."""
+    """Reconstruct scans, print a line for each, and return the errors of those refused."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
@@ -230,15 +224,15 @@ def _reconstruct_all(
         print(_summary(job, facts), flush=True)
     if extrapolated:
         print(
-            "warning: slices outside the window of training are extrapolated, the model has seen "
-            "none like them; in_window in the *_reconstruction.json files tells which",
+            "warning: slices outside the window of training are extrapolated: the model was not "
+            "trained on such slices; see in_window in the *_reconstruction.json files",
             file=sys.stderr,
         )
     return refused
 
 
 def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
-    """The model and the geometry of what it has learned from, if both fit this code."""
+    """The model and its geometry, after all checks."""
     checks, saved_model = config.checks, config.saved_model
     model = load_model(storage.at(saved_model), allow_changed_model=checks.allow_changed_model)
     if model.raw is None:
@@ -263,5 +257,5 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
 
 
 COMMAND = Command(
-    ReconstructConfig, main, "a scan of yours: reconstruction and anomaly map as NIfTI", USAGE
+    ReconstructConfig, main, "reconstruct scans: reconstruction and anomaly map as NIfTI", USAGE
 )

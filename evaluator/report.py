@@ -1,6 +1,6 @@
-"""A page that a person reads: one HTML file with everything in it, of sections that are plain data.
+"""A report as one self-contained HTML file, made of sections that are plain data.
 
-Whoever has something to tell makes a `Section`; nothing but this module knows HTML.
+Other modules make a `Section`; only this module makes HTML.
 """
 
 import base64
@@ -18,9 +18,8 @@ class Figure:
 
     Attributes:
       caption: what they show.
-      panels: PNG of each, under its label; a label is needed for more than one.
-      slices: whether the panels are slices, which are shown small and their pixels enlarged;
-        otherwise they are plots.
+      panels: a PNG file by its label; the label of a single panel may be "".
+      slices: whether the panels are slices, whose pixels are enlarged, or plots.
     """
 
     caption: str
@@ -33,12 +32,12 @@ class Section:
     """A part of the page: paragraphs, then tables, then figures.
 
     Attributes:
-      title: its headline.
-      text: paragraphs above.
-      tables: each under its caption (may be ""): a row a line, shown as the strings that its values
-        have, without the index. A table of two columns is a list of facts: name and value.
-      figures: below the tables.
-      notes: paragraphs below, in smaller type.
+      title: headline.
+      text: paragraphs above the tables.
+      tables: tables by caption (may be ""). Values are shown as strings, the index is not shown. A
+        table of two columns is a list of facts: name and value.
+      figures: figures below the tables.
+      notes: paragraphs below the figures, in smaller type.
     """
 
     title: str
@@ -51,12 +50,7 @@ class Section:
 def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """The page as HTML that needs no other file, no network and no script.
 
-    Everything is escaped: names and captions cannot bring in markup.
-
-    Args:
-      title: of the page.
-      lead: paragraphs below it.
-      sections: in order.
+    All text is escaped. The paragraphs of `lead` follow the title.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True

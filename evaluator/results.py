@@ -1,4 +1,4 @@
-"""Scores and statistics as the files that other programs read."""
+"""Scores and statistics as CSV and JSON files."""
 
 import json
 import math
@@ -14,13 +14,13 @@ from evaluator.scoring import Split
 from ixi_tfds.images.metrics import METRICS, PSNR_CAP, ms_ssim_scales
 
 GALLERY = {"worst": 0.0, "median": 0.5, "best": 1.0}
-"""Which slices are shown: a name, and its place in the order of PSNR, from 0 to 1."""
+"""Slices that the report shows: a name, and a rank by PSNR, from 0 (lowest) to 1."""
 
 
 def gallery(scores: pd.DataFrame) -> dict[str, str]:
-    """Keys of the slices to show, each under its name in `GALLERY`; fewer in a small split.
+    """Keys of the slices to show by their names in `GALLERY`; a small split may have fewer.
 
-    With several models the order is that of their mean PSNR.
+    With several models, slices are ranked by the models' mean PSNR.
     """
     means = scores.groupby("key")["psnr"].mean()
     ranked = means.sort_index().sort_values(kind="stable").index
@@ -33,20 +33,20 @@ def gallery(scores: pd.DataFrame) -> dict[str, str]:
 
 
 def scores_csv(scores: pd.DataFrame) -> str:
-    """The scores as CSV, metrics with six decimals, an unknown age empty."""
+    """Scores as CSV: metrics with six decimals, unknown ages empty."""
     shown = {name: scores[name].map("{:.6f}".format) for name in METRICS}
     ages = ["" if math.isnan(age) else f"{age:.2f}" for age in scores["age"]]
     return scores.assign(age=ages, **shown).to_csv(index=False, lineterminator="\n")
 
 
 def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict[str, Any]:
-    """What was scored, and the statistics of each model; plain JSON values.
+    """What was scored, and the statistics of each model, as plain JSON values.
 
-    The arguments are the models, the split and what `scoring.score_split` gave of each model.
+    `scores` are the tables of `scoring.score_split` of all models.
 
-    `models` has an entry a model: `mean`, `std`, `min`, `max` of each metric over the slices;
-    `by_subject`, its mean over the people with a bootstrap interval; `published`, the thesis's row
-    for that kind of model or null. `paired_differences` compares the others with the first.
+    `models` has one entry for each model: `mean`, `std`, `min`, `max` of each metric over slices;
+    `by_subject`, the mean over people with a bootstrap interval; `published`, the thesis's row for
+    that kind of model or null. `paired_differences` compares the other models with the first.
     """
     entries = []
     for model in models:
@@ -89,7 +89,7 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
 
 
 def plain(value: Any) -> Any:
-    """Numbers with six decimals; None for what is not finite, which JSON does not know."""
+    """Round numbers to six decimals; those that are not finite become None, as JSON has none."""
     if isinstance(value, Mapping):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -100,7 +100,7 @@ def plain(value: Any) -> Any:
 
 
 def as_json(facts: Mapping[str, Any]) -> str:
-    """The text of a file of facts."""
+    """Facts as the text of a JSON file."""
     return json.dumps(plain(facts), indent=2) + "\n"
 
 

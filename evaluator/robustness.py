@@ -1,8 +1,8 @@
-"""How well models undo what happened to their input: scores against the clean slice.
+"""How well models restore corrupted slices: scores against the clean slice.
 
-The thesis left this question open. `CORRUPTIONS` has the corruptions and their severities. What is
-random about a corruption depends on the slice's key alone, and not on the batch or the severity: a
-higher severity is the same noise louder, the same patches larger, the same lost pixels and more.
+The thesis left this question open. Corruptions and severities are those of `CORRUPTIONS`. Random
+draws depend on the slice's key alone, not on the batch or the severity: a higher severity has the
+same noise at a larger amplitude, the same patches at a larger size, the same lost pixels and more.
 """
 
 from __future__ import annotations
@@ -27,27 +27,19 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 INPUT = "corrupted input"
-"""Name under which the corrupted slices themselves are scored, as a model that does nothing."""
+"""Name of the corrupted slices in the scores, like a model that changes nothing."""
 
 METRICS = ("psnr", "ssim")
 
 THESIS_SEVERITY = 3
 _THESIS_CORRUPTIONS = ("blur", "pixel dropout")
-"""The thesis corrupted two slices of each person, one by zeroed patches, the other by one of these
-two."""
+"""The thesis corrupted two slices of each person: one by zeroed patches, one by one of these."""
 
 
 def corrupt(slices: tf.Tensor, keys: Sequence[str], corruption: str, severity: int) -> tf.Tensor:
-    """Corrupt slices; what is random about a slice's corruption depends on its key alone.
+    """Corrupt slices, float32 [B, H, W, 1] in [0, 1] with H and W known.
 
-    Args:
-      slices: float32 [B, H, W, 1] in [0, 1], H and W known.
-      keys: names of the slices.
-      corruption: one of `CORRUPTIONS`.
-      severity: from 1; 0 leaves the slices as they are.
-
-    Returns:
-      float32 [B, H, W, 1] in [0, 1].
+    Random draws depend on the slices' `keys` alone. `severity` is from 1; 0 changes nothing.
     """
     if severity == 0:
         return slices
@@ -60,13 +52,13 @@ def corrupt(slices: tf.Tensor, keys: Sequence[str], corruption: str, severity: i
 
 
 def amount(corruption: str, severity: int) -> float:
-    """How much a severity, from 1, is, in the corruption's unit."""
+    """The amount of a severity, from 1, in the corruption's unit."""
     return CORRUPTIONS[corruption].severities[severity - 1]
 
 
 def _generator(text: str) -> np.random.Generator:
-    # `files.generator` seeds by the same digest in another way. Scores depend on these draws, and
-    # made-up heads on those, so that neither can change.
+    # `files.generator` seeds from the same digest in another way. Published scores depend on these
+    # draws, and synthetic heads on those, so neither can change.
     return np.random.default_rng(list(hashlib.sha256(text.encode()).digest()))
 
 
@@ -74,9 +66,8 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
     """Score the reconstructions of corrupted slices against the clean ones.
 
     Returns:
-      A row a model, condition and slice: `model` (`INPUT` is one of them), `corruption`,
-      `severity` (0 for the clean input, under the corruption "none"), `key`, `subject`, `psnr`
-      (dB), `ssim`. Numbers only: no image is kept.
+      One row for each model, condition and slice: `model` (also `INPUT`), `corruption` ("none" for
+      the clean input), `severity` (0 for the clean input), `key`, `subject`, `psnr` (dB), `ssim`.
 
     Raises:
       UserError: a model gives values that are not finite.
@@ -106,7 +97,7 @@ def score_corrupted(models: Sequence[Model], split: Split, *, batch_size: int) -
 
 
 def _judge(size: tuple[int, int]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Give a function of clean and other slices, [B, H, W, 1]: `METRICS`, float32 [B, 2]."""
+    """A function from clean and other slices, [B, H, W, 1], to `METRICS`, float32 [B, 2]."""
     import tensorflow as tf
 
     @tf.function(input_signature=[tf.TensorSpec((None, *size, 1))] * 2)
@@ -127,7 +118,7 @@ def _check_finite(frame: pd.DataFrame) -> None:
 
 
 def _sorted(frame: pd.DataFrame, models: list[str]) -> pd.DataFrame:
-    """By model and corruption in the order in which they were given, by severity, by key."""
+    """Rows in the order of `models`, corruptions, severities and keys."""
     for column, categories in (
         ("model", models),
         ("corruption", ["none", *CORRUPTIONS]),
@@ -140,16 +131,13 @@ def _sorted(frame: pd.DataFrame, models: list[str]) -> pd.DataFrame:
 
 
 def curves(frame: pd.DataFrame) -> pd.DataFrame:
-    """Means over subjects with their intervals, a row a model, corruption and severity.
-
-    Args:
-      frame: what `score_corrupted` gives.
+    """Means over subjects, of what `score_corrupted` gives, with their intervals.
 
     Returns:
-      `model`, `corruption`, `severity`, `amount` (in the corruption's unit; 0 for the clean
-      input), `slices`, `subjects`, and `psnr`, `psnr_low`, `psnr_high`, `ssim`, `ssim_low`,
-      `ssim_high`. The input's own row for the clean input is left out: it would compare a slice
-      with itself.
+      One row for each model, corruption and severity: `model`, `corruption`, `severity`, `amount`
+      (in the corruption's unit; 0 for the clean input), `slices`, `subjects`, and `psnr`,
+      `psnr_low`, `psnr_high`, `ssim`, `ssim_low`, `ssim_high`. There is no row of `INPUT` for the
+      clean input, which would compare slices with themselves.
     """
     rows = []
     columns = ["model", "corruption", "severity"]
@@ -169,16 +157,17 @@ def curves(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def thesis_set(keys: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """The thesis's own protocol: two slices of each person, one blurred or noised, one zeroed.
+    """The thesis's test set: two slices of each person, one with zeroed patches.
 
-    Its noise is that 10% of the pixels are lost. Which slices, and which of blur and loss, is drawn
-    from the subject's name; the severity is the middle one.
+    The other slice is blurred or has lost pixels, at random. Draws depend on the subject's name
+    alone; the severity is the middle one.
 
     Args:
       keys: (subject, key) of every slice.
 
     Returns:
-      `subject`, `key`, `corruption`, `severity`, two rows a subject; one where there is one slice.
+      `subject`, `key`, `corruption`, `severity`: two rows for each subject, or one if it has one
+      slice.
     """
     by_subject: dict[str, list[str]] = {}
     for subject, key in sorted(set(keys)):
@@ -196,13 +185,10 @@ def thesis_set(keys: Sequence[tuple[str, str]]) -> pd.DataFrame:
 
 
 def score_thesis_set(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean scores on the thesis's set, a row a model and corruption.
-
-    Args:
-      frame: what `score_corrupted` gives.
+    """Mean scores on the thesis's set, of what `score_corrupted` gives.
 
     Returns:
-      `model`, `corruption`, `slices`, `psnr`, `ssim`.
+      One row for each model and corruption: `model`, `corruption`, `slices`, `psnr`, `ssim`.
     """
     chosen = thesis_set(list(zip(frame["subject"], frame["key"], strict=True)))
     joined = frame.merge(chosen, on=["subject", "key", "corruption", "severity"])

@@ -14,10 +14,9 @@ from ixi_tfds.images.metrics import METRICS
 
 
 def collage_slices(frame: pd.DataFrame) -> pd.DataFrame:
-    """What the collages show: the first slice of the thesis's set under each of its corruptions.
+    """Rows of the collages: the thesis's set's first slice of each corruption.
 
-    Args:
-      frame: what `robustness.score_corrupted` gives.
+    `frame` is what `robustness.score_corrupted` gives.
     """
     chosen = robustness.thesis_set(list(zip(frame["subject"], frame["key"], strict=True)))
     return chosen.drop_duplicates("corruption")
@@ -29,13 +28,13 @@ def robustness_section(
     models: Sequence[Model],
     originals: Mapping[str, np.ndarray],
 ) -> Section:
-    """Curves of every corruption, the thesis's own set as a table, and collages of its slices.
+    """Curves of every corruption, the thesis's set as a table, and collages of its slices.
 
     Args:
       frame: what `robustness.score_corrupted` gives.
-      curves: what `robustness.curves` gives of it.
-      models: the models in it.
-      originals: the slices that `collage_slices` names, float32 [H, W] by key.
+      curves: what `robustness.curves` gives for it.
+      models: the scored models.
+      originals: the slices of `collage_slices`, float32 [H, W] by key.
     """
     collages = [
         _collage(row["corruption"], row["severity"], row["key"], originals[row["key"]], models)
@@ -43,8 +42,8 @@ def robustness_section(
     ]
     text = [
         "The models get corrupted slices and are scored against the clean ones. Grey is the "
-        "corrupted slice itself: above it a model repairs, below it the slice were better left "
-        "alone. Lines are means over people, shading their 95% bootstrap intervals.",
+        "corrupted slice itself: above it, a model improves the slice; below it, a model makes it "
+        "worse. Lines are means over people, shaded areas their 95% bootstrap intervals.",
     ]
     table = _set_table(robustness.score_thesis_set(frame))
     return Section(
@@ -57,7 +56,7 @@ def robustness_section(
 
 
 def _plots(curves: pd.DataFrame) -> list[Figure]:
-    """A figure a metric, with a panel a corruption."""
+    """A figure for each metric, with a panel for each corruption."""
     return [
         Figure(
             f"{METRICS[metric].title} of reconstructions of corrupted slices",
@@ -82,8 +81,8 @@ def _notes() -> list[str]:
         for corruption in ("blur", "pixel dropout")
     )
     return [
-        f"Severities from 1 on: {severities}. What is random depends on the slice alone, so every "
-        "model gets the same corrupted slices, and a severity has the lost pixels of the one "
+        f"Severities from 1 on: {severities}. Random draws depend on the slice alone, so every "
+        "model gets the same corrupted slices, and each severity loses the pixels of the one "
         "before and more.",
         f"The thesis's set: two slices of each person, one blurred (sigma {blur:g}) or with "
         f"{lost:.0%} of its pixels lost, one with two zeroed patches.",
@@ -91,7 +90,7 @@ def _notes() -> list[str]:
 
 
 def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, a column a corruption."""
+    """A row for each model, a column for each corruption."""
     shown = scores.assign(
         cell=[
             f"{METRICS['psnr'].shown(psnr)} / {METRICS['ssim'].shown(ssim)}"
@@ -109,12 +108,12 @@ def _set_table(scores: pd.DataFrame) -> pd.DataFrame:
 def _collage(
     corruption: str, severity: int, key: str, original: np.ndarray, models: Sequence[Model]
 ) -> Figure:
-    """The clean slice, the corrupted one, and what each model makes of it."""
+    """The clean slice, the corrupted one, and each model's reconstruction."""
     corrupted = robustness.corrupt(original[None, ..., None], [key], corruption, severity)
     image = np.asarray(corrupted)[0, ..., 0]
     panels = {"clean": original, robustness.INPUT: image}
     panels |= {model.name: reconstruct(model, image) for model in models}
-    caption = f"{key}, {corruption}: what the models make of it"
+    caption = f"{key}, {corruption}: reconstructions"
     return Figure(
         caption, {name: figures.slice_png(panel) for name, panel in panels.items()}, slices=True
     )

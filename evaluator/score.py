@@ -13,8 +13,8 @@ from ixi_tfds.system.flags import flag
 USAGE = """
 python -m evaluator --saved_model=M[,M2,...] --data_dir=D --output_dir=O [--dataset=ixi_t1/thesis]
 
-Scores the reconstructions of SavedModels on a split of a dataset: O/scores.csv has a row a slice
-and model, O/summary.json the statistics, O/report.html both with pictures, for a person.
+Scores the reconstructions of SavedModels on a split of a dataset. O/scores.csv has one row for each
+slice and model, O/summary.json has the statistics, and O/report.html shows both with pictures.
 """
 
 
@@ -23,29 +23,29 @@ class ScoreConfig:
     """What to score and where to put the result; the fields are the flags."""
 
     saved_model: tuple[str, ...] = flag(
-        "Folder of the SavedModel, such as W/export/small_resnet: a version folder, or the one "
-        "above, of which the highest version is taken. Several with commas between are shown side "
-        "by side, and the others compared with the first. A SavedModel is code: use it only if you "
-        "trust where it comes from."
+        "Folder of the SavedModel: a version folder, or the folder above it, such as "
+        "W/export/small_resnet, for the highest version. Separate several by commas: the report "
+        "shows them side by side and compares the others with the first. A SavedModel is code: "
+        "use it only if you trust its source."
     )
     data: Dataset = dataclasses.field(kw_only=True)
     split: str = flag("Split to score.", "test")
     output_dir: str = flag("Folder for the results.")
-    batch_size: int = flag("Slices at a time.", 32, least=1)
+    batch_size: int = flag("Slices in a batch.", 32, least=1)
     robustness: bool = flag(
         f"Also score reconstructions of corrupted slices, {len(CORRUPTIONS)} corruptions "
-        "at several severities each, into O/robustness.csv and the report. Takes "
+        "at several severities each, for O/robustness.csv and the report. This takes "
         f"{len(conditions())} times as long as scoring alone.",
         False,
     )
     lesions: bool = flag(
         "Also put synthetic lesions into the test slices and score how well residuals find them, "
-        "into O/anomalies.csv and the report; python -m evaluator anomalies has more of this.",
+        "for O/anomalies.csv and the report; python -m evaluator anomalies has more options.",
         False,
     )
     workdir: tuple[str, ...] = flag(
-        "Working folder of the run that made each model, for the report's learning curves. Found "
-        "without this where the model still lies in it.",
+        "Working folder of the run that made each model, for the report's learning curves. Not "
+        "needed for a model that is still in its working folder.",
         (),
     )
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
@@ -61,11 +61,7 @@ class ScoreConfig:
 
 
 def main(config: ScoreConfig) -> None:
-    """Score, write the files and print the statistics.
-
-    Raises:
-      UserError: a model, dataset, split or output folder is not there or not fit for the others.
-    """
+    """Run the command; raises `UserError` as `evaluation.evaluate` does."""
     from evaluator import evaluation
 
     with folders.writing(config.output_dir, "output_dir"):

@@ -1,4 +1,4 @@
-"""Scores of a SavedModel on a split: one row a slice, in memory that does not grow with images."""
+"""Scores of a SavedModel on a split: one row for each slice; images are not kept in memory."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Split:
       dataset: name under the data folder, such as `ixi_t1/thesis`.
       version: version of the dataset.
       name: name of the split.
-      fingerprint: of the whole dataset, from `manifest.json`.
-      size: (height, width) of its slices.
+      fingerprint: fingerprint of the whole dataset, from `manifest.json`.
+      size: (height, width) of the slices.
       slices: number of slices.
-      builder: the TFDS builder that reads it.
+      builder: the TFDS builder that reads the split.
     """
 
     dataset: str
@@ -50,15 +50,10 @@ class Split:
 def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "full") -> Split:
     """Open a split of the highest version in `data_dir/dataset`.
 
-    Args:
-      data_dir: root of the datasets.
-      dataset: name and config within it.
-      name: of the split.
-      verify: how much of it to check, one of `integrity.CHECKS`.
+    `verify` is one of `integrity.CHECKS`.
 
     Raises:
-      DatasetError: there is no such dataset, it has no such split, or what is to be read is
-        damaged.
+      DatasetError: the dataset or its split does not exist or is damaged.
     """
     folder = datasets.find_dataset(data_dir, dataset)
     manifest = manifests.read(folder)
@@ -73,16 +68,11 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "f
 
 
 def load_fitting(paths: Sequence[str], split: Split, checks: ModelChecks) -> list[Model]:
-    """Load models that take the slices of a split.
-
-    Args:
-      paths: of the models, as `models.load_models` takes them.
-      split: whose slices they are to see.
-      checks: which checks to leave out.
+    """Load models that fit the slices of a split.
 
     Raises:
-      UserError: as `load_models` does; or a model takes slices of another size, or has learned
-        from those of another preprocessing.
+      UserError: as `load_models`; or a model takes slices of another size or was trained on slices
+        of another preprocessing version.
     """
     folders = [storage.at(path) for path in paths]
     models = load_models(folders, allow_changed_model=checks.allow_changed_model)
@@ -101,18 +91,16 @@ def load_fitting(paths: Sequence[str], split: Split, checks: ModelChecks) -> lis
 
 
 def score_split(model: Model, split: Split, *, batch_size: int) -> pd.DataFrame:
-    """Score every slice of a split.
-
-    The reconstruction is judged as the model gives it, without clipping.
+    """Score every slice of a split. Reconstructions are not clipped.
 
     Returns:
-      A row a slice, sorted by `key`, its name, such as `IXI002/052`. Further columns: `model`, the
-      name of the model; `subject`, the person's id; `site`, the hospital ("" where unknown); `sex`
-      ("female", "male" or "unknown"); `age` in years (NaN where unknown); `slice_index`, the place
-      along the volume's right axis, from 0; and one for each of `METRICS`.
+      One row for each slice, sorted by `key`, the name of the slice, such as `IXI002/052`. Other
+      columns: `model`; `subject`; `site`, the hospital ("" if unknown); `sex` ("female", "male" or
+      "unknown"); `age` in years (NaN if unknown); `slice_index` along the volume's right axis, from
+      0; and one column for each of `METRICS`.
 
     Raises:
-      UserError: the model takes slices of another size, or gives values that are not finite.
+      UserError: the model gives values that are not finite, or slices of another size.
     """
     import tensorflow as tf
 
@@ -135,7 +123,7 @@ def score_split(model: Model, split: Split, *, batch_size: int) -> pd.DataFrame:
 
 
 def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
-    """Batches of a split as TFDS decodes them, always in the same order, none kept in memory.
+    """Yield the batches of a split as TFDS decodes them, always in the same order.
 
     Raises:
       DatasetError: a record is damaged.
@@ -146,7 +134,7 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
         split=split.name,
         batch_size=batch_size,
         shuffle_files=False,
-        # A small split would be kept in memory whole.
+        # Without this, TFDS keeps a small split in memory.
         read_config=tfds.ReadConfig(try_autocache=False),
     )
     with integrity.user_error_if_damaged(split.dataset):
@@ -154,7 +142,7 @@ def read_batches(split: Split, batch_size: int) -> Iterator[dict[str, Any]]:
 
 
 def _table(model: Model, split: Split, batch: dict[str, Any], values: np.ndarray) -> pd.DataFrame:
-    """The rows of a batch whose slices have `values`, float32 [metrics, slices]."""
+    """The rows of a batch; `values` are its scores, float32 [metrics, slices]."""
     keys = batch_keys(batch)
     finite = np.isfinite(values).all(axis=0)
     if not finite.all():
@@ -184,7 +172,7 @@ def batch_keys(batch: dict[str, Any]) -> list[str]:
 
 
 def read_slices(split: Split, keys: Collection[str], *, batch_size: int) -> dict[str, np.ndarray]:
-    """Read a few slices again, float32 [H, W] in [0, 1] by key, in the order of `keys`."""
+    """Read the slices with these keys: float32 [H, W] in [0, 1] by key, in the order of `keys`."""
     found: dict[str, np.ndarray] = {}
     for batch in read_batches(split, batch_size):
         for place, key in enumerate(batch_keys(batch)):

@@ -1,4 +1,4 @@
-"""The sections of the report on a split: scores, groups, pictures, learning, what was scored."""
+"""The report's sections on a split: scores, groups, pictures, learning, what was scored."""
 
 import io
 import math
@@ -21,7 +21,7 @@ _GROUPS = {"site": "Site", "sex": "Sex", "age_band": "Age"}
 
 
 def scores_section(facts: Mapping[str, Any]) -> Section:
-    """The metrics over all slices, a table each, the thesis's published rows among them."""
+    """A table for each metric over all slices, with the thesis's published rows."""
     tables, notes = {}, []
     columns = ("mean", "std", "min", "max")
     for name, metric in METRICS.items():
@@ -38,8 +38,8 @@ def scores_section(facts: Mapping[str, Any]) -> Section:
         tables[caption] = pd.DataFrame(rows, columns=["", *columns])
     if any(entry["published"] for entry in facts["models"]):
         notes.append(
-            "Published rows are of the thesis's own 2,880 test slices, 256x256 and of other "
-            "people: what was reported for that kind of model, not a result on these slices."
+            "Published rows are those that the thesis reports for that kind of model on its own "
+            "2,880 test slices, 256x256 and of other people, not results on these slices."
         )
     for entry in facts["models"]:
         if entry["published"] and entry["published"]["differing"]:
@@ -51,8 +51,8 @@ def scores_section(facts: Mapping[str, Any]) -> Section:
         + (
             "all five scales. "
             if scales == 5
-            else f"{scales} of its five scales, for this size allows no more, with their weights "
-            "made to sum to 1: its values do not compare with those of five. "
+            else f"{scales} of its five scales, as this size allows no more, with their weights "
+            "scaled to sum to 1: its values do not compare with those of five scales. "
         )
         + f"PSNR is cut off at {facts['psnr_cap_db']:.0f} dB, where slices are equal to within "
         f"rounding; {capped or 'no'} value{'' if capped == 1 else 's'} reached that."
@@ -61,7 +61,7 @@ def scores_section(facts: Mapping[str, Any]) -> Section:
 
 
 def subjects_section(facts: Mapping[str, Any]) -> Section:
-    """Means over people with their intervals, and paired differences between models."""
+    """Means over people, and paired differences between models, with intervals."""
     people = facts["subjects"]
     rows = [
         [entry["model"], *(_with_interval(name, entry["by_subject"][name]) for name in METRICS)]
@@ -80,8 +80,8 @@ def subjects_section(facts: Mapping[str, Any]) -> Section:
         )
     note = (
         f"Each of the {people} people counts once. Intervals are by bootstrap: people, not slices, "
-        f"are drawn with replacement, {facts['intervals']['draws']} times; the percentiles 2.5 and "
-        "97.5 of the mean are the ends. "
+        f"are drawn with replacement, {facts['intervals']['draws']} times; the ends are the "
+        "percentiles 2.5 and 97.5 of the mean. "
     )
     if people < 20:
         note += f"With as few as {people} people they are too narrow rather than too wide."
@@ -89,7 +89,7 @@ def subjects_section(facts: Mapping[str, Any]) -> Section:
 
 
 def groups_section(frame: pd.DataFrame) -> Section:
-    """Means by site, sex and age band, where there is more than one of them."""
+    """Means by site, sex and age band, each if there is more than one."""
     frame = frame.assign(age_band=statistics.age_bands(frame["age"]))
     tables = {}
     for column, title in _GROUPS.items():
@@ -115,7 +115,7 @@ def people_section(frame: pd.DataFrame) -> Section:
 
 
 def spread_section(frame: pd.DataFrame) -> Section:
-    """Histograms, and metrics against the place in the volume."""
+    """Histograms of metrics, and metrics against the slice index."""
     panels = {}
     for name in ("psnr", "ssim"):
         title = METRICS[name].title
@@ -130,12 +130,12 @@ def gallery_section(
     models: Sequence[Model],
     frame: pd.DataFrame,
 ) -> Section:
-    """Original, reconstruction, residual and a zoom of them, of a few slices.
+    """Original, reconstruction and residual of a few slices, whole and zoomed.
 
     Args:
       chosen: key of each slice by its name, such as "median".
       originals: the slices by key, float32 [H, W].
-      models: whose reconstructions to show.
+      models: models whose reconstructions are shown.
       frame: the scores.
     """
     made = {
@@ -148,7 +148,7 @@ def gallery_section(
     shown = []
     for name, key in chosen.items():
         original = originals[key]
-        # One place for all models, so that their zooms compare.
+        # The same place for all models, so that their zooms compare.
         residuals = [np.abs(original - image) for image in made[key].values()]
         place = figures.worst_place(np.mean(residuals, axis=0))
         for model, image in made[key].items():
@@ -183,11 +183,11 @@ def reconstruct(model: Model, image: np.ndarray) -> np.ndarray:
 def learning_section(
     histories: Mapping[str, pd.DataFrame], cards: Mapping[str, ModelCard]
 ) -> Section:
-    """The curves of the training runs whose histories are at hand.
+    """The learning curves of training runs.
 
     Args:
-      histories: `history.csv` of the run of each model.
-      cards: of all models of the report.
+      histories: `history.csv` of the runs, by model; models without one are left out.
+      cards: cards of all models of the report.
     """
     panels = {}
     by_loss: dict[str, dict[str, pd.DataFrame]] = {}
@@ -205,7 +205,7 @@ def learning_section(
 
 
 def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section:
-    """What was scored, on what, and what the models' cards say."""
+    """Dataset, models and environment, and the models' cards."""
     shared = {
         "Dataset": f"{facts['dataset']}, version {facts['dataset_version']}",
         "Split": f"{facts['split']}: {facts['slices']} slices of {facts['subjects']} people",
@@ -226,12 +226,10 @@ def origin_section(facts: Mapping[str, Any], models: Sequence[Model]) -> Section
 def find_histories(
     models: Sequence[Model], workdirs: Sequence[pathlib.Path]
 ) -> dict[str, pd.DataFrame]:
-    """The history of the run that each model came from, where there is one.
+    """`history.csv` of the run that made each model, by the model's name, where it exists.
 
-    Args:
-      models: to look for.
-      workdirs: of the runs, one a model; none to take the one that the model lies in, as the
-        trainer exports it: `W/export/<model>/<version>`.
+    `workdirs` has the working folder of each model's run. If it is empty, a model in
+    `W/export/<model>/<version>`, where the trainer exports it, belongs to the run in W.
     """
     if not workdirs:
         workdirs = [
@@ -249,7 +247,7 @@ def find_histories(
 
 
 def _shown(table: pd.DataFrame, titles: Mapping[str, str]) -> pd.DataFrame:
-    """Metrics with their decimals, columns under titles for a person."""
+    """The table as it is shown: rounded metrics and titled columns."""
     for name, metric in METRICS.items():
         table[name] = [metric.shown(value) for value in table[name]]
         titles = {**titles, name: metric.title}
@@ -271,7 +269,7 @@ def _facts(values: Mapping[str, str]) -> pd.DataFrame:
 
 
 def _scalars(card: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """The card's values, each under its dotted path; short lists in one line."""
+    """The card's values by dotted path; a list becomes one line."""
     found: dict[str, str] = {}
     for key, value in card.items():
         if isinstance(value, Mapping):
@@ -301,7 +299,7 @@ def _environment() -> dict[str, str]:
 
 
 def _cpu() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name and cores, or its architecture if the name is unknown."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

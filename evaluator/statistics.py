@@ -1,7 +1,7 @@
-"""Scores into statistics, by slice and by subject, with bootstrap intervals over subjects.
+"""Statistics of scores by slice and by subject, with bootstrap intervals over subjects.
 
-The slices of a person resemble one another, so intervals come from resampling people, never slices.
-Every function takes a table with a row a slice (and model), as `scoring.score_split` makes it.
+The slices of one person are alike, so people are resampled for intervals, never slices. Tables of
+scores have one row for each slice (and model), as from `scoring.score_split`.
 """
 
 import math
@@ -14,14 +14,14 @@ from evaluator import bootstrap
 from ixi_tfds.images.metrics import METRICS
 
 DRAWS = 2000
-"""How often subjects are drawn anew for an interval."""
+"""Bootstrap samples for an interval."""
 
 AGE_BANDS = {"under 40": 40.0, "40 to 59": 60.0, "60 and over": math.inf}
-"""Each band, and the age in years that it stays below."""
+"""Age bands with their upper limits in years, exclusive."""
 
 
 def by_slice(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.DataFrame:
-    """Mean, std (population), min and max over the slices: a row a metric."""
+    """Mean, population std, min and max over slices, one row for each metric."""
     values = frame[list(metrics)]
     return pd.DataFrame(
         {"mean": values.mean(), "std": values.std(ddof=0), "min": values.min(), "max": values.max()}
@@ -29,9 +29,9 @@ def by_slice(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.Data
 
 
 def by_subject(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.DataFrame:
-    """Mean over subjects, each of whom counts once, with its interval: a row a metric.
+    """Mean over subjects, each counted once, one row for each metric.
 
-    Columns: `mean`, `low`, `high` (see `interval`) and `subjects`, their number.
+    Columns: `mean`, its interval `low` and `high`, and the number of `subjects`.
     """
     means = frame.groupby("subject")[list(metrics)].mean()
     low, high = interval(means.to_numpy())
@@ -42,26 +42,21 @@ def by_subject(frame: pd.DataFrame, metrics: Collection[str] = METRICS) -> pd.Da
 def paired_differences(
     frame: pd.DataFrame, reference: str, metrics: Collection[str] = METRICS
 ) -> pd.DataFrame:
-    """How much better or worse than the reference the other models are on the same subjects.
+    """Differences between the other models and the reference on the same subjects.
 
-    A subject's difference is the mean of the model over the subject's slices minus that of the
-    reference. Pairing takes out what makes a subject hard for every model, so the interval says
-    what two unpaired ones cannot.
-
-    Args:
-      frame: with the columns `model`, `subject` and `metrics`.
-      reference: a value of `model`.
-      metrics: columns to compare.
+    A subject's difference is the model's mean over the subject's slices minus that of the
+    reference. Pairing removes what makes a subject hard for every model, so the interval is
+    narrower than two separate intervals suggest.
 
     Returns:
-      A row a model (other than the reference) and metric, in the order of `frame` and `metrics`:
-      `model`, `metric`, `mean` of the differences over the subjects, their interval `low` and
-      `high`, `subjects`.
+      One row for each model (except `reference`) and metric, in the order of `frame` and `metrics`:
+      `model`, `metric`, `mean` over the subjects' differences, its interval `low` and `high`,
+      `subjects`.
 
     Raises:
-      ValueError: the reference is not there, or a model lacks subjects that another has.
+      ValueError: `reference` is no model in `frame`, or models have different subjects.
     """
-    models = list(dict.fromkeys(frame["model"]))
+    models = list(frame["model"].unique())
     if reference not in models:
         raise ValueError(f"no model {reference!r} among {', '.join(models)}")
     means = frame.groupby(["model", "subject"])[list(metrics)].mean()
@@ -88,31 +83,24 @@ def paired_differences(
 def by_group(
     frame: pd.DataFrame, columns: Sequence[str], metrics: Collection[str] = METRICS
 ) -> pd.DataFrame:
-    """Numbers of subjects and slices and mean metrics over the slices of each group.
-
-    Returns:
-      The columns, `subjects`, `slices` and the metrics; in the order of the groups' values.
-    """
+    """Mean metrics over the slices of each group, with its numbers of `subjects` and `slices`."""
     groups = frame.groupby(list(columns), dropna=False, observed=True)
     counts = groups.agg(subjects=("subject", "nunique"), slices=("key", "nunique"))
     return counts.join(groups[list(metrics)].mean()).reset_index()
 
 
 def age_bands(ages: pd.Series) -> pd.Series:
-    """The band of each age in years, as an ordered category; NaN is "unknown"."""
+    """The band of each age in years as an ordered category; "unknown" for NaN."""
     bands = pd.cut(ages, [-math.inf, *AGE_BANDS.values()], right=False, labels=list(AGE_BANDS))
     return bands.cat.add_categories("unknown").fillna("unknown")
 
 
 def interval(values: np.ndarray, draws: int = DRAWS) -> tuple[np.ndarray, np.ndarray]:
-    """Bootstrap interval of the mean of each column; the same rows give the same interval.
-
-    Args:
-      values: [subjects, columns], one row a subject.
-      draws: how often subjects are drawn.
+    """Bootstrap interval of the mean of each column of `values` [subjects, columns].
 
     Returns:
-      Its lower and upper ends, each [columns]; NaN for fewer than two subjects.
+      Lower and upper ends, each [columns]; NaN for fewer than two subjects. The same values give
+      the same interval.
     """
     subjects, columns = values.shape
     if subjects < 2:

@@ -1,4 +1,4 @@
-"""Scores of splits and volumes into histograms, so that memory does not grow with their number."""
+"""Histograms of the scores of splits and volumes, whose memory does not grow with their number."""
 
 import dataclasses
 import functools
@@ -17,22 +17,22 @@ from ixi_tfds.features import slice_key
 from ixi_tfds.images.scaling import quantize, to_unit
 
 Method = tuple[str, str]
-"""Name of a model or baseline, and the direction it looks in."""
+"""Name of a model or baseline, and one of `anomaly.DIRECTIONS`."""
 
 INSIDE, BEYOND = "inside the window of training", "beyond the window of training"
 """Groups of the voxels of volumes."""
 
 EXAMPLES = 4
-"""Slices that are kept to be shown."""
+"""Number of slices to show."""
 
 
 @dataclasses.dataclass
 class Tally:
-    """Histograms of one method, `curves.count`'s, int32 [2, BINS].
+    """Histograms of one method, int32 [2, BINS], as `curves.count` gives them.
 
     Attributes:
-      subjects: of each subject.
-      groups: of each group of pixels, such as those of slices with one kind of lesion.
+      subjects: histogram of each subject.
+      groups: histogram of each group of pixels, such as those of slices with one kind of lesion.
     """
 
     subjects: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -54,10 +54,10 @@ class Example:
     """A slice to show.
 
     Attributes:
-      title: its name and what is to be seen.
-      image: float32 [H, W] in units of its range, with the lesion.
-      lesion: bool [H, W].
-      references: what each model expects there, and the blurred input, float32 [H, W].
+      title: its name and its lesion.
+      image: the slice with the lesion, float32 [H, W] in units of its range.
+      lesion: mask, bool [H, W].
+      references: each model's reconstruction, and the blurred input, float32 [H, W], by name.
     """
 
     title: str
@@ -68,11 +68,11 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """What a run over slices gives.
+    """The scores of a split or of volumes.
 
     Attributes:
-      tallies: histograms of each method, of the pixels inside the head.
-      facts: numbers of slices and of lesions, for people.
+      tallies: histograms of each method over pixels inside the head.
+      facts: numbers of slices and lesions, for the report.
       examples: at most `EXAMPLES` slices to show.
     """
 
@@ -83,14 +83,14 @@ class Found:
 
 @dataclasses.dataclass(frozen=True)
 class Scorer:
-    """What scores slices, and where.
+    """How slices are scored.
 
     Attributes:
-      models: to be compared.
-      batch_size: slices at a time.
-      blur_sigma: of the blurred input, in pixels.
-      smooth_sigma: of a Gaussian over the scores, in pixels; 0 for none.
-      inner: whether pixels count in `anomaly.inner_head` only, not in all of the head.
+      models: models to compare.
+      batch_size: slices in a batch.
+      blur_sigma: sigma of the blurred input, in pixels.
+      smooth_sigma: sigma of a Gaussian over the scores, in pixels; 0 for none.
+      inner: whether only pixels in `anomaly.inner_head` count, rather than all of the head.
     """
 
     models: Sequence[Model]
@@ -102,12 +102,12 @@ class Scorer:
     def references(
         self, images: np.ndarray, keys: Sequence[str], expected: Callable[[Model, slice], Any]
     ) -> dict[str, np.ndarray]:
-        """What the models and the blurred input have in the place of slices [N, H, W].
+        """Reconstructions of slices by every model, and the blurred input, float32 [N, H, W].
 
         Args:
-          images: float32 in units of the slice's range.
+          images: float32 [N, H, W] in units of the slice's range.
           keys: names of the slices.
-          expected: gives what a model has in the place of some of them, [n, H, W].
+          expected: function that gives a model's reconstructions of some of the slices, [n, H, W].
         """
         found = {}
         for model in self.models:
@@ -126,10 +126,8 @@ class Scorer:
 def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
     """Score the slices of a split of healthy people.
 
-    Args:
-      scorer: models and settings.
-      split: its slices, each one a group by its kind of lesion.
-      seed: of the lesions that are put into them; None leaves them healthy.
+    Slices are grouped by kind of lesion. `seed` is that of the synthetic lesions; None leaves the
+    slices healthy.
 
     Raises:
       UserError: a model gives values that are not finite.
@@ -158,7 +156,7 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
         for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
             if kind is None or kind.radius != lesions.RADII[1]:
                 continue
-            # The first by name with each contrast, so that order and batches do not matter.
+            # The first by name of each contrast, so that neither order nor batches matter.
             if kind.contrast not in shown or key < shown[kind.contrast][0]:
                 example = _example(f"{key}: {kind}", place, images, masks, references)
                 shown[kind.contrast] = key, example
@@ -173,7 +171,7 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
 def _add_lesions(
     images: np.ndarray, room: np.ndarray, keys: Sequence[str], seed: int | None
 ) -> tuple[np.ndarray, list[lesions.Kind | None]]:
-    """Put a lesion into each slice, in place, and give masks and kinds; none without a seed."""
+    """Put a lesion into each slice, in place, if there is a seed; gives masks and kinds."""
     masks = np.zeros(images.shape, bool)
     kinds: list[lesions.Kind | None] = [None] * len(keys)
     if seed is not None:
@@ -189,11 +187,11 @@ def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
 
 
 def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry) -> Found:
-    """Score the voxels of volumes on their own grids, all slices that show some of the head.
+    """Score the voxels of volumes on their own grids, in all slices that show some of the head.
 
-    The score of a model is the map that `python -m evaluator reconstruct` writes for it, in units
-    of the range (see `anomaly.anomaly_maps`). Masks stay as they are. Voxels count where the head
-    is and the model's field of view reaches, in the groups `INSIDE` and `BEYOND`.
+    A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
+    (see `anomaly.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
+    in the model's field of view, in the groups `INSIDE` and `BEYOND`.
 
     Raises:
       UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
@@ -241,7 +239,7 @@ def _in_range(
     limits: tuple[float, float] | None,
     keys: Sequence[str],
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Slices in scanner units, and what is expected in their place, in units of their range."""
+    """Slices in scanner units and their reconstructions, both in units of the slices' range."""
     low, high = anomaly.ranges(slices, limits)
     span = np.where(high > low, high - low, 1.0)
     images = ((slices - low) / span).astype(np.float32)
@@ -254,17 +252,17 @@ def _in_range(
 
 
 def _on_grid(stack: volumes.Stack, slices: np.ndarray) -> np.ndarray:
-    """Slices [n, H, W] as planes of the volume, float64 [n, posterior, superior]."""
+    """Slices [n, H, W] on the volume's grid, float64 [n, posterior, superior]."""
     return volumes.from_slices(stack, slices).transpose(2, 0, 1)
 
 
 def _in_voxels(sigma: float, stack: volumes.Stack) -> tuple[float, float]:
-    """A length in pixels of slices in voxels of the volume, along posterior and superior."""
+    """A length in pixels of slices, in voxels of the volume along posterior and superior."""
     return sigma * stack.pixels[0], sigma * stack.pixels[1]
 
 
 def _most_lesion(masks: np.ndarray, wanted: int) -> list[int]:
-    """The slices with most lesion, one in each of `wanted` equal parts of those that have any."""
+    """The slice with most lesion in each of `wanted` equal parts of the slices with any."""
     areas = masks.sum(axis=(1, 2))
     parts = np.array_split(np.flatnonzero(areas), wanted)
     return [int(part[np.argmax(areas[part])]) for part in parts if part.size]

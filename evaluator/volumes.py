@@ -1,17 +1,17 @@
-"""Geometry: a NIfTI file as the slices that a model takes, and maps back on the file's own grid.
+"""Geometry: NIfTI volumes as slices for a model, and maps back on the grid of the file.
 
-A volume is turned to the axes of the dataset (PSR: posterior, superior, right; slices are sagittal)
-by flipping and swapping axes, which loses nothing. Its planes are then fitted to the model's:
+The axes of a volume are flipped and swapped to those of the dataset (PSR: posterior, superior,
+right; slices are sagittal), without loss. Its planes are then fitted to the model:
 
-- Where voxel sides differ from those of training by `TOLERANCE` at most, nothing is resampled:
-  planes are cropped or padded with scanner zeros around their middle, as preprocessing does.
-- Where they differ by more, planes are resampled, middle upon middle, linearly, with a kernel as
-  wide as the larger voxel so that fine detail does not alias. Values never leave the range of the
-  input. Beyond the volume there are scanner zeros.
+- If voxel sides differ from those of training by at most `TOLERANCE`, planes are cropped or padded
+  with scanner zeros around their middle, as in preprocessing.
+- If they differ by more, planes are resampled linearly around their middle. The kernel is as wide
+  as the larger voxel, so that fine detail does not alias. Values stay in the range of the input.
+  Outside the volume there are scanner zeros.
 
-The way back is the same with the sides swapped; without resampling it is exact. Voxels that the
-model never saw, because the volume is larger than its field of view, come back as 0. Slices are
-never resampled across: each one of the volume becomes one of the stack.
+Maps are fitted back in the same way; without resampling this is exact. Voxels outside the model's
+field of view become 0. Each slice of the volume is one slice of the stack: the distance of slices
+is never resampled.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
 from ixi_tfds.system.files import replacing
 
 TOLERANCE = 0.05
-"""Relative difference of voxel sides that is left alone: those of IXI itself differ by 4%."""
+"""Relative difference of voxel sides that needs no resampling; those of IXI differ by 4%."""
 
 _MOST_RATIO = 10.0
 _MOST_SLICES = 10**6
@@ -39,12 +39,12 @@ _MOST_SLICES = 10**6
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What a model was trained on.
+    """Geometry of the volumes that a model was trained on.
 
     Attributes:
-      config: window, size and scaling of its slices.
-      shape: median voxels of the training volumes along PSR; None where it was not recorded.
-      zooms: median sides of their voxels along PSR, in mm; None where they were not recorded.
+      config: window, size and scaling of the slices.
+      shape: median number of voxels along PSR; None if not recorded.
+      zooms: median sides of voxels along PSR, in mm; None if not recorded.
     """
 
     config: SliceConfig
@@ -54,16 +54,16 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """A volume, and how its planes become slices [n, H, W] and come back.
+    """A volume, and the matrices from its planes to slices [n, H, W] and back.
 
     Attributes:
       volume: the scan, in PSR; slice i of the stack is plane `voxels[:, :, i]`.
-      window: the slices [first, last) that lie where the model was trained.
+      window: the slices [first, last) in the window of training.
       limits: low and high of the intensity range in scanner units, for models with volume
-        scaling; None where each slice has its own.
+        scaling; None if each slice has its own.
       pixels: sides of a slice's pixel, posterior and superior, in voxels of the volume.
-      rows: sparse [H, posterior], what each row of a slice takes from the plane.
-      columns: sparse [W, superior], likewise.
+      rows: sparse [H, posterior], weights of the plane's rows in each row of a slice.
+      columns: sparse [W, superior], weights of its columns.
       rows_back: sparse [posterior, H].
       columns_back: sparse [superior, W].
     """
@@ -84,36 +84,34 @@ class Stack:
 
 
 def training_geometry(card: ModelCard) -> Geometry:
-    """The geometry that a model's card tells; of several datasets, that of the first.
+    """The geometry in a model's card; with several datasets, that of the first.
 
     Raises:
-      UserError: the card does not tell the dataset's slices.
+      UserError: the card does not describe the slices.
     """
     facts = next(iter(card.datasets.values()), DatasetFacts())
     if facts.slices is None or facts.slices.window[1] > _MOST_SLICES:
         raise UserError(
-            "the model's card (assets.extra/model_card.json) does not tell what slices it was "
-            "trained on; export it with python -m trainer"
+            "the model's card (assets.extra/model_card.json) does not tell what slices the model "
+            "was trained on; export it with python -m trainer"
         )
     return geometry_of(facts.slices, facts.geometry)
 
 
 def geometry_of(config: SliceConfig, volumes: manifest.Geometry | None) -> Geometry:
-    """The geometry of a dataset whose manifest has these slices and volumes."""
-    if volumes is None:
-        return Geometry(config)
-    return Geometry(config, volumes.shape, volumes.zooms)
+    """The geometry of a dataset from its manifest's slices and volumes."""
+    return Geometry(config, volumes.shape, volumes.zooms) if volumes else Geometry(config)
 
 
 def open_stack(path: str, geometry: Geometry) -> Stack:
     """Read a NIfTI file and fit its planes to a model.
 
     Args:
-      path: a `.nii` or `.nii.gz` file of one head, in any axes and any real data type.
-      geometry: what the model was trained on; without zooms nothing is resampled.
+      path: a `.nii` or `.nii.gz` file of one head, with any axes and any real data type.
+      geometry: geometry of training; without zooms nothing is resampled.
 
     Raises:
-      ScanError: the file cannot be read, or its values are not a head's.
+      ScanError: the file cannot be read, or its values are not those of a head.
     """
     volume = read_volume(path)
     rows, columns, depth = volume.voxels.shape
@@ -138,15 +136,9 @@ def open_stack(path: str, geometry: Geometry) -> Stack:
 
 
 def to_slices(stack: Stack, planes: np.ndarray) -> np.ndarray:
-    """Planes on the volume's grid as slices of the model.
+    """Planes [posterior, superior, n] on the volume's grid as slices, float64 [n, H, W].
 
-    Args:
-      stack: of the volume.
-      planes: [posterior, superior, n] on its grid: values, or a mask of 0 and 1, of which the
-        result is the share of each pixel that is marked.
-
-    Returns:
-      float64 [n, H, W], rows to posterior and columns to superior.
+    For a mask of 0 and 1, the result is the marked share of each pixel.
     """
     return _resample(planes, stack.rows, stack.columns).transpose(2, 0, 1)
 
@@ -157,7 +149,7 @@ def scanner_slices(stack: Stack, first: int, last: int) -> np.ndarray:
 
 
 def from_slices(stack: Stack, slices: np.ndarray) -> np.ndarray:
-    """Slices [n, H, W] back on the volume's grid, float64 [posterior, superior, n]."""
+    """Slices [n, H, W] on the volume's grid, float64 [posterior, superior, n]."""
     return _resample(slices.transpose(1, 2, 0), stack.rows_back, stack.columns_back)
 
 
@@ -170,7 +162,7 @@ def field_of_view(stack: Stack) -> np.ndarray:
 
 
 def file_axis(volume: Volume) -> tuple[int, bool]:
-    """The axis of the file along which slices are counted, and whether it runs the other way."""
+    """The file's axis along which slices are counted, and whether its direction is opposite."""
     axes = orientations.io_orientation(volume.header.get_best_affine())
     codes = orientations.ornt2axcodes(axes)
     axis = next(number for number, code in enumerate(codes) if code in ("R", "L"))
@@ -178,15 +170,10 @@ def file_axis(volume: Volume) -> tuple[int, bool]:
 
 
 def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
-    """Write values on the grid of a volume as a float32 NIfTI file.
+    """Write values [posterior, superior, right] on a volume's grid as a float32 `.nii.gz` file.
 
-    Shape, affines with their codes and axes are those of the file that the volume was read from,
-    to the bit, so that any viewer shows both aligned. The file appears whole or not at all.
-
-    Args:
-      path: of the file, `.nii.gz`.
-      values: [posterior, superior, right], on the grid of `volume.voxels`.
-      volume: the scan.
+    Shape, axes and affines with their codes are exactly those of the volume's file, so viewers show
+    both aligned. The file appears complete or not at all.
 
     Raises:
       OSError: the file cannot be written.
@@ -200,7 +187,7 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
     header.set_data_dtype(np.float32)
     header.set_slope_inter(1, 0)
     header["vox_offset"] = 0
-    # The window in which a viewer shows the scan does not fit what is written here.
+    # The scan's display window does not fit these values.
     header["cal_min"] = header["cal_max"] = 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     with replacing(path) as partial:
@@ -210,7 +197,7 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
 def _wanted_zooms(
     path: str, zooms: tuple[float, float, float], geometry: Geometry
 ) -> tuple[float, float]:
-    """Sides of the pixels of slices: the volume's own where they are near those of training."""
+    """Sides of the slices' pixels: the volume's own if close to those of training."""
     if geometry.zooms is None:
         return zooms[:2]
     ratios = [side / trained for side, trained in zip(zooms[:2], geometry.zooms[:2], strict=True)]
@@ -227,10 +214,10 @@ def _wanted_zooms(
 
 
 def _window(path: str, depth: int, spacing: float, geometry: Geometry) -> tuple[int, int]:
-    """The slices that lie where those of training lay.
+    """The slices in the window of training.
 
-    Where slices are as far apart as those of training, these are the slices of the same numbers,
-    which preprocessing would take. Otherwise those at the same distance, in mm, from the middle.
+    If slices are as far apart as those of training, these have the same numbers, as in
+    preprocessing; otherwise they have the same distance, in mm, from the middle.
     """
     first, last = geometry.config.window
     if geometry.zooms is not None and geometry.shape is not None:
@@ -250,16 +237,9 @@ def _window(path: str, depth: int, spacing: float, geometry: Geometry) -> tuple[
 
 
 def _weights(n: int, side: float, m: int, other: float) -> scipy.sparse.csr_array:
-    """What each of n pixels takes from m others along an axis, sparse [n, m].
-
-    Args:
-      n: number of pixels to be had.
-      side: of them, in mm.
-      m: number of pixels that there are.
-      other: side of them; if it is the same, the pixels are copied.
-    """
+    """Weights of m pixels of side `other` (mm) in n pixels of side `side`, sparse [n, m]."""
     if side == other:
-        # As preprocessing crops and pads: an odd pixel is cut, or added, at the end.
+        # As in preprocessing, an odd pixel is cropped or padded at the end.
         shift = (m - n) // 2 if m >= n else -((n - m) // 2)
         return scipy.sparse.csr_array(scipy.sparse.eye(n, m, k=shift, format="csr"))
     places = (np.arange(n) - (n - 1) / 2) * side
@@ -274,7 +254,7 @@ def _weights(n: int, side: float, m: int, other: float) -> scipy.sparse.csr_arra
 def _resample(
     planes: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array
 ) -> np.ndarray:
-    """Apply one matrix along the first axis and another along the second, in double precision."""
+    """Apply a matrix along each of the first two axes, in double precision."""
     height, width, n = planes.shape
     values = np.asarray(planes, np.float64).reshape(height, width * n)
     values = (rows @ values).reshape(rows.shape[0], width, n).transpose(1, 0, 2)

@@ -245,11 +245,11 @@ def test_the_page_tells_the_best_method_and_the_numbers_of_each(measured):
     rows, comparisons = rows_with(measured)
     overall = {row["method"]: row for row in measured[1][:3]}
     (lead,) = anomaly_report.lead(FACTS, rows)
-    assert f"{overall['intensity']['auprc']:.4f}, has intensity, looking for either" in lead
+    assert f"{overall['intensity']['auprc']:.4f}, is intensity, looking for either" in lead
     assert "a baseline without any model" in lead
     assert f"{overall['model']['prevalence']:.3%} of 840 pixels" in lead
     best = [{**rows[0], "auprc": 0.99}, *rows[1:]]
-    assert "0.9900, has model, looking for either: a model." in anomaly_report.lead(FACTS, best)[0]
+    assert "0.9900, is model, looking for either: a model." in anomaly_report.lead(FACTS, best)[0]
     found = Found(tallies_by_direction(), {}, [])
     page = {part.title: part for part in anomaly_report.sections(FACTS, rows, comparisons, found)}
     assert "Lesions and residuals" not in page

@@ -210,7 +210,7 @@ def test_robustness_is_written_and_shown(both):
         psnr = [float(score["psnr"]) for score in scores if score["model"] == row["model"]]
         assert float(row["psnr"]) == pytest.approx(np.mean(psnr), abs=1e-4)
     page = (both / "report.html").read_text()
-    assert "zeroed patches: what the models make of it" in page
+    assert "zeroed patches: reconstructions" in page
     titles = re.findall(r"<h2>(.*?)</h2>", page)
     assert titles[:5] == [
         "Scores over all slices",

@@ -349,13 +349,13 @@ def test_collages_show_the_corrupted_slice_and_what_is_made_of_it(section, frame
     firsts = chosen.groupby("corruption")["key"].first()
     collages = {figure.caption: figure.panels for figure in section.figures[2:]}
     assert collages.keys() == {
-        f"{key}, {corruption}: what the models make of it" for corruption, key in firsts.items()
+        f"{key}, {corruption}: reconstructions" for corruption, key in firsts.items()
     }
     for corruption, key in firsts.items():
         image = clean[key].astype(np.float32)
         damaged = robustness.corrupt(image[None], [key], corruption, 3).numpy()[0]
         assert np.abs(damaged - image).max() > 0.05
-        panels = collages[f"{key}, {corruption}: what the models make of it"]
+        panels = collages[f"{key}, {corruption}: reconstructions"]
         expected = {"clean": image, robustness.INPUT: damaged, "same": damaged, "black": 0 * image}
         assert list(panels) == list(expected)
         for label, shown in expected.items():
