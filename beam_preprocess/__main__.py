@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from beam_preprocess import workers
 
-# Before the imports below, which take as long as it does.
+# Started first, so that it runs beside the slow imports below.
 if __name__ == "__main__" and any("multi_processing" in argument for argument in sys.argv):
     workers.get_ready()
 

@@ -17,21 +17,18 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
-from beam_preprocess.shards import ShardTask
+from beam_preprocess.shards import ShardTask, file_digest
 from ixi_tfds import folders, storage
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume
 from ixi_tfds.errors import DatasetError, UserError
-from ixi_tfds.nifti import read_file
-from ixi_tfds.splits import SPLITS
-from ixi_tfds.system.files import git_blob_sha1
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A dataset, and the seconds that it took; None where it was there already."""
+    """A dataset, and the seconds that the job took; None if the dataset existed before."""
 
     manifest: Manifest
     seconds: float | None
@@ -40,36 +37,30 @@ class Made:
 def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
     """Write and publish the dataset of a plan.
 
-    An unfinished job of the same settings is continued; a finished one is left as it is.
+    An unfinished job with the same settings is resumed. A finished dataset is left as it is.
 
     Raises:
-      DatasetError: the dataset is there, made from other inputs.
+      DatasetError: the dataset exists and was made from other inputs.
       UserError: a volume was refused and the job is strict, too many volumes were refused, another
-        job writes the same dataset, or something cannot be read or written; nothing is published
-        then.
+        job writes the same dataset, or something cannot be read or written. Nothing is published.
     """
     with folders.writing(config.dataset_dir.parent, "data_dir"):
-        return _run_alone(config, plan, options)
-
-
-def _run_alone(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
-    folders.recover(config.dataset_dir)
-    if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
-        return Made(_check_unchanged(config, plan), None)
-    started = time.time()
-    _open_work_dir(plan.work_dir, plan.settings)
-    with _progress(plan.tasks, plan.work_dir):
-        write_shards(plan.tasks, options)
-    records = [shard_record.read(task.record_path) for task in plan.tasks]
-    rejected = [entry for record in records for entry in record.rejected]
-    _check_rejects(config, plan, rejected)
-    digests = {path: digest for record in records for path, digest in record.inputs.items()}
-    made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
-    return Made(made, time.time() - started)
+        folders.recover(config.dataset_dir)
+        if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
+            return Made(_check_unchanged(config, plan), None)
+        started = time.time()
+        _open_work_dir(plan.work_dir, plan.settings)
+        with _progress(plan.tasks, plan.work_dir):
+            write_shards(plan.tasks, options)
+        records = [shard_record.read(task.record_path) for task in plan.tasks]
+        _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
+        digests = {path: digest for record in records for path, digest in record.inputs.items()}
+        made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
+        return Made(made, time.time() - started)
 
 
 def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Make the folder of the unfinished dataset, or go on in it where its settings are the same."""
+    """Keep the shards of an unfinished job with the same settings; remove everything else."""
     plan_file = work_dir / "plan.json"
     text = json.dumps(settings, sort_keys=True)
     work_dir.mkdir(parents=True, exist_ok=True)
@@ -77,34 +68,31 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
         storage.remove_tree(work_dir)
         work_dir.mkdir(parents=True, exist_ok=True)
         plan_file.write_text(text)
-    # Of workers that were killed, and of earlier versions.
+    # Files of killed workers and of earlier versions.
     for leftover in {*work_dir.iterdir()} - {plan_file, *work_dir.glob("[!.]*.tfrecord-*")}:
         leftover.unlink()
 
 
 @contextlib.contextmanager
 def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[None]:
-    """Show a bar of volumes while the shards' records appear in a folder, whoever writes them."""
+    """Show a bar of volumes that grows as the records of shards appear in a folder."""
     done = threading.Event()
-    # Each look is a request where the folder is remote.
+    # Each look is a request if the folder is remote.
     interval = 3.0 if storage.is_remote(records) else 0.3
-    total = sum(len(task.scans) for task in tasks)
-    with tqdm(total=total, unit="volume", desc="preprocess", disable=None) as bar:
+    volumes = {task.record_path.name: len(task.scans) for task in tasks}
+    with tqdm(total=sum(volumes.values()), unit="volume", desc="preprocess", disable=None) as bar:
 
         def watch() -> None:
-            waiting = list(tasks)
-            while waiting:
+            finished = False
+            while volumes and not finished:
                 finished = done.wait(interval)
                 try:
-                    there = {path.name for path in records.glob("*.json")}
-                # Whoever writes there meets it as well, and says so.
+                    written = volumes.keys() & {path.name for path in records.glob("*.json")}
+                # The workers meet the same error and report it.
                 except (OSError, UserError):
                     return
-                for task in [t for t in waiting if t.record_path.name in there]:
-                    bar.update(len(task.scans))
-                    waiting.remove(task)
-                if finished:
-                    return
+                for name in written:
+                    bar.update(volumes.pop(name))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -122,48 +110,40 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume])
         raise UserError(
             f"all {volumes} volumes were refused, the first one: {first.path}: {first.detail}"
         )
-    _check_splits(plan, rejected)
+    planned = collections.Counter(plan.splits.values())
+    refused = collections.Counter(entry.split for entry in rejected)
+    for first in rejected:
+        if planned[first.split] == refused[first.split]:
+            raise UserError(
+                f"every volume of the {first.split} split was refused, such as {first.path}: "
+                f"{first.detail}; nothing was published: repair these files, or remove them"
+            )
     if len(rejected) > config.max_rejected_fraction * volumes:
         report = plan.work_dir / "rejected.jsonl"
         publish.write_lines(report, rejected)
         raise UserError(
             f"{len(rejected)} of {volumes} volumes were refused, more than "
             f"--max_rejected_fraction={config.max_rejected_fraction}; nothing was published, "
-            f"{report} tells why"
-        )
-
-
-def _check_splits(plan: Plan, rejected: list[RefusedVolume]) -> None:
-    planned = collections.Counter(plan.splits.values())
-    refused = collections.Counter(entry.split for entry in rejected)
-    empty = [split for split in SPLITS if 0 < planned[split] == refused[split]]
-    if empty:
-        first = next(entry for entry in rejected if entry.split == empty[0])
-        raise UserError(
-            f"every volume of the {empty[0]} split was refused, such as {first.path}: "
-            f"{first.detail}; nothing was published: repair these files, or take them away"
+            f"{report} lists the reasons"
         )
 
 
 def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
-    """The manifest of the dataset that is there, if these inputs would give the same again."""
+    """The manifest of the existing dataset, if the same inputs would make the same one again."""
     made = manifest.read(config.dataset_dir)
     refused = sum((made.rejected or {}).values())
     if refused and (config.strict or refused > config.max_rejected_fraction * len(plan.splits)):
         raise DatasetError(
-            f"{config.dataset_dir}: was made leaving out {refused} refused volumes, which --strict "
+            f"{config.dataset_dir}: was made without {refused} refused volumes, which --strict "
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
-    digests = {}
-    for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None):
-        try:
-            digest = git_blob_sha1(read_file(scan.path))
-        except OSError:
-            digest = None
-        digests[os.path.relpath(scan.path, config.source.source_dir)] = digest
+    digests = {
+        os.path.relpath(scan.path, config.source.source_dir): file_digest(scan.path)
+        for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None)
+    }
     if fingerprint(plan.settings, digests) != made.fingerprint:
         raise DatasetError(
-            f"{config.dataset_dir}: a dataset from other inputs or settings stands there; pass "
+            f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "
             "--overwrite to replace it, or choose another --data_dir or --config"
         )
     return made

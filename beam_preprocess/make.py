@@ -16,10 +16,10 @@ _USAGE = """
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
 Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
-workbook IXI.xls beside them; or from a BIDS folder (sub-*/[ses-*/]anat/*_T1w.nii.gz, the first of
-each person) and its participants.tsv. Any other --config names a geometry of your own, for example
+workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first
+sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used. Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
-Beam options pass through; two workers on this machine are
+All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
 """
 
@@ -27,13 +27,8 @@ _WARNINGS_SHOWN = 5
 
 
 def make(config: JobConfig, arguments: list[str]) -> None:
-    """Run the job.
-
-    Args:
-      config: what to make.
-      arguments: the options of Beam.
-    """
-    # Beam takes seconds to import: flags that are wrong should say so at once.
+    """Run the job; `arguments` are the options of Beam."""
+    # Beam takes seconds to import; wrong flags should be reported before that.
     slices, dataset_dir = config.slices, config.dataset_dir
     from beam_preprocess import job, runner
 
@@ -43,7 +38,7 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         print(f"warning: {one_line(warning)}", file=sys.stderr)
     if len(planned.warnings) > _WARNINGS_SHOWN:
         more = len(planned.warnings) - _WARNINGS_SHOWN
-        print(f"warning: and {more} more, all of them in quality.html", file=sys.stderr)
+        print(f"warning: and {more} more; quality.html lists all of them", file=sys.stderr)
     counts = planned.planned(slices)
     print(
         f"{slices.name}: {slices.description}\n"
@@ -55,7 +50,7 @@ def make(config: JobConfig, arguments: list[str]) -> None:
 
 
 def summary(made: Made) -> str:
-    """The table at the end of a job."""
+    """The table that a job ends with: volumes and slices by split, and what was left out."""
     if made.seconds is None:
         return "already made from these inputs and settings; nothing to do"
     manifest = made.manifest
@@ -71,10 +66,4 @@ def summary(made: Made) -> str:
     return "\n".join(lines)
 
 
-COMMAND = Command(
-    config=JobConfig,
-    main=make,
-    summary="make a dataset",
-    usage=_USAGE,
-    passes_on=True,
-)
+COMMAND = Command(JobConfig, make, summary="make a dataset", usage=_USAGE, passes_on=True)

@@ -1,4 +1,4 @@
-"""What a job will do, known before any volume is read, and without Beam."""
+"""The plan of a job, made without Beam and before any volume is read."""
 
 import collections
 import dataclasses
@@ -27,16 +27,15 @@ from ixi_tfds.system.flags import flag
 
 @dataclasses.dataclass(frozen=True)
 class SliceFlags:
-    """The name of a config, and its geometry where it is one of the user's own."""
+    """The name of a config, and the geometry of a config of the user's own."""
 
-    config: str = flag(f"Name of the config: {', '.join(CONFIGS)}, or one of your own.", "thesis")
+    config: str = flag(f"Name of the config: {', '.join(CONFIGS)}, or your own.", "thesis")
     in_plane: str | None = flag(
-        "Voxels (posterior x superior) a volume must have, or 'any'; by default those of --size.",
-        None,
+        "Voxels (posterior x superior) a volume must have, or 'any'. --size is the default.", None
     )
     size: str | None = flag("Height x width of stored slices; others are padded or cropped.", None)
-    slices: str | None = flag("Window of slices FIRST:LAST of the right axis, LAST excluded.", None)
-    scaling: str | None = flag("8-bit range by slice or by volume.", None, choices=SCALINGS)
+    slices: str | None = flag("Slices FIRST:LAST of the right axis to store, without LAST.", None)
+    scaling: str | None = flag("Scale to 8 bits by slice or by volume.", None, choices=SCALINGS)
 
     def slice_config(self) -> SliceConfig:
         """The config that the flags name and describe.
@@ -54,8 +53,8 @@ class SliceFlags:
             for name in ("slices", "size", "in_plane", "scaling"):
                 if getattr(self, name) is not None:
                     raise UserError(
-                        f"--{name}: the config {self.config} is fixed; give a geometry of your own "
-                        "another name with --config"
+                        f"--{name}: the config {self.config} is fixed; name a geometry of your own "
+                        "by another --config"
                     )
             return CONFIGS[self.config]
         if not (window and size):
@@ -63,22 +62,21 @@ class SliceFlags:
                 f"--config={self.config}: not one of {', '.join(CONFIGS)}; a config of your own "
                 "needs --slices and --size"
             )
-        scaling = self.scaling or "slice"
-        return SliceConfig(self.config, in_plane, size, window, scaling)
+        return SliceConfig(self.config, in_plane, size, window, self.scaling or "slice")
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
-    """The volumes that a dataset is made from, and how they are dealt to shards."""
+    """The volumes that a dataset is made from, and how many go into a shard."""
 
-    source_dir: str = flag("Folder of the volumes, any depth; or a BIDS folder.")
+    source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class JobConfig:
-    """What the command line asks for; the dataset comes to `DATA_DIR/COHORT/CONFIG/VERSION`."""
+    """The settings of a job that makes the dataset `DATA_DIR/COHORT/CONFIG/VERSION`."""
 
     source: SourceConfig
     data_dir: str = flag("Root of the datasets.")
@@ -99,17 +97,17 @@ class JobConfig:
 
     @property
     def cohort(self) -> Cohort:
-        """That the volumes are of."""
+        """The cohort of the volumes."""
         return find_cohort(self.source.people.cohort)
 
     @property
     def slices(self) -> SliceConfig:
-        """Geometry and scaling."""
+        """The geometry and scaling."""
         return self.geometry.slice_config()
 
     @property
     def dataset_dir(self) -> pathlib.Path:
-        """Where the finished dataset is."""
+        """The folder of the finished dataset."""
         return storage.at(self.data_dir, self.cohort.name, self.slices.name, VERSION)
 
 
@@ -118,13 +116,14 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      scans: the candidates.
-      skipped: files refused by name, and further ones of a person in a BIDS folder.
-      splits: of each subject.
+      scans: the volumes to read, one for each subject.
+      skipped: files refused by name, and further volumes of a person in a BIDS folder.
+      splits: the split of each subject.
       warnings: about the demographics.
       tasks: the shards to write.
       work_dir: folder of the unfinished dataset.
-      settings: all but the contents of the input files that decides the bytes, as JSON values.
+      settings: everything except the contents of the input files that decides the bytes of the
+        dataset, as JSON values.
     """
 
     scans: tuple[Scan, ...]
@@ -136,7 +135,7 @@ class Plan:
     settings: dict[str, Any]
 
     def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
-        """(subjects, slices) of each split if no volume is refused."""
+        """Numbers of subjects and slices in each split if no volume is refused."""
         subjects = collections.Counter(self.splits.values())
         return {s: (subjects[s], subjects[s] * config.slices_per_volume) for s in SPLITS}
 
@@ -144,16 +143,13 @@ class Plan:
 def plan_job(
     source: SourceConfig, slices: SliceConfig, dataset_dir: pathlib.Path, *, strict: bool = False
 ) -> Plan:
-    """Find the scans, look up the people, and deal scans to splits and shards.
+    """Find the scans, look up the people, and divide the scans among splits and shards.
 
-    Args:
-      source: the volumes.
-      slices: geometry and scaling.
-      dataset_dir: where the finished dataset shall be.
-      strict: fail at the first refused volume.
+    `dataset_dir` is the folder of the finished dataset. With `strict` the first refused volume
+    fails its task.
 
     Raises:
-      UserError: no scans, a subject twice, or demographics that cannot be read or used.
+      UserError: there are no scans, two of one subject, or unusable demographics.
     """
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
@@ -187,45 +183,35 @@ def plan_job(
         warnings=catalog.warnings,
         tasks=tasks,
         work_dir=work_dir,
-        settings=_settings(catalog.scans, splits, slices, source.volumes_per_shard),
+        settings={
+            "version": VERSION,
+            "config": dataclasses.asdict(slices),
+            "volumes_per_shard": source.volumes_per_shard,
+            "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
+        },
     )
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
-    """SHA-256, in hex, of all that decides the bytes of a dataset.
+    """SHA-256, in hex, of everything that decides the bytes of a dataset.
 
     Args:
-      settings: of the plan.
-      digests: `git_blob_sha1` of each input file by its path; None where it cannot be read.
+      settings: those of the plan.
+      digests: `git_blob_sha1` of each input file by its path; None for an unreadable file.
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _settings(
-    scans: Sequence[Scan], splits: Mapping[str, str], slices: SliceConfig, volumes_per_shard: int
-) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "config": dataclasses.asdict(slices),
-        "volumes_per_shard": volumes_per_shard,
-        "people": {
-            scan.subject: [
-                splits[scan.subject],
-                scan.site,
-                scan.sex,
-                scan.ethnicity,
-                None if math.isnan(scan.age) else scan.age,
-            ]
-            for scan in scans
-        },
-    }
+def _describe(scan: Scan, split: str) -> list[str | float | None]:
+    age = None if math.isnan(scan.age) else scan.age
+    return [split, scan.site, scan.sex, scan.ethnicity, age]
 
 
 def _deal(
     scans: Sequence[Scan], splits: dict[str, str], split: str, volumes_per_shard: int
 ) -> list[tuple[Scan, ...]]:
-    """Deal the scans of a split to shards, in the order of a hash so that sites are mixed."""
+    """Divide the scans of a split among shards, in the order of a hash to mix the sites."""
     mine = [scan for scan in scans if splits[scan.subject] == split]
     mine.sort(key=lambda scan: hashlib.sha256(f"shards:{scan.subject}".encode()).digest())
     count = math.ceil(len(mine) / volumes_per_shard)

@@ -1,4 +1,4 @@
-"""Turning a folder of shards into a dataset, all or nothing."""
+"""Turning a folder of shards into a dataset, completely or not at all."""
 
 import collections
 import dataclasses
@@ -28,14 +28,8 @@ def publish(
 ) -> Manifest:
     """Write metadata, manifest and reports beside the shards, then rename the folder.
 
-    Args:
-      config: where the dataset shall be; what is there is replaced.
-      plan: whose folder holds the whole shards and their records.
-      records: of all shards.
-      fingerprint: of settings and input files.
-
-    Returns:
-      The manifest.
+    An existing dataset is replaced. The work folder of `plan` holds all shards; `records` are
+    theirs. `fingerprint` is that of the settings and input files. Returns the manifest.
     """
     cohort, work_dir = config.cohort, plan.work_dir
     records = _number_shards(cohort.name, work_dir, records)
@@ -44,11 +38,11 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    page = quality.render(made, records, refused, plan.warnings, cohort.roster)
+    page = quality.render(made, records, refused, plan.warnings, cohort)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
-    # Records of progress, shards that an earlier, interrupted publishing numbered otherwise, and
-    # what workers of a job that was killed wrote for a moment longer.
+    # Records of shards, shards that an interrupted publishing had numbered differently, and files
+    # that the workers of a killed job wrote after it.
     for path in [*work_dir.glob("*.tfrecord-*"), *work_dir.glob(f"{PARTIAL}*")]:
         if path.name not in made.shards:
             # A partial file may be in both lists, or its worker may have removed it.
@@ -87,7 +81,7 @@ def _by_reason(refused: Iterable[Refusal]) -> dict[str, int]:
 
 
 def write_lines(path: pathlib.Path, entries: Iterable[Refusal]) -> None:
-    """Write one JSON object a line, ordered by path."""
+    """Write refused files as one JSON object a line, ordered by path."""
     ordered = sorted(entries, key=lambda entry: entry.path)
     lines = [json.dumps(codec.to_plain(entry), sort_keys=True) + "\n" for entry in ordered]
     path.write_text("".join(lines))
@@ -96,7 +90,7 @@ def write_lines(path: pathlib.Path, entries: Iterable[Refusal]) -> None:
 def _number_shards(
     dataset: str, work_dir: pathlib.Path, records: Sequence[ShardRecord]
 ) -> list[ShardRecord]:
-    """Take shards without any slice out of the count, for TFDS cannot read them."""
+    """Remove shards without slices, which TFDS cannot read, and number the others again."""
     numbered = []
     for split in SPLITS:
         mine = [record for record in records if record.split == split]
@@ -113,14 +107,13 @@ def _number_shards(
 
 
 def _split_counts(records: Sequence[ShardRecord]) -> dict[str, Counts]:
-    return {
-        split: Counts(
-            volumes=sum(len(record.volumes) for record in records if record.split == split),
-            slices=sum(record.slices for record in records if record.split == split),
-        )
-        for split in SPLITS
-        if any(record.split == split for record in records)
-    }
+    counts = {}
+    for split in SPLITS:
+        mine = [record for record in records if record.split == split]
+        if mine:
+            volumes = sum(len(record.volumes) for record in mine)
+            counts[split] = Counts(volumes, sum(record.slices for record in mine))
+    return counts
 
 
 def write_tfds_metadata(
@@ -131,28 +124,23 @@ def write_tfds_metadata(
 ) -> None:
     """Write what `tfds.builder_from_directory` reads: features and the shards of each split.
 
-    Args:
-      cohort: whose dataset it is.
-      config: geometry and scaling.
-      work_dir: where it is written.
-      shards: split, slices and bytes of each, in their order.
+    `shards` has the split, number of slices and bytes of each shard, ordered by number.
     """
-    # With the root of the datasets it would read what is there, be it damaged.
+    # With the root of the datasets, the builder would read an existing, perhaps damaged dataset.
     info = builder_for(config, str(work_dir), cohort).info
     template = tfds.core.ShardedFileTemplate(
         data_dir=work_dir, dataset_name=cohort.name, filetype_suffix="tfrecord"
     )
-    infos = []
-    for split in SPLITS:
-        mine = [(slices, size) for its, slices, size in shards if its == split]
-        if mine:
-            infos.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[slices for slices, _ in mine],
-                    num_bytes=sum(size for _, size in mine),
-                    filename_template=template.replace(split=split),
-                )
-            )
+    by_split = {s: [(slices, size) for its, slices, size in shards if its == s] for s in SPLITS}
+    infos = [
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[slices for slices, _ in mine],
+            num_bytes=sum(size for _, size in mine),
+            filename_template=template.replace(split=split),
+        )
+        for split, mine in by_split.items()
+        if mine
+    ]
     info.set_splits(tfds.core.SplitDict(infos))
     info.write_to_directory(work_dir)

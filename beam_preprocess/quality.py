@@ -1,4 +1,4 @@
-"""The quality report: one HTML page to look over a whole cohort."""
+"""The quality report: one HTML page about the volumes of a dataset."""
 
 import collections
 import pathlib
@@ -8,12 +8,14 @@ from typing import Any
 
 import jinja2
 
+from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import is_original, read_roster
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord
 from ixi_tfds.splits import SPLITS
 
 _TEMPLATE = pathlib.Path(__file__).with_name("quality.html")
+_BALANCED = ("sex", "ethnicity", "site")
 _ORIGINAL = {True: "original", False: "not the original", None: "no checksum known"}
 
 
@@ -22,37 +24,28 @@ def render(
     records: Sequence[ShardRecord],
     refused: Sequence[Refusal],
     warnings: Sequence[str],
-    roster: pathlib.Path | None,
+    cohort: Cohort,
 ) -> str:
     """The report as one self-contained HTML page.
 
-    Args:
-      manifest: of the dataset.
-      records: of all shards, with the description and thumbnail of each volume.
-      refused: files that are not in the dataset.
-      warnings: of the workbook.
-      roster: of the cohort, as `read_roster` takes it.
+    `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
+    those about the demographics.
     """
-    entries = read_roster(roster)
-    volumes = sorted(
-        (
-            vars(volume)
-            | {
-                "split": record.split,
-                "original": _ORIGINAL[is_original(entries, volume.subject, volume.git_blob_sha1)],
-            }
-            for record in records
-            for volume in record.volumes
-        ),
-        key=lambda volume: (SPLITS.index(volume["split"]), volume["subject"]),
-    )
+    roster = read_roster(cohort.roster)
+    volumes = []
+    for record in records:
+        for volume in record.volumes:
+            original = _ORIGINAL[is_original(roster, volume.subject, volume.git_blob_sha1)]
+            volumes.append(vars(volume) | {"split": record.split, "original": original})
+    volumes.sort(key=lambda volume: (SPLITS.index(volume["split"]), volume["subject"]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
     return template.render(
+        cohort=cohort,
         config=manifest.config,
         manifest=manifest,
         splits=list(manifest.splits or {}),
-        balance={title: _balance(volumes, field) for title, field in _BALANCES.items()},
+        balance={field.title(): _balance(volumes, field) for field in _BALANCED},
         ages=_ages(volumes),
         originals=collections.Counter(volume["original"] for volume in volumes),
         sites=_sites(volumes),
@@ -62,11 +55,8 @@ def render(
     )
 
 
-_BALANCES = {"Sex": "sex", "Ethnicity": "ethnicity", "Site": "site"}
-
-
 def strata(records: Sequence[ShardRecord]) -> dict[str, dict[str, int]]:
-    """Volumes of each split by stratum, `sex/ethnicity`."""
+    """Number of volumes in each split by stratum, which is `sex/ethnicity`."""
     counts: dict[str, collections.Counter[str]] = {}
     for record in records:
         for volume in record.volumes:
@@ -76,7 +66,7 @@ def strata(records: Sequence[ShardRecord]) -> dict[str, dict[str, int]]:
 
 
 def _balance(volumes: Sequence[dict[str, Any]], field: str) -> list[tuple[str, dict[str, Any]]]:
-    """For each value of a field: count and share of it in each split."""
+    """For each value of a field: its count and its share of the volumes in each split."""
     sizes = collections.Counter(volume["split"] for volume in volumes)
     counts = collections.Counter((volume[field], volume["split"]) for volume in volumes)
     values = sorted({value for value, _ in counts})
@@ -103,7 +93,7 @@ def _ages(volumes: Sequence[dict[str, Any]]) -> dict[str, str]:
 
 
 def _sites(volumes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Medians of the intensity statistics by site, in scanner units."""
+    """Medians of lowest, mean and highest value by site, in scanner units."""
     rows = []
     for site in sorted({volume["site"] for volume in volumes}):
         mine = [volume for volume in volumes if volume["site"] == site]

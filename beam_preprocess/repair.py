@@ -23,29 +23,28 @@ def repair(
     source_dir: str | None,
     people: CohortFlags,
 ) -> None:
-    """Put the files that were written in place of those that are damaged, byte for byte.
+    """Make the damaged files of a dataset again, byte for byte, and replace them.
 
-    Shards are made again from the volumes, what TFDS reads beside them from the manifest; shards
-    of another run go.
+    Shards are made from the volumes, the metadata of TFDS from the manifest. Shards of another run
+    are removed.
 
     Args:
-      folder: of the dataset, made by the Beam job.
-      manifest: its own, undamaged.
-      damaged: what `integrity.find_damage` found.
-      source_dir: the volumes it was made from; None will do where no shard is damaged.
-      people: as `SourceConfig` takes it; of the dataset's cohort, whichever it names.
+      folder: of a dataset that the Beam job made.
+      manifest: the undamaged manifest of the dataset.
+      damaged: the result of `integrity.find_damage`.
+      source_dir: folder of the volumes; None if no shard is damaged.
+      people: the workbook of the volumes; the cohort is that of the dataset, whatever `people` has.
 
     Raises:
-      DatasetError: the dataset is not of the Beam job, or the volumes or the workbook are not those
-        that it was made from; what could be made again until then is in place.
-      UserError: the volumes are needed and not given.
+      DatasetError: the dataset was not made by the Beam job, or was made from other volumes or
+        another workbook. Files that were repaired before this error stay repaired.
+      UserError: `source_dir` is needed and missing.
     """
     if manifest.volumes is None:
         raise DatasetError(
-            f"{folder}: was not made by python -m beam_preprocess, so nothing in it can be made "
-            "again by itself; make the whole dataset again"
+            f"{folder}: was not made by python -m beam_preprocess, so single files of it cannot "
+            "be made again; make the whole dataset again"
         )
-    # Its name for messages: the flag that gave the folder.
     with folders.writing(folder.parent, "data_dir"), _scratch(folder) as scratch:
         for damage in damaged:
             if damage.name not in manifest.shards and split_of(damage.name):
@@ -84,9 +83,9 @@ def _put(made: pathlib.Path, path: pathlib.Path, digest: str) -> None:
 
 def _other_source(name: str) -> DatasetError:
     return DatasetError(
-        f"{name}: cannot be made again byte for byte, for the volumes or the workbook in "
-        "--source_dir are not those that the dataset was made from; find these, or make the "
-        "dataset again with --overwrite"
+        f"{name}: cannot be made again byte for byte, because the dataset was made from other "
+        "volumes or another workbook than those in --source_dir; find the original ones, or make "
+        "the dataset again with --overwrite"
     )
 
 
@@ -118,7 +117,7 @@ def _tasks(
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:
-    # Not by name: shards are numbered anew where all volumes of one were refused.
+    # Not by name: shards have other numbers if all volumes of one were refused.
     volumes = (manifest.volumes or {}).items()
     people = {subject for subject, source in volumes if source.shard == name}
     for task in tasks:

@@ -1,7 +1,7 @@
-"""Beam: the graph, its options, who runs it, and how failures come back.
+"""Beam: the pipeline, its options, its workers, and the errors that come back from them.
 
-All that is private to Beam is used here and nowhere else; tests/test_beam_private.py says what to
-do when an upgrade changes it.
+Only this module uses private interfaces of Beam; tests/test_beam_private.py says what to do when
+an upgrade changes one.
 """
 
 import base64
@@ -35,24 +35,24 @@ from beam_preprocess import workers
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.errors import ScanError, UserError
 
-# Beam logs the stack of each exception, and then raises it anyway.
+# Beam logs the stack of each exception and then raises it anyway.
 _QUIET_WORKERS = ("--default_sdk_harness_log_level=CRITICAL",)
 _IN_PROCESS = (None, "DirectRunner", "FnApiRunner")
 _LOST = (
-    "a worker has been killed, as systems do that run out of memory; run the same command again "
-    "to go on, with fewer workers (--direct_num_workers) or a smaller --volumes_per_shard"
+    "a worker has been killed, perhaps because memory ran out; run the same command again to "
+    "resume, with fewer workers (--direct_num_workers) or a smaller --volumes_per_shard"
 )
 
 
 class WorkerError(Exception):
-    """What went wrong in a worker; its text is made by `_pack`, for Beam hands on the text only."""
+    """An error in a worker; Beam returns only its text, which `_pack` makes."""
 
 
 def write_shard_in_worker(task: ShardTask) -> None:
-    """Write a shard where Beam says.
+    """Write a shard in a worker of Beam.
 
     Raises:
-      WorkerError: for any error that a person can do something about.
+      WorkerError: for errors of the user and of the operating system.
     """
     try:
         write_shard(task)
@@ -68,11 +68,11 @@ def write_shard_in_worker(task: ShardTask) -> None:
 
 
 def raise_worker_error(error: Exception) -> None:
-    """Raise what a worker raised, if the text of an error of Beam holds it.
+    """Raise the error of a worker, if the text of an error of Beam contains it.
 
     Raises:
-      UserError: a volume that a strict job refuses, or anything else that has one sentence.
-      OSError: with its number and file.
+      UserError: a strict job refuses a volume, or another error of the user.
+      OSError: an error of the operating system, with its number and file.
     """
     found = re.search(r"beam_preprocess<([A-Za-z0-9+/=]+)>", str(error))
     if found:
@@ -81,16 +81,16 @@ def raise_worker_error(error: Exception) -> None:
 
 
 def _pack(message: str, system: tuple[int, str, str | None] | None = None) -> str:
-    """A sentence, or number, words and file of an error of the operating system, as one word."""
+    """A message, with number, text and file of an error of the operating system, as one word."""
     packed = base64.b64encode(json.dumps([message, system]).encode()).decode()
     return f"beam_preprocess<{packed}>"
 
 
 def beam_options(arguments: Sequence[str]) -> PipelineOptions:
-    """Beam's options out of the arguments that are not flags of ours.
+    """The options of Beam in the arguments that are not flags of beam_preprocess.
 
     Raises:
-      UserError: an argument that Beam does not know either, or an unknown runner.
+      UserError: Beam does not know an argument or the runner, or cannot use a value.
     """
     parser = _BeamArgumentParser(exit_on_error=False, add_help=False, allow_abbrev=False)
     for group in PipelineOptions.__subclasses__():
@@ -105,7 +105,7 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
             "an option of Apache Beam"
         )
     named = PipelineOptions(list(arguments)).get_all_options()["runner"]
-    # Other runners may know other levels: Flink's refuses a job that names this one.
+    # Other runners may have other levels; that of Flink refuses a job with this one.
     quiet = _QUIET_WORKERS if named in _IN_PROCESS else ()
     options = PipelineOptions([*quiet, *arguments])
     try:
@@ -118,21 +118,21 @@ def beam_options(arguments: Sequence[str]) -> PipelineOptions:
 
 
 def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:
-    """Write every shard by Beam, and return when all are written.
+    """Write all shards with Beam.
 
-    Slices never travel through Beam: a task names its scans, and one worker reads them and writes
-    the shard, so memory does not grow with the cohort.
+    Beam passes on tasks, not slices: one worker reads the scans of a task and writes the shard, so
+    memory does not grow with the cohort.
 
     Raises:
       UserError: a strict task refuses a volume, or a worker was killed.
-      OSError: a scan is gone, or the operating system refuses something.
+      OSError: a scan has vanished, or reading or writing fails.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     pipeline = beam.Pipeline(runner=_runner(options), options=options)
     _ = (
         pipeline
         | "List shards" >> beam.Create(list(tasks))
-        # Without a shuffle here, one worker would be given all of the tasks.
+        # Without a shuffle here, one worker would get all tasks.
         | "Deal shards to workers" >> beam.Reshuffle()
         | "Write shard" >> beam.Map(write_shard_in_worker)
     )
@@ -144,17 +144,16 @@ def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:
 
 
 def _runner(options: PipelineOptions) -> PipelineRunner | None:
-    """Beam's own in-process runner unless another is named.
+    """Beam's in-process runner, or None if the options name another one.
 
-    It is chosen explicitly because what Beam takes by default first tries to download the binary of
-    another runner.
+    The default runner of Beam would first try to download the binary of another runner.
     """
     given = options.get_all_options()
     if given["runner"] not in _IN_PROCESS:
         return None
     if given["direct_running_mode"] == "multi_processing":
         _fork_workers()
-    # Without the options, worker processes log at a level of their own.
+    # Without the options, worker processes would log at another level.
     provision = provision_api.ProvisionInfo(
         pipeline_options=JobServiceHandle.encode_pipeline_options(given)
     )
@@ -162,7 +161,7 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
 
 
 def _fork_workers() -> None:
-    """Have Beam's in-process runner fork its workers in its mode `multi_processing`."""
+    """Make Beam's in-process runner fork its workers in its mode `multi_processing`."""
     threading.excepthook = _print_unless_disconnected
     started: list[Any] = []
 
@@ -194,7 +193,7 @@ def _fork_workers() -> None:
 
 
 def _start_worker(handler: Any) -> Any:
-    """Start the process of a worker, which finds its job by what Beam puts into variables."""
+    """Start the process of a worker, with the environment variables that Beam's worker reads."""
     control = endpoints_pb2.ApiServiceDescriptor(url=handler.control_address)
     options = handler.provision_info.provision_info.pipeline_options
     environment = {
@@ -203,7 +202,7 @@ def _start_worker(handler: Any) -> Any:
         "WORKER_ID": handler.worker_id,
     }
     process = workers.CONTEXT.Process(target=_work, args=(environment,), daemon=True)
-    # Or it would run the script that calls us, unless that minds its `__name__`.
+    # Otherwise the worker would run a calling script that does not check its `__name__`.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
@@ -214,21 +213,20 @@ def _start_worker(handler: Any) -> Any:
 
 
 def _fail_instructions(handler: Any) -> None:
-    """Answer what a dead worker was asked to do; Beam would wait for ever."""
+    """Answer the requests to a dead worker with an error; Beam would wait for ever."""
     error = _pack(_LOST)
     for name, answer in list(handler.control_conn._futures_by_id.items()):
         answer.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=error))
 
 
 def _print_unless_disconnected(arguments: threading.ExceptHookArgs) -> None:
-    """Print errors of threads as Python does, but for connections that broke: see `watch`."""
+    """Print errors of threads as Python does, except broken connections, which `watch` reports."""
     if not isinstance(arguments.exc_value, grpc.RpcError):
         threading.__excepthook__(arguments)
 
 
 def _work(environment: dict[str, str]) -> None:
-    """What a worker does."""
     os.environ.update(environment)
-    # Beam prints the stack of each exception there, and hands it to the runner anyway.
+    # Beam prints the stack of each exception there and passes it to the runner anyway.
     with pathlib.Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
         sdk_worker_main.main([])

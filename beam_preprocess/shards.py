@@ -1,8 +1,8 @@
-"""Writing one shard: the unit of work of the Beam job.
+"""Writing one shard, the unit of work of the Beam job.
 
-A shard is a function of its scans and the config alone. So it has the same bytes whoever writes
-it, and a job that was interrupted goes on with the shards that are whole. The record of a shard is
-written after it: a shard without its record does not count.
+A shard depends on its scans and the config alone, so every worker writes the same bytes. An
+interrupted job resumes and keeps complete shards. The record of a shard is written after the shard;
+a shard without a record is written again.
 """
 
 import base64
@@ -35,16 +35,16 @@ _THUMBNAIL_SIDE = 112
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
-    """All that a worker needs to write one shard, wherever it runs.
+    """Everything that a worker needs to write one shard.
 
     Attributes:
-      dataset: its name, that of the cohort.
+      dataset: name of the dataset, which is the name of the cohort.
       split: train, validation or test.
       index: number of the shard within its split, from 0.
-      count: shards that the split has.
-      scans: whose slices are in it.
+      count: number of shards in the split.
+      scans: the volumes whose slices are stored.
       config: geometry and scaling.
-      source_dir: paths in records are relative to it.
+      source_dir: folder that paths in the record are relative to.
       work_dir: folder of the unfinished dataset.
       strict: fail at the first refused volume.
     """
@@ -61,17 +61,17 @@ class ShardTask:
 
     @property
     def file_name(self) -> str:
-        """The shard's name as TFDS lays it out."""
+        """File name of the shard."""
         return shard_name(self.dataset, self.split, self.index, self.count)
 
     @property
     def path(self) -> pathlib.Path:
-        """Where the shard is written."""
+        """Path of the shard."""
         return storage.at(self.work_dir, self.file_name)
 
     @property
     def record_path(self) -> pathlib.Path:
-        """Where the record of the shard is written."""
+        """Path of the record."""
         return self.path.with_name(self.file_name + ".json")
 
     def relative(self, scan: Scan) -> str:
@@ -80,16 +80,16 @@ class ShardTask:
 
 
 def shard_name(dataset: str, split: str, index: int, count: int) -> str:
-    """File name of a shard, by TFDS's default template."""
+    """File name of a shard in the default template of TFDS."""
     return f"{dataset}-{split}.tfrecord-{index:05d}-of-{count:05d}"
 
 
 def write_shard(task: ShardTask) -> None:
-    """Write the task's shard and its record, unless both are there and whole.
+    """Write the shard and its record, unless both exist and are complete.
 
     Raises:
       ScanError: a volume is refused and the task is strict.
-      OSError: a scan is gone since the job was planned, or the operating system refuses something.
+      OSError: a scan has vanished since the job was planned, or reading or writing fails.
     """
     if _is_whole(task):
         return
@@ -111,8 +111,8 @@ def write_shard(task: ShardTask) -> None:
         for key, example in examples:
             order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
             slices.append((order, encode_slice(example)))
-    # Neighbouring slices of a head are near-copies: within the shard they are in the order of a
-    # hash, so that a training buffer need not hold whole volumes to mix them.
+    # Neighbouring slices of a head are nearly equal. The order of a hash mixes the slices of a
+    # shard, so the shuffle buffer of a training can be smaller than a volume.
     slices.sort()
     digest, size = _write_whole(task.path, _framed(record for _, record in slices))
     record = ShardRecord(
@@ -130,7 +130,7 @@ def write_shard(task: ShardTask) -> None:
 def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
     """TFRecord frames: length, its masked CRC-32C, data, its masked CRC-32C (little-endian).
 
-    TensorFlow writes the same, but costs each worker half a gigabyte and eight seconds to import.
+    TensorFlow writes the same bytes, but its import takes half a gigabyte and eight seconds.
     """
     for record in records:
         length = struct.pack("<Q", len(record))
@@ -140,9 +140,9 @@ def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
 
 
 def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
-    """Write a file that is there whole or not at all; give its SHA-256 and its size."""
+    """Write a file completely or not at all; return its SHA-256 and its size."""
     digest, size = hashlib.sha256(), 0
-    # Runners may give one task to two workers.
+    # A runner may give one task to two workers.
     with files.replacing(path, shared=True) as partial, partial.open("wb") as file:
         for part in parts:
             digest.update(part)
@@ -153,19 +153,20 @@ def _write_whole(path: pathlib.Path, parts: Iterable[bytes]) -> tuple[str, int]:
 
 
 def _is_whole(task: ShardTask) -> bool:
-    """Whether an earlier run left this shard whole, made from files that have not changed since."""
+    """Whether an earlier run completed this shard and its scans have not changed since."""
     try:
         record = shard_record.read(task.record_path)
         with task.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, UserError):
         return False
-    now = {task.relative(scan): _file_digest(scan.path) for scan in task.scans}
+    now = {task.relative(scan): file_digest(scan.path) for scan in task.scans}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
 
 
-def _file_digest(path: str) -> str | None:
+def file_digest(path: str) -> str | None:
+    """The SHA-1, in hex, that git gives a file; None for an unreadable file."""
     try:
         return git_blob_sha1(read_file(path))
     except OSError:
@@ -179,7 +180,7 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
         detail=error.detail,
         subject=scan.subject,
         split=task.split,
-        git_blob_sha1=volume.git_blob_sha1 if volume else _file_digest(scan.path),
+        git_blob_sha1=volume.git_blob_sha1 if volume else file_digest(scan.path),
     )
 
 
@@ -208,7 +209,7 @@ def _describe(
 
 
 def _thumbnail(image: np.ndarray) -> str:
-    """A small upright JPEG of a slice, in base64."""
+    """A small, upright JPEG of a slice, in base64."""
     from PIL import Image
 
     picture = Image.fromarray(np.rot90(image))

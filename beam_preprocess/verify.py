@@ -1,21 +1,22 @@
-"""Is a dataset still what was made? `python -m beam_preprocess verify --help`."""
+"""The command that checks and repairs datasets."""
 
 import dataclasses
 import pathlib
 
+from beam_preprocess.plan import JobConfig
 from ixi_tfds import integrity, leakage, storage
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.documents import manifest
 from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.system.commands import Command
-from ixi_tfds.system.flags import flag
+from ixi_tfds.system.flags import flag, like
 
 _USAGE = """
 python -m beam_preprocess verify --data_dir=D [--config=C] [--repair --source_dir=S]
 
-Reads every byte of the datasets in D, names each file that is damaged, missing, edited or of
-another run, and says whether any person or slice is in two splits and how alike slices of
-different splits are. --repair makes the damaged files again, byte for byte, and no others.
+Reads every byte of the datasets in D. Lists the files that are damaged, missing, edited or of
+another run, the people and slices in more than one split, and the most similar slices of different
+splits. --repair makes the damaged files again, byte for byte, and leaves the others.
 """
 
 _PAIRS_SHOWN = 3
@@ -23,40 +24,33 @@ _PAIRS_SHOWN = 3
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig:
-    """Which datasets to check, and what to repair them from."""
+    """The datasets to check, and the volumes to repair them from."""
 
-    data_dir: str = flag("Root of the datasets.")
-    config: str | None = flag("Look at this config of the cohort only.", None)
+    data_dir: str = like(JobConfig, "data_dir")
+    config: str | None = flag("Check only this config of the cohort.", None)
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
-    dataset: str | None = flag("Look at this one only, given as COHORT/CONFIG.", None)
+    dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
-    source_dir: str | None = flag("The volumes that the dataset was made from.", None)
+    source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
 
 
 def verify_all(config: VerifyConfig) -> None:
-    """Check every dataset that is asked for, and print what was found.
+    """Check datasets, repair them if asked, and print the results.
 
     Raises:
-      DatasetError: there is none, or one is not as it should be.
-      UserError: one cannot be repaired.
+      DatasetError: no dataset was found, or one of them is damaged or has a leak between splits.
+      UserError: a dataset cannot be repaired.
     """
     bad = [folder for folder in _folders(config) if not verify(folder, config)]
     if bad:
         raise DatasetError(
             f"{', '.join(map(str, bad))}: not as it should be, for the reasons above"
-            + ("" if config.repair else "; --repair --source_dir=S mends damaged files")
+            + ("" if config.repair else "; --repair --source_dir=S repairs damaged files")
         )
 
 
 def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
-    """Check a dataset, repair it if that is asked for, and print what was found.
-
-    Returns:
-      Whether all is well now.
-
-    Raises:
-      UserError: it cannot be repaired.
-    """
+    """Check a dataset as `verify_all` does; return whether it has no damage and no leak now."""
     try:
         made = manifest.read(folder)
     except DatasetError as error:
@@ -66,13 +60,13 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
     for damage in damaged:
         print(f"{folder / damage.name}: {damage.what}")
     if made.digest is None:
-        print(f"{folder}: of an earlier version, whose manifest cannot be checked itself")
+        print(f"{folder}: the manifest of this earlier version has no digest and cannot be checked")
     if damaged and config.repair:
         from beam_preprocess import repair
 
         repair.repair(folder, made, damaged, config.source_dir, config.people)
         damaged = integrity.find_damage(folder, made)
-        print(f"{folder}: mended" if not damaged else f"{folder}: still damaged")
+        print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:
         return False
     slices = leakage.read_slices(folder, made)
@@ -81,7 +75,7 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
         print(f"{folder}: {leak}")
     people = slices.table["subject"].nunique()
     print(
-        f"{folder}: {len(made.shards)} shards as they were written, {len(slices.table):,} "
+        f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
         f"slices of {people} people" + ("" if leaks else ", none of them in two splits")
     )
     _print_nearest(slices)
@@ -106,7 +100,7 @@ def _folders(config: VerifyConfig) -> list[pathlib.Path]:
         raise UserError("--config and --dataset: give one of them")
     cohort = find_cohort(config.people.cohort)
     name = config.dataset or (f"{cohort.name}/{config.config}" if config.config else "*/*")
-    # By either file: the other may be what is lost.
+    # Either file shows a dataset, because the other one may be lost.
     found = {
         path.parent
         for file in ("manifest.json", "dataset_info.json")
@@ -120,6 +114,6 @@ def _folders(config: VerifyConfig) -> list[pathlib.Path]:
 COMMAND = Command(
     config=VerifyConfig,
     main=verify_all,
-    summary="check that a dataset is what was made and has nobody in two splits; repair it",
+    summary="check datasets for damage and for people in two splits; repair them",
     usage=_USAGE,
 )

@@ -1,7 +1,7 @@
 """The process that workers on this machine are forked from.
 
-Beam's own way is a new interpreter for each worker, and importing Beam takes seconds. This module
-imports nothing that takes time, so that the process can begin before anything else.
+Beam itself starts a new interpreter for each worker, which imports Beam for seconds. This module
+has no slow imports, so the process can start before anything else.
 """
 
 import multiprocessing
@@ -10,13 +10,13 @@ from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.runner")
-"""What workers need, and find imported."""
+"""The modules that are imported before workers are forked."""
 
 
 def get_ready() -> None:
-    """Have the process begin to import; it ends when this one does."""
+    """Start the process and its imports; it ends with the current process."""
     CONTEXT.set_forkserver_preload(list(IMPORTED))
-    # Workers have no use for the builder, and TFDS takes half a second to import.
+    # Workers do not need the builder, whose import of TFDS takes half a second.
     os.environ["IXI_TFDS_WITHOUT_BUILDER"] = "1"
     forkserver.ensure_running()
     del os.environ["IXI_TFDS_WITHOUT_BUILDER"]

@@ -591,7 +591,7 @@ def check_refused(source, data, capsys, flags):
     before = tree(data)
     assert job(source, data, *flags, *_LOOSE) == 2
     (line,) = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning: ")]
-    assert "a dataset from other inputs or settings stands there; pass --overwrite" in line
+    assert "was made from other inputs or settings; pass --overwrite" in line
     assert f"{data / 'ixi_t1/small/1.0.0'}: " in line
     assert tree(data) == before
 
@@ -808,7 +808,7 @@ def test_too_many_rejects_publish_nothing(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "2 of 14 volumes were refused, more than --max_rejected_fraction=0.05" in error
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
-    report = re.search(r"nothing was published, (\S+) tells why", error)[1]
+    report = re.search(r"nothing was published, (\S+) lists the reasons", error)[1]
     told = [json.loads(line)["path"] for line in pathlib.Path(report).read_text().splitlines()]
     assert told == ["<script>alert(1)<.nii.gz", "IXI720-HH-0020-T1.nii.gz"]
 
@@ -820,7 +820,7 @@ def test_the_share_that_may_be_refused_is_what_was_said(tmp_path, capsys):
     assert job(source, tmp_path / "data", *SMALL) == 0
     assert job(source, tmp_path / "data", *SMALL) == 0
     assert job(source, tmp_path / "data", *SMALL, "--max_rejected_fraction=0.049") == 2
-    assert "leaving out 1 refused volumes" in capsys.readouterr().err
+    assert "without 1 refused volumes" in capsys.readouterr().err
     next(source.glob("IXI720-*")).unlink()
     assert job(source, tmp_path / "other", *SMALL) == 2
     assert "1 of 19 volumes were refused" in capsys.readouterr().err
@@ -885,7 +885,7 @@ def test_five_warnings_are_shown_and_the_others_counted(rows, shown, settled, tm
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == shown and all(line.startswith("warning: ") for line in lines)
     if rows > 5:
-        assert lines[5] == f"warning: and {rows - 5} more, all of them in quality.html"
+        assert lines[5] == f"warning: and {rows - 5} more; quality.html lists all of them"
     page = (tmp_path / "data/ixi_t1/small/1.0.0/quality.html").read_text()
     warnings = page[page.index("Warnings of the workbook") :]
     assert warnings.count("<li>") == rows
@@ -938,7 +938,7 @@ def test_strict_is_kept_when_the_dataset_is_there_already(tmp_path, capsys):
     assert job(source, tmp_path, *SMALL, "--max_rejected_fraction=0.5") == 0
     for flag in ("--strict", "--max_rejected_fraction=0.01"):
         assert job(source, tmp_path, *SMALL, flag) == 2
-        assert "leaving out 2 refused volumes" in capsys.readouterr().err
+        assert "without 2 refused volumes" in capsys.readouterr().err
 
 
 def test_publishing_that_was_killed_leaves_no_stray_shard(tmp_path, monkeypatch):

@@ -176,7 +176,7 @@ def test_damage_is_named_refused_and_mended(damage, source, whole, data, capsys)
         assert named in str(caught.value)
     kept = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir() if p.name != name}
     assert verify(data, "--repair", f"--source_dir={source}") == 0
-    assert f"{folder}: mended\n" in capsys.readouterr().out
+    assert f"{folder}: repaired\n" in capsys.readouterr().out
     assert tree(data) == tree(whole)
     found = {p: (p.stat().st_ino, p.stat().st_mtime_ns) for p in folder.iterdir() if p.name != name}
     assert found == kept
@@ -327,13 +327,13 @@ def test_every_dataset_under_the_root_is_looked_at(data, capsys):
     assert verify(data) == 0
     out = capsys.readouterr().out
     places = [out.index(f"{folder}: ") for folder in folders]
-    assert places == sorted(places) and out.count("shards as they were written") == 4
+    assert places == sorted(places) and out.count("undamaged shards") == 4
     for damaged in folders:
         shard = next(damaged.glob("*.tfrecord-*"))
         moved = shard.rename(data / "moved")
         assert verify(data) == 2
         captured = capsys.readouterr()
-        assert captured.out.count("shards as they were written") == 3
+        assert captured.out.count("undamaged shards") == 3
         assert captured.err.startswith(f"error: {damaged}: not as it should be")
         for chosen in (damaged, folders[1]):
             code = 2 if chosen == damaged else 0
@@ -405,7 +405,7 @@ def test_a_whole_dataset_is_all_right_and_nobody_in_two_splits(data, capsys):
     before = tree(data)
     assert verify(data, "--config=small") == 0
     out = capsys.readouterr().out
-    assert "5 shards as they were written, 72 slices of 12 people, none of them in two" in out
+    assert "5 undamaged shards, 72 slices of 12 people, none of them in two" in out
     assert tree(data) == before
 
 
