@@ -58,9 +58,9 @@ soak: setup
 	PYTHONPATH=.:.venv-soak/packages $(BIN)/python tests/fuzz_reader.py .venv-soak/corpus \
 	  -max_total_time=$(SOAK_SECONDS) -print_final_stats=1 -artifact_prefix=.venv-soak/
 	SOAK_EXAMPLES=$(SOAK_EXAMPLES) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
-	  tests/test_fuzz.py tests/test_bad_workbooks.py tests/test_hostile_names.py
+	  tests/ixi_tfds/test_fuzz.py tests/ixi_tfds/cohorts/test_bad_workbooks.py tests/ixi_tfds/cohorts/test_hostile_names.py
 	SOAK_KILLS=$(SOAK_KILLS) timeout $(SOAK_SECONDS) $(BIN)/python -m pytest \
-	  tests/test_kill.py tests/test_resume.py -k "test_kill or at_random"
+	  tests/beam_preprocess/test_kill.py tests/trainer/test_resume.py -k "test_kill or at_random"
 
 lint: setup
 	$(BIN)/ruff check .
@@ -92,7 +92,7 @@ flink-up flink-down: setup
 	$(BIN)/python cluster/flink.py $(@:flink-%=%)
 
 flink-test: setup
-	IXI_FLINK=1 $(BIN)/python -m pytest tests/test_flink.py
+	IXI_FLINK=1 $(BIN)/python -m pytest tests/beam_preprocess/test_flink.py
 
 # Needs uv; the lock is what `make setup` installs.
 lock:

@@ -18,12 +18,12 @@ from beam_preprocess import publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask, file_digest
-from ixi_tfds import folders, storage
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume
-from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.system import folders, storage
+from ixi_tfds.system.errors import DatasetError, UserError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,17 +11,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_preprocess.shards import ShardTask
-from ixi_tfds import storage
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.configs import CONFIGS, SCALINGS, VERSION, SliceConfig
+from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
 from ixi_tfds.documents.shard_record import Refusal
-from ixi_tfds.errors import UserError
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
 from ixi_tfds.splits import SPLITS, assign_splits
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, storage
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 

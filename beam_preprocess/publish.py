@@ -11,15 +11,15 @@ import tensorflow_datasets as tfds
 from beam_preprocess import quality
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
-from ixi_tfds import folders
 from ixi_tfds.builder import builder_for
 from ixi_tfds.cohorts.cohort import Cohort
-from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
 from ixi_tfds.documents.manifest import Counts, Manifest, Source
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord
 from ixi_tfds.splits import SPLITS
+from ixi_tfds.system import folders
 from ixi_tfds.system.files import PARTIAL
 
 

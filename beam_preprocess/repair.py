@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds import folders, storage
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
-from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.integrity import Damage, split_of
+from ixi_tfds.system import folders, storage
+from ixi_tfds.system.errors import DatasetError, UserError
 
 
 def repair(

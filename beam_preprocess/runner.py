@@ -1,7 +1,7 @@
 """Beam: the pipeline, its options, its workers, and the errors that come back from them.
 
-Only this module uses private interfaces of Beam; tests/test_beam_private.py says what to do when
-an upgrade changes one.
+Only this module uses private interfaces of Beam. When an upgrade changes one, a test in
+tests/beam_preprocess/test_beam_private.py fails and says what to do.
 """
 
 import base64
@@ -33,7 +33,7 @@ from google.protobuf import json_format, text_format
 
 from beam_preprocess import workers
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds.errors import ScanError, UserError
+from ixi_tfds.system.errors import ScanError, UserError
 
 # Beam logs the stack of each exception and then raises it anyway.
 _QUIET_WORKERS = ("--default_sdk_harness_log_level=CRITICAL",)

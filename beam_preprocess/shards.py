@@ -17,17 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from ixi_tfds import storage
 from ixi_tfds.cohorts.catalog import Scan
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
-from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.features import encode_slice
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
 from ixi_tfds.slices import slices_of
-from ixi_tfds.system import files
+from ixi_tfds.system import files, storage
+from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112

@@ -3,12 +3,14 @@
 import dataclasses
 import pathlib
 
+from beam_preprocess import leakage
 from beam_preprocess.plan import JobConfig
-from ixi_tfds import integrity, leakage, storage
+from ixi_tfds import integrity
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.documents import manifest
-from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.system import storage
 from ixi_tfds.system.commands import Command
+from ixi_tfds.system.errors import DatasetError, UserError
 from ixi_tfds.system.flags import flag, like
 
 _USAGE = """

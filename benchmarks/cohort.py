@@ -51,7 +51,7 @@ def tfds_beam(source, data):
     from ixi_tfds.cohorts import DEFAULT
     from ixi_tfds.cohorts.catalog import find_scans
     from ixi_tfds.cohorts.roster import read_roster
-    from ixi_tfds.configs import THESIS
+    from ixi_tfds.config import THESIS
     from ixi_tfds.features import slice_features
     from ixi_tfds.slices import slices_of
     from ixi_tfds.splits import assign_splits

@@ -29,10 +29,10 @@ import numpy as np
 import rounds as shared
 
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds.cohort import write_cohort
 from ixi_tfds.cohorts import DEFAULT
 from ixi_tfds.cohorts.catalog import find_scans
-from ixi_tfds.configs import THESIS
+from ixi_tfds.config import THESIS
+from ixi_tfds.demo.cohort import write_cohort
 
 
 def thesis(source, output):

@@ -1,12 +1,12 @@
 """Slices in rows and grids, for the pictures of README and docs.
 
-Slices are shown upright, as in `evaluator.figures`.
+Slices are shown upright, as in `evaluator.report.figures`.
 """
 
 import matplotlib.figure
 import numpy as np
 
-from evaluator import figures
+from evaluator.report import figures
 
 
 def reconstruction_gallery(rows):

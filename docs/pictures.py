@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from ixi_tfds.cohorts.catalog import Scan
-from ixi_tfds.configs import THESIS
+from ixi_tfds.config import THESIS
 from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of

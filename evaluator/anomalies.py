@@ -8,16 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.options import Dataset, ModelChecks, check_folders
-from ixi_tfds import folders, storage
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:
+    from evaluator.lesions.pairs import Pair
+    from evaluator.lesions.tallies import Found, Scorer
     from evaluator.models import Model
-    from evaluator.pairs import Pair
     from evaluator.scoring import Split
-    from evaluator.tallies import Found, Scorer
     from evaluator.volumes import Geometry
 
 USAGE = """
@@ -87,7 +86,9 @@ def main(config: AnomaliesConfig) -> None:
     Raises:
       UserError: models, dataset, volumes or output folder do not exist or do not fit together.
     """
-    from evaluator import anomaly_report, detection, report, scoring
+    from evaluator import scoring
+    from evaluator.lesions import detection
+    from evaluator.report import lesions, page
 
     with folders.writing(config.output_dir, "output_dir"):
         data = config.data
@@ -101,8 +102,8 @@ def main(config: AnomaliesConfig) -> None:
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
-        sections, lead = anomaly_report.sections(*scored), anomaly_report.lead(facts, rows)
-        texts["anomalies.html"] = report.render("Do residuals find lesions?", lead, sections)
+        sections, lead = lesions.sections(*scored), lesions.lead(facts, rows)
+        texts["anomalies.html"] = page.render("Do residuals find lesions?", lead, sections)
         output_dir = storage.at(config.output_dir)
         folders.write_files(output_dir, texts)
         print_lesions(facts, rows, comparisons)
@@ -133,7 +134,8 @@ def score_lesions(
     Raises:
       UserError: dataset or volumes do not exist or do not fit the models.
     """
-    from evaluator import detection, scoring, tallies
+    from evaluator import scoring
+    from evaluator.lesions import detection, tallies
 
     root = storage.at(data.data_dir)
     validation = scoring.open_split(root, data.dataset, "validation", data.verify)
@@ -156,7 +158,7 @@ def score_lesions(
 def _scorer(
     models: Sequence[Model], settings: LesionSettings, height: int, batch_size: int
 ) -> Scorer:
-    from evaluator import tallies
+    from evaluator.lesions import tallies
 
     return tallies.Scorer(
         models=models,
@@ -184,7 +186,8 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
 
 def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[list[Pair], Geometry]:
     """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
-    from evaluator import pairs, volumes
+    from evaluator import volumes
+    from evaluator.lesions import pairs
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
 
@@ -211,7 +214,7 @@ def print_lesions(
     """Print the overall rows and the comparisons."""
     import pandas as pd
 
-    from evaluator.detection import STATISTICS
+    from evaluator.lesions.detection import STATISTICS
 
     overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
     print(f"\nLesions: {facts['lesions']}; ", end="")

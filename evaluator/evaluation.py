@@ -7,23 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator import (
-    anomalies,
-    anomaly_report,
-    detection,
-    report,
-    results,
-    robustness,
-    robustness_report,
-    scoring,
-    sections,
-)
+from evaluator import anomalies, results, robustness, scoring
 from evaluator.anomalies import LesionSettings
+from evaluator.lesions import detection
 from evaluator.models import Model
+from evaluator.report import lesions, page, sections
+from evaluator.report import robustness as robustness_report
 from evaluator.score import ScoreConfig
 from evaluator.scoring import Split
-from ixi_tfds import folders, storage
 from ixi_tfds.images.metrics import METRICS
+from ixi_tfds.system import folders, storage
 
 
 def evaluate(config: ScoreConfig) -> None:
@@ -56,9 +49,9 @@ def evaluate(config: ScoreConfig) -> None:
         scored = anomalies.score_lesions(
             models, config.data, LesionSettings(), batch_size=config.batch_size
         )
-        parts[-2:-2] = anomaly_report.short_sections(*scored)
+        parts[-2:-2] = lesions.short_sections(*scored)
         texts |= detection.result_files(scored[1], scored[2], scored[0])
-    texts["report.html"] = report.render(*_head(models, split, facts), parts)
+    texts["report.html"] = page.render(*_head(models, split, facts), parts)
     output_dir = storage.at(config.output_dir)
     folders.write_files(output_dir, texts)
     _print(facts)
@@ -73,7 +66,7 @@ def _sections(
     scores: pd.DataFrame,
     slices: dict[str, np.ndarray],
     workdirs: Sequence[pathlib.Path],
-) -> list[report.Section]:
+) -> list[page.Section]:
     chosen = results.gallery(scores)
     histories = sections.find_histories(models, workdirs)
     parts = [

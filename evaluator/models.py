@@ -8,7 +8,7 @@ from typing import Any
 
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 SIGNATURE = "serving_default"
 
@@ -140,7 +140,7 @@ def check_preprocessing(model: Model, slices: str, version: str, *, allowed: boo
     Args:
       model: the model; it passes if its card has no version.
       slices: source of the slices, such as a dataset's name, for the error message.
-      version: preprocessing version of the slices, see `ixi_tfds.configs.VERSION`.
+      version: preprocessing version of the slices, see `ixi_tfds.config.VERSION`.
       allowed: accept any version.
 
     Raises:

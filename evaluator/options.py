@@ -3,10 +3,10 @@
 import dataclasses
 from collections.abc import Iterable
 
-from ixi_tfds import storage
 from ixi_tfds.cohorts import DEFAULT_DATASET
-from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 

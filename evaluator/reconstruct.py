@@ -14,16 +14,16 @@ from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
-from ixi_tfds import folders, storage
 from ixi_tfds.cohorts.catalog import find_volumes, stem_of
-from ixi_tfds.configs import VERSION
-from ixi_tfds.errors import ScanError, UserError
-from ixi_tfds.system import flags
+from ixi_tfds.config import VERSION
+from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
+from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag
 
 with epy.lazy_imports():
-    from evaluator import anomaly, volumes
+    from evaluator import volumes
+    from evaluator.lesions import maps as anomaly
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O

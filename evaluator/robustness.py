@@ -18,10 +18,10 @@ import tqdm
 from evaluator import statistics
 from evaluator.models import Model
 from evaluator.scoring import Split, batch_keys, read_batches
-from ixi_tfds.errors import UserError
 from ixi_tfds.images import metrics
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
 from ixi_tfds.images.scaling import to_unit
+from ixi_tfds.system.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -3,11 +3,10 @@
 import dataclasses
 
 from evaluator.options import Dataset, ModelChecks, check_folders
-from ixi_tfds import folders
-from ixi_tfds.errors import UserError
 from ixi_tfds.images.corruptions import CORRUPTIONS, conditions
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, folders
 from ixi_tfds.system.commands import Command
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 USAGE = """

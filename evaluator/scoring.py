@@ -13,12 +13,13 @@ import tqdm
 
 from evaluator.models import Model, check_preprocessing, load_models
 from evaluator.options import ModelChecks
-from ixi_tfds import datasets, integrity, storage
+from ixi_tfds import datasets, integrity
 from ixi_tfds.documents import manifest as manifests
-from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.metrics import METRICS
 from ixi_tfds.images.scaling import to_unit
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import DatasetError, UserError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

@@ -22,12 +22,12 @@ import numpy as np
 import scipy.sparse
 from nibabel import orientations
 
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
-from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.images.scaling import percentile_range
 from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
+from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import replacing
 
 TOLERANCE = 0.05

@@ -19,13 +19,13 @@ from ixi_tfds.cohorts import COHORTS, DEFAULT
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.configs import CONFIGS, VERSION, SliceConfig
+from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
-from ixi_tfds.errors import ScanError, UserError
 from ixi_tfds.features import slice_features
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
 from ixi_tfds.slices import MAX_REJECTED_FRACTION, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
+from ixi_tfds.system.errors import ScanError, UserError
 
 
 class SliceBuilderConfig(tfds.core.BuilderConfig):

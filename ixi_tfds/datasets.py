@@ -4,8 +4,8 @@ import pathlib
 import re
 from typing import TYPE_CHECKING
 
-from ixi_tfds import storage
-from ixi_tfds.errors import DatasetError
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import DatasetError
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

@@ -10,7 +10,7 @@ import zlib
 
 import deflate
 
-from ixi_tfds.errors import ScanError
+from ixi_tfds.system.errors import ScanError
 
 GZIP_MAGIC = b"\x1f\x8b"
 """How gzip files begin."""

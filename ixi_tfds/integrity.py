@@ -15,8 +15,8 @@ import google_crc32c
 from tqdm import tqdm
 
 from ixi_tfds.documents.manifest import Manifest, file_sha256
-from ixi_tfds.errors import DatasetError
 from ixi_tfds.splits import SPLITS
+from ixi_tfds.system.errors import DatasetError
 
 CHECKS = ("full", "quick")
 """How much is checked: full reads every byte, quick goes by names and sizes."""

@@ -17,10 +17,10 @@ import numpy as np
 from nibabel import orientations
 from nibabel.spatialimages import HeaderDataError
 
-from ixi_tfds import storage
-from ixi_tfds.configs import SliceConfig
-from ixi_tfds.errors import ScanError
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.inflate import GZIP_MAGIC, inflate, inflate_start
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import ScanError
 from ixi_tfds.system.files import git_blob_sha1
 
 AXES = "PSR"

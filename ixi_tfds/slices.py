@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ixi_tfds.cohorts.catalog import Scan
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.scaling import percentile_range, stored_slice
 from ixi_tfds.nifti import Volume, check_volume, read_volume

@@ -10,11 +10,13 @@ import ast
 import difflib
 import hashlib
 import json
+import pathlib
 import random
 import sys
 import time
 import tomllib
 
+sys.path.insert(0, str(pathlib.Path(__file__).with_name("support")))
 from changed_copies import ROOT, Change, try_all
 
 # Behind our own packages, so that none of theirs takes the place of one that the tests need.

@@ -4,10 +4,10 @@ The bugs are tables in `tests/planted/*.toml`:
 
     [[bug]]
     what = "the last weights are exported, not the best"   # a sentence
-    file = "trainer/training.py"
+    file = "trainer/run.py"
     find = "run_state.best_epoch)"           # a piece of the file that is in it once
     put = "run_state.epochs_done)"           # what takes its place
-    test = "tests/test_trainer.py::test_the_best_weights_are_exported"
+    test = "tests/trainer/test_trainer.py::test_the_best_weights_are_exported"
     survived = true                          # no test failed with it before this test was written
 """
 
@@ -18,6 +18,7 @@ import re
 import sys
 import tomllib
 
+sys.path.insert(0, str(pathlib.Path(__file__).with_name("support")))
 from changed_copies import ROOT, Change, try_all
 
 PAGE = """# Planted bugs

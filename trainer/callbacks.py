@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds.errors import UserError
 from ixi_tfds.images.scaling import to_unit
+from ixi_tfds.system.errors import UserError
 from trainer.config import TrainConfig
 from trainer.models import networks
 from trainer.workdir import RunState, add_epoch, checkpoint_path, write_state

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 _ADDRESS = re.compile(r"\S+:\d{1,5}")
 

@@ -4,9 +4,9 @@ import dataclasses
 import math
 
 from ixi_tfds.cohorts import DEFAULT_DATASET
-from ixi_tfds.errors import UserError
 from ixi_tfds.integrity import CHECKS
 from ixi_tfds.system import flags
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 from trainer.augmentation import AugmentationConfig
 from trainer.losses import LOSSES

@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from ixi_tfds import datasets, features, integrity, storage
+from ixi_tfds import datasets, features, integrity
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.manifest import Counts, Manifest
 from ixi_tfds.documents.model_card import DatasetFacts
-from ixi_tfds.errors import DatasetError, UserError
 from ixi_tfds.splits import SPLITS
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import DatasetError, UserError
 
 _BLOCK = 2048
 _MOST_EPOCHS = 1 << 20

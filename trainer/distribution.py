@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 from trainer.cluster import Cluster
 
 # TensorFlow's errors when another worker is gone: these types, or these words in other types.

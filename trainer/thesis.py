@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from ixi_tfds import folders, storage
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
-from ixi_tfds.errors import UserError
-from ixi_tfds.system import commands
+from ixi_tfds.system import commands, folders, storage
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag, like
 from ixi_tfds.thesis_results import published
 from trainer.cluster import Cluster, read_cluster

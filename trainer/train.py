@@ -19,9 +19,9 @@ TensorFlow's variable TF_CONFIG on each; only its index differs:
 
 
 def _main(config: TrainConfig) -> None:
-    from trainer import training
+    from trainer import run
 
-    outcome = training.train(config)
+    outcome = run.train(config)
     if outcome is None:
         print("done; the chief has exported the model")
         return

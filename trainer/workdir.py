@@ -14,9 +14,8 @@ import pathlib
 from collections.abc import Iterator, Set
 from typing import Any
 
-from ixi_tfds import storage
-from ixi_tfds.errors import UserError
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, storage
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.files import write_text
 from trainer.config import TrainConfig
 

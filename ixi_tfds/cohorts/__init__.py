@@ -6,8 +6,8 @@ from typing import Any
 
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.ixi import IXI
-from ixi_tfds.configs import THESIS
-from ixi_tfds.errors import UserError
+from ixi_tfds.config import THESIS
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 DEFAULT = IXI

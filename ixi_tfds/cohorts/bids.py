@@ -11,8 +11,8 @@ import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ixi_tfds import storage
-from ixi_tfds.errors import UserError, WorkbookError
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import UserError, WorkbookError
 
 _T1W = re.compile(r"_T1w\.nii(\.gz)?$", re.IGNORECASE)
 _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")

@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from ixi_tfds import storage
 from ixi_tfds.cohorts import bids
 from ixi_tfds.cohorts.cohort import Cohort, People
-from ixi_tfds.errors import ScanError, UserError
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import ScanError, UserError
 
 _EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-_. ]+")

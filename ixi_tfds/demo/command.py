@@ -3,8 +3,8 @@
 import dataclasses
 import shlex
 
-from ixi_tfds import cohort, folders, storage
-from ixi_tfds.system import flags
+from ixi_tfds.demo import cohort
+from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
 

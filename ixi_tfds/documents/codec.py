@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import cattrs
 from cattrs import gen
 
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 Document = TypeVar("Document")
 

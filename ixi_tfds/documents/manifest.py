@@ -8,9 +8,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ixi_tfds.configs import VERSION, SliceConfig
+from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.documents import codec
-from ixi_tfds.errors import DatasetError, UserError
+from ixi_tfds.system.errors import DatasetError, UserError
 
 NAME = "manifest.json"
 

@@ -6,10 +6,10 @@ import json
 import pathlib
 from typing import Any
 
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.manifest import Counts, Geometry
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 CARD = "assets.extra/model_card.json"
 """Where the card is in the model's folder."""

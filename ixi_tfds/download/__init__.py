@@ -2,7 +2,7 @@
 
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.download import fetch, unpack
-from ixi_tfds.errors import DownloadError
+from ixi_tfds.system.errors import DownloadError
 
 
 def download(cohort: Cohort, output_dir: str) -> list[str]:

@@ -3,8 +3,9 @@
 import dataclasses
 import shlex
 
-from ixi_tfds import download, folders, storage
+from ixi_tfds import download
 from ixi_tfds.cohorts import cohort_flag, find_cohort
+from ixi_tfds.system import folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
 

@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ixi_tfds.cohorts.cohort import PublishedFile
-from ixi_tfds.errors import DownloadError
+from ixi_tfds.system.errors import DownloadError
 
 ATTEMPTS = 4
 """How often in a row an address may fail, without a MiB gained, before the next one is tried."""

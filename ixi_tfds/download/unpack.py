@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from ixi_tfds.cohorts.catalog import stem_of
 from ixi_tfds.download.fetch import bytes_bar
-from ixi_tfds.errors import DownloadError
+from ixi_tfds.system.errors import DownloadError
 from ixi_tfds.system.files import replacing
 
 _BLOCK = 1 << 18

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from etils import epy
 
-from ixi_tfds.configs import SliceConfig
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.nifti import Volume, has_few_levels
 
 with epy.lazy_imports():

@@ -11,8 +11,8 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging as absl_logging
 
-from ixi_tfds.errors import UserError
 from ixi_tfds.system import flags
+from ixi_tfds.system.errors import UserError
 
 _HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from absl import flags
 
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 Config = TypeVar("Config")
 

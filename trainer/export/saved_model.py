@@ -13,10 +13,10 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import folders, storage
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.images.scaling import scale_to_unit
+from ixi_tfds.system import folders, storage
 from trainer.export import canonical, warmup
 from trainer.export import card as cards
 from trainer.models import networks

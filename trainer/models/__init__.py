@@ -9,8 +9,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ixi_tfds.errors import UserError
 from ixi_tfds.system import flags
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:

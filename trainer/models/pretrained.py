@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 from tensorflow import keras
 
-from ixi_tfds.errors import UserError
+from ixi_tfds.system.errors import UserError
 
 Weights = dict[str, list[np.ndarray]]
 """The arrays of each layer, by the layer's name in keras.applications."""

@@ -2,9 +2,8 @@
 
 import dataclasses
 
-from ixi_tfds import storage
-from ixi_tfds.errors import UserError
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, storage
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag, like
 from trainer.config import TrainConfig
 from trainer.search import space

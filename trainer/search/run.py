@@ -17,10 +17,10 @@ import pandas as pd
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import folders
-from ixi_tfds.errors import UserError
-from ixi_tfds.system import files, flags
-from trainer import data, distribution, training
+from ixi_tfds.system import files, flags, folders
+from ixi_tfds.system.errors import UserError
+from trainer import data, distribution
+from trainer import run as training
 from trainer.callbacks import DivergedError
 from trainer.cluster import read_cluster
 from trainer.config import TrainConfig

@@ -1,7 +1,7 @@
 """Adapts keras-tuner, so that a search killed at any time loses no trial and repeats none.
 
 Only this module uses private interfaces of keras-tuner. If an upgrade changes one of them, a test
-in `tests/test_keras_tuner.py` fails and says what to do.
+in `tests/trainer/search/test_keras_tuner.py` fails and says what to do.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import keras_tuner
 import keras_tuner.src.utils
 import numpy as np
 
-from ixi_tfds.errors import UserError
 from ixi_tfds.system import files
+from ixi_tfds.system.errors import UserError
 from trainer.search import space
 from trainer.search.config import SearchConfig
 

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from ixi_tfds import storage
-from ixi_tfds.errors import WorkbookError
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import WorkbookError
 
 SEX_COLUMN = "SEX_ID (1=m, 2=f)"
 SEX_CODES: Mapping[float, str] = {1: "male", 2: "female"}

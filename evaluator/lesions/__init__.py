@@ -1,0 +1,1 @@
+"""Do residuals find lesions? Maps, synthetic lesions and masks, histograms, statistics."""

@@ -1,0 +1,91 @@
+"""Volumes and their lesion masks, matched by file names."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ixi_tfds.cohorts import DEFAULT
+from ixi_tfds.cohorts.catalog import LESION_MASKS, T1, Scan, find_scans, words_of
+from ixi_tfds.nifti import Volume, read_volume
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """A T1 volume and the file that marks its lesions."""
+
+    scan: Scan
+    mask: str
+
+
+def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
+    """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
+
+    Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
+    `LESION_MASKS` among its words. A mask belongs to the volume with the same other words, apart
+    from the modality (T1, T1w): `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and
+    `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
+    several masks, those with the word lesion are preferred.
+
+    Returns:
+      The pairs, ordered by subject, and the paths of volumes without a mask.
+
+    Raises:
+      UserError: there is no pair, or a volume has several masks.
+    """
+    catalog = find_scans(source_dir, DEFAULT)
+    masks: dict[tuple[str, ...], list[str]] = {}
+    files = [
+        storage.at(folder, name)
+        for folder, _, names in storage.walk(storage.at(source_dir))
+        for name in names
+    ]
+    for path in sorted(files):
+        words = words_of(str(path))
+        if path.name.lower().endswith((".nii", ".nii.gz")) and LESION_MASKS & set(words):
+            masks.setdefault(_identity(words), []).append(str(path))
+    pairs, alone = [], []
+    for scan in catalog.scans:
+        candidates = masks.get(_identity(words_of(scan.path)), [])
+        if candidates:
+            pairs.append(Pair(scan, _only(scan.path, candidates)))
+        else:
+            alone.append(scan.path)
+    if not pairs:
+        raise UserError(
+            f"--source_dir={source_dir}: no volume there has a lesion mask; give both the same "
+            "name, such as a_T1.nii.gz and a_lesion.nii.gz"
+        )
+    return pairs, alone
+
+
+def read_mask(pair: Pair, volume: Volume) -> np.ndarray:
+    """Read a lesion mask: voxels above 0, bool on the grid of `volume.voxels`.
+
+    Raises:
+      UserError: the mask cannot be read, or has another grid than its volume.
+    """
+    mask = read_volume(pair.mask)
+    same = mask.voxels.shape == volume.voxels.shape
+    if not same or not np.allclose(mask.affine, volume.affine, atol=1e-2):
+        raise UserError(
+            f"{pair.mask}: lies on another grid than {pair.scan.path}; resample the mask to the "
+            "volume's shape and affine"
+        )
+    return mask.scaled(mask.voxels) > 0
+
+
+def _identity(words: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in words if word not in LESION_MASKS | T1)
+
+
+def _only(path: str, candidates: Sequence[str]) -> str:
+    certain = [mask for mask in candidates if {"lesion", "lesions"} & set(words_of(mask))]
+    chosen = certain or candidates
+    if len(chosen) > 1:
+        raise UserError(
+            f"{path}: has several masks, {' and '.join(sorted(chosen))}; keep one of them there"
+        )
+    return chosen[0]

@@ -1,0 +1,280 @@
+"""Histograms of the scores of splits and volumes, whose memory does not grow with their number."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from evaluator import volumes
+from evaluator.lesions import histograms, maps, synthetic
+from evaluator.lesions.pairs import Pair, read_mask
+from evaluator.models import Model
+from evaluator.scoring import Split, batch_keys, read_batches
+from ixi_tfds.features import slice_key
+from ixi_tfds.images.scaling import quantize, to_unit
+from ixi_tfds.system.errors import UserError
+
+Method = tuple[str, str]
+"""Name of a model or baseline, and one of `anomaly.DIRECTIONS`."""
+
+INSIDE, BEYOND = "inside the window of training", "beyond the window of training"
+"""Groups of the voxels of volumes."""
+
+EXAMPLES = 4
+"""Number of slices to show."""
+
+
+@dataclasses.dataclass
+class Tally:
+    """Histograms of one method, int32 [2, BINS], as `curves.count` gives them.
+
+    Attributes:
+      subjects: histogram of each subject.
+      groups: histogram of each group of pixels, such as those of slices with one kind of lesion.
+    """
+
+    subjects: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def add(self, counts: np.ndarray, *, subject: str, group: str) -> None:
+        """Add the counts of some of a subject's pixels, all of one group."""
+        for table, name in ((self.subjects, subject), (self.groups, group)):
+            table[name] = table[name] + counts if name in table else counts
+
+    @property
+    def overall(self) -> np.ndarray:
+        """All pixels together, int64."""
+        return np.sum(list(self.subjects.values()), axis=0, dtype=np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A slice to show.
+
+    Attributes:
+      title: its name and its lesion.
+      image: the slice with the lesion, float32 [H, W] in units of its range.
+      lesion: mask, bool [H, W].
+      references: each model's reconstruction, and the blurred input, float32 [H, W], by name.
+    """
+
+    title: str
+    image: np.ndarray
+    lesion: np.ndarray
+    references: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The scores of a split or of volumes.
+
+    Attributes:
+      tallies: histograms of each method over pixels inside the head.
+      facts: numbers of slices and lesions, for the report.
+      examples: at most `EXAMPLES` slices to show.
+    """
+
+    tallies: dict[Method, Tally]
+    facts: dict[str, Any]
+    examples: list[Example]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scorer:
+    """How slices are scored.
+
+    Attributes:
+      models: models to compare.
+      batch_size: slices in a batch.
+      blur_sigma: sigma of the blurred input, in pixels.
+      smooth_sigma: sigma of a Gaussian over the scores, in pixels; 0 for none.
+      inner: whether only pixels in `anomaly.inner_head` count, rather than all of the head.
+    """
+
+    models: Sequence[Model]
+    batch_size: int
+    blur_sigma: float
+    smooth_sigma: float
+    inner: bool
+
+    def references(
+        self, images: np.ndarray, keys: Sequence[str], expected: Callable[[Model, slice], Any]
+    ) -> dict[str, np.ndarray]:
+        """Reconstructions of slices by every model, and the blurred input, float32 [N, H, W].
+
+        Args:
+          images: float32 [N, H, W] in units of the slice's range.
+          keys: names of the slices.
+          expected: function that gives a model's reconstructions of some of the slices, [n, H, W].
+        """
+        found = {}
+        for model in self.models:
+            parts = [
+                expected(model, slice(first, first + self.batch_size))
+                for first in range(0, len(images), self.batch_size)
+            ]
+            found[model.name] = np.concatenate(parts).astype(np.float32)
+            finite = np.isfinite(found[model.name]).all(axis=(1, 2))
+            if not finite.all():
+                key = keys[int(np.argmin(finite))]
+                raise UserError(f"{model.name} gives values that are not finite for slice {key}")
+        return found | {maps.BLURRED: maps.blur(images, self.blur_sigma)}
+
+
+def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
+    """Score the slices of a split of healthy people.
+
+    Slices are grouped by kind of lesion. `seed` is that of the synthetic lesions; None leaves the
+    slices healthy.
+
+    Raises:
+      UserError: a model gives values that are not finite.
+    """
+    tallies: dict[Method, Tally] = {}
+    facts = {"slices": 0, "slices_with_lesion": 0}
+    shown: dict[float, tuple[str, Example]] = {}
+    progress = tqdm.tqdm(total=split.slices, unit="slice", desc=split.name, disable=None)
+    for batch in read_batches(split, scorer.batch_size):
+        images = to_unit(batch["image"].numpy()[..., 0])
+        subjects = [name.decode() for name in batch["subject"].numpy()]
+        keys = batch_keys(batch)
+        heads = np.stack([maps.head_mask(image) for image in images])
+        inner = np.stack([maps.inner_head(head) for head in heads])
+        region = inner if scorer.inner else heads
+        masks, kinds = _add_lesions(images, inner, keys, seed)
+        references = scorer.references(images, keys, functools.partial(_in_unit, images))
+        for method, scores in maps.score_maps(
+            images, heads, references, smooth_sigma=scorer.smooth_sigma
+        ):
+            tally = tallies.setdefault(method, Tally())
+            for place, (subject, kind) in enumerate(zip(subjects, kinds, strict=True)):
+                here = region[place]
+                counts = histograms.count(scores[place][here], masks[place][here])
+                tally.add(counts, subject=subject, group=str(kind or "no lesion"))
+        for place, (key, kind) in enumerate(zip(keys, kinds, strict=True)):
+            if kind is None or kind.radius != synthetic.RADII[1]:
+                continue
+            # The first by name of each contrast, so that neither order nor batches matter.
+            if kind.contrast not in shown or key < shown[kind.contrast][0]:
+                example = _example(f"{key}: {kind}", place, images, masks, references)
+                shown[kind.contrast] = key, example
+        facts["slices"] += len(keys)
+        facts["slices_with_lesion"] += sum(kind is not None for kind in kinds)
+        progress.update(len(keys))
+    progress.close()
+    examples = [shown[contrast][1] for contrast in sorted(shown)][:EXAMPLES]
+    return Found(tallies, facts, examples)
+
+
+def _add_lesions(
+    images: np.ndarray, room: np.ndarray, keys: Sequence[str], seed: int | None
+) -> tuple[np.ndarray, list[synthetic.Kind | None]]:
+    """Put a lesion into each slice, in place, if there is a seed; gives masks and kinds."""
+    masks = np.zeros(images.shape, bool)
+    kinds: list[synthetic.Kind | None] = [None] * len(keys)
+    if seed is not None:
+        for place, key in enumerate(keys):
+            images[place], masks[place], kinds[place] = synthetic.add_lesion(
+                images[place], room[place], key=key, seed=seed
+            )
+    return masks, kinds
+
+
+def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
+    return np.asarray(model.reconstruct(images[part][..., None]))[..., 0]
+
+
+def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry) -> Found:
+    """Score the voxels of volumes on their own grids, in all slices that show some of the head.
+
+    A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
+    (see `anomaly.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
+    in the model's field of view, in the groups `INSIDE` and `BEYOND`.
+
+    Raises:
+      UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
+    """
+    tallies: dict[Method, Tally] = {}
+    facts: dict[str, Any] = {"volumes": len(pairs), "lesion_voxels": 0, "lesion_voxels_scored": 0}
+    examples: list[Example] = []
+    for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
+        subject = pair.scan.subject
+        stack = volumes.open_stack(pair.scan.path, geometry)
+        mask = read_mask(pair, stack.volume).transpose(2, 0, 1)
+        slices = volumes.scanner_slices(stack, 0, len(mask))
+        stored = to_unit(quantize(slices, *maps.ranges(slices, stack.limits)))
+        heads = np.stack([maps.head_mask(image) for image in stored])
+        used = np.flatnonzero(heads.any(axis=(1, 2)))
+        heads, marked = heads[used], mask[used]
+        keys = [slice_key(subject, index) for index in used]
+        images, references = _in_range(scorer, slices[used], stack.limits, keys)
+        region = np.stack([maps.inner_head(head) for head in heads]) if scorer.inner else heads
+        counted = _on_grid(stack, region) >= 0.5
+        facts["lesion_voxels"] += int(mask.sum())
+        facts["lesion_voxels_scored"] += int(marked[counted].sum())
+        inside = (used >= stack.window[0]) & (used < stack.window[1])
+        groups = {INSIDE: inside, BEYOND: ~inside}
+        for method, scores in maps.score_maps(
+            _on_grid(stack, images),
+            _on_grid(stack, heads) >= 0.5,
+            {name: _on_grid(stack, reference) for name, reference in references.items()},
+            smooth_sigma=_in_voxels(scorer.smooth_sigma, stack),
+        ):
+            for group, part in groups.items():
+                here = counted[part]
+                counts = histograms.count(scores[part][here], marked[part][here])
+                tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
+        outlines = volumes.to_slices(stack, marked.transpose(1, 2, 0)) >= 0.5
+        for place in _most_lesion(outlines, max(1, EXAMPLES // len(pairs))):
+            title = f"{subject}, slice {used[place]}"
+            examples.append(_example(title, place, images, outlines, references))
+    return Found(tallies, facts, examples[:EXAMPLES])
+
+
+def _in_range(
+    scorer: Scorer,
+    slices: np.ndarray,
+    limits: tuple[float, float] | None,
+    keys: Sequence[str],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Slices in scanner units and their reconstructions, both in units of the slices' range."""
+    low, high = maps.ranges(slices, limits)
+    span = np.where(high > low, high - low, 1.0)
+    images = ((slices - low) / span).astype(np.float32)
+
+    def expected(model: Model, part: slice) -> np.ndarray:
+        _, residual = maps.anomaly_maps(model, slices[part], limits)
+        return images[part] - residual / span[part]
+
+    return images, scorer.references(images, keys, expected)
+
+
+def _on_grid(stack: volumes.Stack, slices: np.ndarray) -> np.ndarray:
+    """Slices [n, H, W] on the volume's grid, float64 [n, posterior, superior]."""
+    return volumes.from_slices(stack, slices).transpose(2, 0, 1)
+
+
+def _in_voxels(sigma: float, stack: volumes.Stack) -> tuple[float, float]:
+    """A length in pixels of slices, in voxels of the volume along posterior and superior."""
+    return sigma * stack.pixels[0], sigma * stack.pixels[1]
+
+
+def _most_lesion(masks: np.ndarray, wanted: int) -> list[int]:
+    """The slice with most lesion in each of `wanted` equal parts of the slices with any."""
+    areas = masks.sum(axis=(1, 2))
+    parts = np.array_split(np.flatnonzero(areas), wanted)
+    return [int(part[np.argmax(areas[part])]) for part in parts if part.size]
+
+
+def _example(
+    title: str,
+    place: int,
+    images: np.ndarray,
+    masks: np.ndarray,
+    references: dict[str, np.ndarray],
+) -> Example:
+    expected = {name: stack[place].copy() for name, stack in references.items()}
+    return Example(title, images[place].copy(), masks[place].copy(), expected)

@@ -1,0 +1,1 @@
+"""Pages for people: sections of plain data, their pictures, one template."""

@@ -1,0 +1,71 @@
+"""What a dataset's slices look like: which window, which size, which intensity scaling."""
+
+import dataclasses
+import re
+
+from ixi_tfds.system.errors import UserError
+
+VERSION = "1.0.0"
+"""Version of the preprocessing and of the dataset that it writes.
+
+It changes whenever the same scan would give other bytes.
+"""
+
+SCALINGS = ("slice", "volume")
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceConfig:
+    """How one volume, in the axes of IXI (PSR), becomes slices.
+
+    Attributes:
+      name: names the dataset's folder; lower-case letters, digits and underscores.
+      in_plane: the (posterior, superior) voxels that a volume must have; None takes any.
+      size: (height, width) of a stored slice; other volumes are padded with scanner zeros or
+        cropped, on both sides alike (the odd voxel goes to the end).
+      window: slices `[first, last)` of the last (right) axis.
+      scaling: "slice" stretches each slice to its own extrema; "volume" scales by one robust
+        percentile range a volume, taken over the window's voxels.
+    """
+
+    name: str
+    in_plane: tuple[int, int] | None = (256, 256)
+    size: tuple[int, int] = (256, 256)
+    window: tuple[int, int] = (50, 110)
+    scaling: str = "slice"
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
+            raise UserError(
+                f"config name {self.name!r}: use lower-case letters, digits and underscores"
+            )
+        if not 0 <= self.window[0] < self.window[1]:
+            raise UserError(f"slice window {self.window}: give FIRST:LAST with 0 <= FIRST < LAST")
+        for sides in (self.size, self.in_plane or self.size):
+            if min(sides) < 1 or max(sides) > 4096:
+                raise UserError(f"size {sides}: both sides must be between 1 and 4096")
+        if self.scaling not in SCALINGS:
+            raise UserError(f"scaling {self.scaling!r}: choose one of {', '.join(SCALINGS)}")
+
+    @property
+    def slices_per_volume(self) -> int:
+        """Number of slices that every volume gives."""
+        return self.window[1] - self.window[0]
+
+    @property
+    def description(self) -> str:
+        """The config in a sentence."""
+        taken = "any in-plane size" if self.in_plane is None else "x".join(map(str, self.in_plane))
+        scaled = {
+            "slice": "each slice stretched to its own extrema",
+            "volume": "one robust percentile range a volume",
+        }[self.scaling]
+        return (
+            f"slices [{self.window[0]}, {self.window[1]}) of {taken}, stored as "
+            f"{self.size[0]}x{self.size[1]}, 8 bits, {scaled}"
+        )
+
+
+THESIS = SliceConfig(name="thesis", scaling="slice")
+VOLUME_SCALED = SliceConfig(name="volume_scaled", scaling="volume")
+CONFIGS = {config.name: config for config in (THESIS, VOLUME_SCALED)}

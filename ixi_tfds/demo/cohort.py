@@ -1,0 +1,222 @@
+"""The demo cohort: made-up subjects, as volumes and a workbook just as IXI publishes its own.
+
+Nothing is downloaded, and no id of the real IXI occurs. A subject depends on the seed and its id
+alone, not on the size of the cohort, the machine's cores or the time.
+"""
+
+import datetime
+import io
+import os
+import pathlib
+import re
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import openpyxl
+from tqdm import tqdm
+
+from ixi_tfds.demo.head import make_head
+from ixi_tfds.demo.head_model import head_model
+from ixi_tfds.system.errors import UserError
+from ixi_tfds.system.files import generator, write_bytes
+
+LAST_REAL_ID = 662
+LAST_ID = 999
+WORKBOOK = "IXI.xlsx"
+
+_COLUMNS = (
+    *("IXI_ID", "SEX_ID (1=m, 2=f)", "HEIGHT", "WEIGHT"),
+    *("ETHNIC_ID", "MARITAL_ID", "OCCUPATION_ID", "QUALIFICATION_ID"),
+    *("DOB", "DATE_AVAILABLE", "STUDY_DATE", "AGE"),
+)
+# Sheets of codes and their names, in the order of the real workbook.
+_ETHNICITIES = {1: "White", 4: "Black or Black British", 3: "Asian or Asian British"}
+_ETHNICITIES |= {5: "Chinese", 6: "Other"}
+_MARITAL = {1: "Single", 2: "Married", 4: "Divorced or Separated", 3: "Cohabiting", 5: "Widowed"}
+_OCCUPATIONS = (
+    *("Go out to full time employment", "Go out to part time employment (<25hrs)"),
+    *("Study at college or university", "Full-time housework", "Retired", "Unemployed"),
+    *("Work for pay at home", "Other"),
+)
+_QUALIFICATIONS = (
+    *("No qualifications", "O-levels, GCSEs, or CSEs", "A-levels"),
+    *("Further education e.g. City & Guilds / NVQs", "University or Polytechnic degree"),
+)
+_LOOKUPS: dict[str, list[tuple[Any, str]]] = {
+    "Ethnicity": [("ID", "ETHNIC"), *_ETHNICITIES.items()],
+    "Marital Status": [("ID", "MARITAL"), *_MARITAL.items()],
+    "Occupation": [("ID", "OCCUPATION"), *enumerate(_OCCUPATIONS, 1)],
+    "Qualification": [("ID", "QUALIFICATION"), *enumerate(_QUALIFICATIONS, 1)],
+}
+# Sites stand in IXI as 322 : 185 : 74; these sixteen ids in turn, as 9 : 5 : 2.
+_SITE_CYCLE = (
+    *("Guys", "HH", "Guys", "Guys", "HH", "Guys", "IOP", "Guys"),
+    *("HH", "Guys", "HH", "Guys", "Guys", "HH", "IOP", "Guys"),
+)
+# The quirks of the real workbook, one subject each in every 24 ids in a row.
+_QUIRKS = {
+    **{7: "tenfold height", 9: "no age", 11: "stands twice", 13: "unknown ethnic code"},
+    **{15: "no row", 17: "zeros", 19: "birthday as a date", 21: "two sexes"},
+}
+
+
+class Subject:
+    """A subject of the cohort: its number, and what follows from it without any randomness.
+
+    `name` is the id, as `IXI701`; `quirk` is what is wrong with its rows in the workbook, or "".
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.name = f"IXI{number:03d}"
+        self.site = _SITE_CYCLE[number % len(_SITE_CYCLE)]
+        # Named in IXI's form; the scan numbers of IXI end below 3000.
+        self.file_name = f"{self.name}-{self.site}-{3000 + number}-T1.nii.gz"
+        self.slices = {717: 140, 801: 130}.get(number, 146 if number % 8 == 1 else 150)
+        self.quirk = _QUIRKS.get(number % 24, "")
+
+
+def cohort(subjects: int, first_id: int = 701) -> list[Subject]:
+    """The subjects of a cohort.
+
+    Raises:
+      UserError: fewer than one, or ids that IXI has or that do not fit in three digits.
+    """
+    last = first_id + subjects - 1
+    if subjects < 1 or first_id <= LAST_REAL_ID or last > LAST_ID:
+        raise UserError(
+            f"a cohort of {subjects} subjects from id {first_id} on: give at least one subject, "
+            f"with ids between {LAST_REAL_ID + 1} and {LAST_ID}"
+        )
+    return [Subject(number) for number in range(first_id, last + 1)]
+
+
+def write_cohort(
+    output_dir: str | os.PathLike[str],
+    *,
+    subjects: int = 24,
+    seed: int = 0,
+    first_id: int = 701,
+    progress: bool = True,
+    coarsen: int = 1,
+) -> list[str]:
+    """Write the volumes of a cohort and their workbook.
+
+    The volumes are 256x256 in-plane, 0.9375x0.9375x1.2 mm; files that are there are overwritten.
+
+    Args:
+      output_dir: the folder, made where it is missing.
+      subjects: how many; any 24 in a row have two slice counts at least, and every quirk.
+      seed: another seed gives other people under the same names.
+      first_id: number of the first subject, above the 662 of IXI; the last may be 999.
+      progress: show a progress bar.
+      coarsen: voxels this many times larger along each side, so that many fewer.
+
+    Returns:
+      The paths of the volumes, in the order of their ids; the workbook is `IXI.xlsx` beside them.
+
+    Raises:
+      UserError: the ids would not be free ones of three digits, or the folder cannot be made.
+    """
+    people = cohort(subjects, first_id)
+    folder = pathlib.Path(output_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    write_workbook(folder / WORKBOOK, people, seed=seed)
+
+    def write_volume(subject: Subject) -> str:
+        path = folder / subject.file_name
+        write_bytes(path, volume_bytes(subject, seed=seed, coarsen=coarsen))
+        return str(path)
+
+    head_model()  # before the threads, which would each make it
+    # Threads are enough: SciPy, NumPy and zlib leave the interpreter free while they work.
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        written = pool.map(write_volume, people)
+        bar = tqdm(written, "demo cohort", len(people), unit="volume", disable=not progress or None)
+        return list(bar)
+
+
+def volume_bytes(subject: Subject, *, seed: int, coarsen: int = 1) -> bytes:
+    """The `.nii.gz` file of a subject, with no name and no time in its gzip header."""
+    image = make_head(
+        subject.name,
+        subject.site,
+        seed=seed,
+        shape=(256 // coarsen, 256 // coarsen, subject.slices // coarsen),
+        zooms=(0.9375 * coarsen, 0.9375 * coarsen, 1.2 * coarsen),
+    )
+    deflate = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
+    return deflate.compress(image.to_bytes()) + deflate.flush()
+
+
+def write_workbook(path: str | os.PathLike[str], people: list[Subject], *, seed: int) -> None:
+    """Write an .xlsx with the sheets, columns and quirks of the real `IXI.xls`.
+
+    Of every 24 subjects in a row one each has: a height ten times too large, no age, a second row
+    full of zeros, the ethnic code 2 (which has no name), no row at all, zeros for missing
+    values, a birthday that is a date and not text, a second row that disagrees on sex.
+    """
+    rows = [row for person in people for row in _rows(person, seed)]
+    dates = {row["IXI_ID"]: row["STUDY_DATE"] for row in rows if row["STUDY_DATE"]}
+    sheets = {"Table": [_COLUMNS, *(tuple(row.values()) for row in rows)], **_LOOKUPS}
+    sheets["Study Date"] = [("ixi_id", "study_date"), *dates.items()]
+    book = openpyxl.Workbook()
+    book.remove(book.worksheets[0])
+    for name, content in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in content:
+            sheet.append(row)
+    saved = io.BytesIO()
+    book.save(saved)
+    write_bytes(pathlib.Path(path), _without_times(saved.getvalue()))
+
+
+def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
+    """The rows of a subject in the sheet `Table`: one, or as many as its quirk makes of it."""
+    rng = generator(f"{seed}:{person.name}:workbook")
+    sex = 1 + int(rng.random() < 0.55)
+    height = int(rng.normal((176, 163)[sex - 1], 7))
+    weight = int(rng.normal((80, 66)[sex - 1], 11))
+    ethnic = int(rng.choice([1, 3, 4, 5, 6], p=[0.8, 0.09, 0.05, 0.03, 0.03]))
+    codes = [ethnic, *(int(rng.integers(1, end)) for end in (6, 9, 6))]
+    study = datetime.datetime(2006, 1, 2) + datetime.timedelta(days=int(rng.integers(330)))
+    born = study - datetime.timedelta(days=int(rng.uniform(20, 86) * 365.25))
+    dates = (born.date().isoformat(), 1, study, (study - born).days / 365.25)
+    values = (person.number, sex, height, weight, *codes, *dates)
+    row: dict[str, Any] = dict(zip(_COLUMNS, values, strict=True))
+    zeros = dict.fromkeys(_COLUMNS[2:8], 0)
+    match person.quirk:
+        case "tenfold height":
+            row["HEIGHT"] *= 10
+        case "no age":
+            row |= {"DATE_AVAILABLE": 0, "STUDY_DATE": None, "AGE": None}
+        case "stands twice":
+            return [row, row | zeros]
+        case "unknown ethnic code":
+            row["ETHNIC_ID"] = 2
+        case "no row":
+            return []
+        case "zeros":
+            row |= zeros
+        case "birthday as a date":
+            row["DOB"] = born
+        case "two sexes":
+            return [row, row | {"SEX_ID (1=m, 2=f)": 3 - sex}]
+    return [row]
+
+
+def _without_times(xlsx: bytes) -> bytes:
+    """The same workbook without the time at which it was saved."""
+    fixed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(xlsx)) as source, zipfile.ZipFile(fixed, "w") as target:
+        for name in source.namelist():
+            times = rb"(<dcterms:\w+ [^>]*>)[^<]*"  # at which it was created and modified
+            content = re.sub(times, rb"\g<1>2006-01-01T00:00:00Z", source.read(name))
+            # An entry of its name alone is dated 1980.
+            target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return fixed.getvalue()

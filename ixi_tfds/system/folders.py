@@ -1,0 +1,238 @@
+"""Folders that a command writes to: one command at a time, and whole results or none.
+
+All commands share this: what they write is locked while they write it, replaced as a whole, and
+what the operating system refuses meanwhile (no room, no permission, too many files) becomes one
+sentence.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import pathlib
+import re
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+
+from ixi_tfds.system import files, storage
+from ixi_tfds.system.errors import UserError
+
+LOCK = ".lock"
+
+_ROOM = "make room there"
+_RIGHTS = "make it writable and readable for this user, or give another folder"
+_FILES = "allow more open files, such as by `ulimit -n 4096`"
+_ADVICE = {
+    errno.ENOSPC: _ROOM,
+    errno.EDQUOT: _ROOM,
+    errno.EFBIG: _ROOM,
+    errno.EROFS: _RIGHTS,
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
+    errno.EEXIST: "give the path of a folder",
+    errno.ENOTDIR: "give the path of a folder",
+    # Before the next one, whose words begin its own.
+    errno.ENFILE: _FILES,
+    errno.EMFILE: _FILES,
+    errno.ENOENT: "bring it back, for it was there at the start",
+    errno.EIO: "see whether the disk is in order",
+}
+"""What a person can do about an error of the operating system."""
+
+_UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+@contextlib.contextmanager
+def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
+    """Make a folder, and keep all other commands of ours from writing to it meanwhile.
+
+    The lock is one of the kernel on the file `.lock` in the folder, which is gone afterwards. A
+    process that is killed leaves the file, but no lock. Remote folders cannot be locked; a line on
+    standard error says so.
+
+    Args:
+      folder: that is written to.
+      flag: the name of the flag that gave it, for messages.
+
+    Raises:
+      UserError: another process writes there, or the operating system refuses something.
+    """
+    path = storage.at(folder)
+    with os_errors_as_user_errors(path, flag):
+        path.mkdir(parents=True, exist_ok=True)
+        if storage.is_remote(path):
+            _warn_of_no_lock(path)
+            yield
+        else:
+            with _locked(path / LOCK, flag):
+                yield
+
+
+@contextlib.contextmanager
+def os_errors_as_user_errors(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
+    """Turn errors of the operating system, also those that a library wraps, into one sentence.
+
+    Args:
+      folder: to name where the error names no file.
+      flag: the name of the flag that gave it.
+
+    Raises:
+      UserError: with the path, what is wrong, and what to do.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if storage.is_remote(folder) and storage.is_storage_fault(error):
+            raise storage.storage_fault(folder, error) from error
+        found = _fault(error)
+        if found is None:
+            raise
+        code, place = found
+        if place in (None, str(folder)):
+            place = f"--{flag}={folder}"
+        raise UserError(
+            f"{place}: {os.strerror(code)}; {_ADVICE[code]}, then run the same command again"
+        ) from error
+
+
+def _fault(error: BaseException) -> tuple[int, str | None] | None:
+    """Number and file of the operating system's error in an exception; None if it holds none."""
+    if isinstance(error, OSError):
+        known = error.errno in _ADVICE
+        return (error.errno, error.filename) if known and error.errno is not None else None
+    # TensorFlow hands on the words only.
+    text = str(error)
+    for code in _ADVICE:
+        words = re.escape(os.strerror(code))
+        for pattern in (rf"{words}: '(/[^']+)'", rf"(/[^\s;]+); {words}", words):
+            match = re.search(pattern, text)
+            if match:
+                return code, match[1] if match.groups() else None
+    return None
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path, flag: str) -> Iterator[None]:
+    file = _open_locked(path, flag)
+    try:
+        os.ftruncate(file, 0)
+        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def _open_locked(path: pathlib.Path, flag: str) -> int:
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who held it may have removed it since it was opened.
+            if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
+                return file
+        except BlockingIOError:
+            holder = os.read(file, 200).decode(errors="replace") or "another process"
+            os.close(file)
+            raise UserError(
+                f"{path.parent}: {holder} is writing there; wait until it is done, or give another "
+                f"--{flag}"
+            ) from None
+        except OSError as error:
+            if error.errno not in _UNLOCKABLE:
+                os.close(file)
+                raise
+            _warn_of_no_lock(path.parent)
+            return file
+        os.close(file)
+
+
+def _warn_of_no_lock(folder: pathlib.Path) -> None:
+    print(
+        f"warning: {folder}: its file system has no locks, so see to it that nothing else writes "
+        "there",
+        file=sys.stderr,
+    )
+
+
+def write_files(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
+    """Write text files that belong together.
+
+    A reader sees the old ones, for a moment fewer, or the new ones; whole, and never old beside
+    new.
+
+    Args:
+      folder: where they stand.
+      texts: content by name; the last one is the last to appear.
+    """
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink()
+    partials = {name: folder / f".{name}.partial" for name in texts}
+    for name, text in texts.items():
+        with files.with_path(partials[name]):
+            partials[name].write_text(text, encoding="utf-8", newline="\n")
+    for name in texts:
+        (folder / name).unlink(missing_ok=True)
+    for name, partial in partials.items():
+        partial.replace(folder / name)
+
+
+def put_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
+    """Move a finished folder to where it belongs; what stands there goes.
+
+    A reader sees the old one, for a moment none, or the new one. On this machine that is by
+    renaming, and `recover` makes up for a process that was killed in between. Where folders cannot
+    be renamed, files are moved one by one: without the marker, which goes first and comes last,
+    nothing counts as being there.
+
+    Args:
+      made: the finished folder.
+      folder: its place.
+      marker: the file in it without which readers do not take it for one.
+    """
+    if storage.is_remote(folder):
+        _move_in_place(made, folder, marker)
+        return
+    old = _replaced(folder)
+    if folder.exists():
+        folder.rename(old)
+    made.rename(folder)
+    storage.remove_tree(old)
+
+
+def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
+    (folder / marker).unlink(missing_ok=True)
+    storage.remove_tree(folder)
+    files = [pathlib.PurePath(top, name) for top, _, names in storage.walk(made) for name in names]
+    inside = [file.relative_to(pathlib.PurePath(made)) for file in files]
+    for name in sorted(inside, key=lambda name: (str(name) == marker, name)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # Object stores rename files without sending them anywhere.
+        if storage.is_remote(made):
+            (made / name).replace(folder / name)
+        else:
+            storage.copy(made / name, folder / name)
+    storage.remove_tree(made)
+
+
+def is_whole(folder: pathlib.Path, marker: str) -> bool:
+    """Whether something stands in a place that `put_in_place` fills."""
+    return (folder / marker if storage.is_remote(folder) else folder).exists()
+
+
+def recover(folder: pathlib.Path) -> None:
+    """Put back the folder that a process was about to replace when it was killed."""
+    if storage.is_remote(folder):
+        return
+    old = _replaced(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    storage.remove_tree(old)
+
+
+def _replaced(folder: pathlib.Path) -> pathlib.Path:
+    return folder.with_name(f".replaced-{folder.name}")

@@ -1,0 +1,215 @@
+"""The project as such: arrows between packages, the README's commands, the Python it needs."""
+
+import configparser
+import hashlib
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import nibabel as nib
+import pytest
+
+from ixi_tfds.demo.head import make_head
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_arrows_between_packages_hold():
+    # In a process of its own: it turns off every logger that is there.
+    lint = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    done = subprocess.run(lint, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_another_python_gets_one_clear_line(tmp_path):
+    other = tmp_path / "python"
+    other.write_text("#!/bin/sh\nexit 1\n")
+    other.chmod(0o755)
+    # A copy, because where `.venv` is made already there is nothing left to check.
+    for name in ("Makefile", "requirements.lock", "setup.cfg", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={other}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    line = done.stderr.splitlines()[0]
+    assert line.startswith("error:")
+    assert "Python 3.11" in line
+    assert [each for each in done.stderr.splitlines() if not each.startswith("make")] == [line]
+    assert not (tmp_path / ".venv").exists()
+
+
+def requirements(text):
+    """Each requirement of a lock with the hashes below it."""
+    blocks = re.findall(r"^[^\s#].*", text.replace("\\\n", " "), re.MULTILINE)
+    return {re.split(r"[=\[ ]", block)[0]: block for block in blocks}
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "tests/soak.lock", "tests/mutants.lock"])
+def test_the_lock_pins_everything_by_version_and_hash(lock):
+    blocks = requirements((ROOT / lock).read_text())
+    assert blocks
+    for name, block in blocks.items():
+        assert re.match(rf"{re.escape(name)}(\[[^]]*\])?==[^\s*]+ ", block), block
+        assert re.search(r"--hash=sha256:[0-9a-f]{64}", block), name
+        assert "://" not in block and " @ " not in block, name
+
+
+def test_the_lock_has_all_that_the_package_asks_for():
+    asked = configparser.ConfigParser()
+    asked.read(ROOT / "setup.cfg")
+    lines = asked["options"]["install_requires"] + asked["options.extras_require"]["dev"]
+    names = {re.split(r"[\[=<>]", line)[0].lower() for line in lines.split()}
+    assert len(names) > 30
+    assert names <= set(requirements((ROOT / "requirements.lock").read_text()))
+
+
+def test_setup_installs_the_lock_and_nothing_else(tmp_path):
+    for name in ("Makefile", "requirements.lock", "setup.cfg", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True)
+    installs = [line for line in done.stdout.splitlines() if "pip install" in line]
+    assert len(installs) == 2
+    assert "--require-hashes -r requirements.lock" in installs[0]
+    assert "--no-deps --no-build-isolation -e ." in installs[1]
+
+
+@pytest.mark.slow
+def test_a_package_with_another_hash_is_not_installed(tmp_path):
+    """What protects from a changed package on the way here or at the index."""
+    wheel = tmp_path / "harm-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as packed:
+        packed.writestr("harm.py", "")
+        packed.writestr(
+            "harm-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: harm\nVersion: 1.0\n"
+        )
+        packed.writestr("harm-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        packed.writestr("harm-1.0.dist-info/RECORD", "")
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-index"]
+    where = ["--find-links", str(tmp_path), "--target", str(tmp_path / "out"), "--require-hashes"]
+    for digest, code in ((hashlib.sha256(wheel.read_bytes()).hexdigest(), 0), ("0" * 64, 1)):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        (tmp_path / "lock").write_text(f"harm==1.0 --hash=sha256:{digest}\n")
+        command = [*pip, *where, "-r", str(tmp_path / "lock")]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert (tmp_path / "out" / "harm.py").exists() == (code == 0)
+        assert ("harm==1.0" in done.stderr) == (code == 1), "pip names it"
+
+
+def test_the_list_of_licences_is_that_of_the_lock():
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    pinned = re.findall(
+        r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)",
+        (ROOT / "requirements.lock").read_text(),
+        re.MULTILINE,
+    )
+    listed = set(re.findall(r"([A-Za-z0-9._-]+) ([0-9]\S*?)(?=,| \|)", page))
+    assert set(pinned) == listed
+    assert not re.search(r"\bA?GPL", page) and "not installed" not in page
+
+
+def readme_blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def readme_commands():
+    """Every command line of the README, continued lines joined, comments off."""
+    text = "\n".join(readme_blocks("sh")).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if line.strip()]
+
+
+def test_the_readmes_make_targets_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = [command[1] for command in readme_commands() if command[0] == "make"]
+    assert named == ["demo", "test"]
+    assert set(named) <= targets
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_lead_from_scans_to_scores(tmp_path, monkeypatch):
+    """Every `python -m` line of the README as it stands, on a few heads, then its Python.
+
+    Only two things differ: the download has its own tests (there is no network here), so made
+    heads take its place, and training stops after one epoch.
+    """
+    monkeypatch.chdir(tmp_path)
+    commands = [
+        [re.sub(r"^--epochs=.*", "--epochs=1", part) for part in command[2:]]
+        for command in readme_commands()
+        if command[:2] == [".venv/bin/python", "-m"]
+    ]
+    assert commands.pop(0)[:2] == ["ixi_tfds", "download"]
+    assert [command[0] for command in commands] == [
+        *["beam_preprocess"] * 2,
+        *["trainer", "evaluator", "evaluator"],
+    ]
+    geometries = iter([((256, 256, 112), (0.9, 0.9, 1.2)), ((120, 120, 90), (2.0, 2.0, 2.0))])
+    for command in commands:
+        if command[0] == "beam_preprocess":
+            shutil.rmtree("scans", ignore_errors=True)
+            write_heads(tmp_path / "scans", *next(geometries))
+            shutil.copy("scans/IXI701-HH-0000-T1.nii.gz", "head.nii.gz")
+        done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "scores/report.html").exists()
+    assert nib.load("maps/head_anomaly.nii.gz").shape == nib.load("head.nii.gz").shape
+    for block in readme_blocks("python"):
+        done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+
+def write_heads(folder, shape, zooms):
+    folder.mkdir()
+    for number in range(3):
+        head = make_head(f"IXI{701 + number}", "HH", seed=0, shape=shape, zooms=zooms)
+        nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
+
+
+@pytest.mark.parametrize("where", [None, "empty"])
+def test_a_benchmark_without_its_real_scans_says_what_to_set(where, tmp_path, monkeypatch):
+    monkeypatch.delenv("IXI_REAL_DATA", raising=False)
+    if where:
+        monkeypatch.setenv("IXI_REAL_DATA", str(tmp_path))
+    command = [sys.executable, ROOT / "benchmarks/preprocess.py", "--real"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith(
+        "error: --real: set IXI_REAL_DATA to a folder with a volume in ixi/full"
+    )
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *("README.md", "BUILD_NOTES.md", "docs/dependencies.md"),
+        *("docs/testing.md", "docs/reliability.md"),
+    ],
+)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        linked = (ROOT / page).parent / name if name else ROOT / page
+        assert linked.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in titles]
+            assert anchor in slugs, target
+
+
+def test_every_row_on_reliability_names_a_test_of_its_own():
+    page = (ROOT / "docs/reliability.md").read_text()
+    named = re.findall(r"\| (tests/[\w/]+\.py)::(\w+) \|", page)
+    assert len(named) == len(re.findall(r"tests/[\w/]*test_", page)) >= 60
+    assert [each for each in named if named.count(each) > 1] == []
+    for file, test in named:
+        assert f"def {test}(" in (ROOT / file).read_text(), (file, test)

@@ -1,0 +1,56 @@
+"""Exported models that took no training: their weights are those that the layers start with."""
+
+import pathlib
+
+from tensorflow import keras
+
+from ixi_tfds import config as configs
+from ixi_tfds.documents import codec
+from ixi_tfds.documents.model_card import DatasetFacts
+from trainer import models
+from trainer.config import TrainConfig
+from trainer.data import Shards, TrainingData
+from trainer.export import card, saved_model
+
+SIZE = (32, 32)
+
+
+def export_untrained(
+    folder: pathlib.Path,
+    name: str = "small_resnet",
+    scaling: str = "slice",
+    *,
+    size: tuple[int, int] = SIZE,
+) -> pathlib.Path:
+    """Export a model by its name to `folder`."""
+    keras.utils.set_random_seed(0)
+    keras.backend.reset_uids()
+    network = models.build(models.ModelSpec(name=name), size)
+    # As they start, the outputs are all but zero; these fill a good part of [0, 1].
+    network.trainable_variables[-1].assign(100 * network.trainable_variables[-1])
+    return export_network(network, folder, name, scaling, size)
+
+
+def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):
+    """Export a network to `folder`, with a card that makes up the run, but for `known` facts."""
+    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name))
+    split = Shards((), 24, size)
+    slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
+    facts = {
+        "fingerprint": "abc",
+        "version": configs.VERSION,
+        "description": slices.description,
+        "splits": {"train": {"volumes": 6, "slices": 24}},
+        **dict(known),
+    }
+    told = codec.from_plain(DatasetFacts, facts)
+    made = card.make_card(
+        config,
+        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": told}),
+        None,
+        parameters=network.count_params(),
+        best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
+        epochs_trained=3,
+    )
+    saved_model.export(network, folder, size=size, scaling=scaling, card=made)
+    return folder
