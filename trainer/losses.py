@@ -61,7 +61,11 @@ class Loss:
     parts: tuple[str, ...] = ()
 
 
-LOSSES = {"mse": Loss(mse), "dssim": Loss(dssim), "mix": Loss(parts=("mse", "dssim"))}
+LOSSES = {
+    "mse": Loss(mse),
+    "dssim": Loss(dssim),
+    "mix": Loss(parts=("mse", "dssim")),
+}
 
 
 def make_loss(name: str, *, weight: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
