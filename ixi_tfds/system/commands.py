@@ -58,6 +58,11 @@ def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | 
     if "" not in modules:
         given = f"not {args[0]!r}" if args else "none was given"
         return _fail(f"give one command, {' or '.join(named)} ({given}); see --help")
+    if named and args and not args[0].startswith("-"):
+        return _fail(
+            f"{args[0]!r} is no command of {package}, which are {' and '.join(named)}; everything "
+            "else is given by flags"
+        )
     return run(_load(modules[""]), args)
 
 

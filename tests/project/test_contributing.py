@@ -8,7 +8,7 @@ import pytest
 from changed_copies import ROOT, copy_of_project
 
 PAGE = (ROOT / "CONTRIBUTING.md").read_text()
-DIFFS = dict(re.findall(r"^## Add an? (\w+)\n.*?```diff\n(.*?)```\n", PAGE, re.DOTALL | re.MULTILINE))
+DIFFS = dict(re.findall(r"(?ms)^## Add an? (\w+)\n.*?```diff\n(.*?)```\n", PAGE))
 MOST_FILES = {"loss": 1, "model": 1, "corruption": 1, "metric": 1, "cohort": 3}
 
 

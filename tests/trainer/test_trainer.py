@@ -371,7 +371,7 @@ def test_dssim_and_a_volume_scaled_dataset_give_a_model_that_takes_the_range(dat
         ([*LIKE, "--upsampling_filters=8,8"], "--upsampling_filters=8,8: give 4 number(s)"),
         ([*LIKE, "--stem_filters=0"], "--stem_filters=0: must be at least 1"),
         ([*DEEP], "multiples of 64 for --model=resnet_like"),
-        (["--weights=imagenet"], "--weights=imagenet: --model=small_resnet has none"),
+        (["--weights=imagenet"], "--weights=imagenet: --model=small_resnet takes none"),
         (["--model=resnet50", "--weights=no.h5"], "--weights=no.h5: give none, imagenet, or"),
         (["--dataset=ixi_t1/tiny,ixi_t1/none"], "ixi_t1/none"),
         (["--dataset=ixi_t1/tiny,ixi_t1/tiny"], "ixi_t1/tiny is named twice"),

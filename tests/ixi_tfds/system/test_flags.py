@@ -183,6 +183,14 @@ def test_a_package_of_named_commands_only_asks_for_one(package, capsys):
         assert error == f"error: give one command, other ({given_text}); see --help\n"
 
 
+def test_a_word_that_is_no_command_is_told_from_flags(package, capsys):
+    assert commands.run_package("p", package, ["ohter", "--folder=2"]) == 2
+    error = capsys.readouterr().err
+    assert error == (
+        "error: 'ohter' is no command of p, which are other; everything else is given by flags\n"
+    )
+
+
 def test_absl_knows_the_types():
     values = flags.define(Config)
     assert isinstance(values["rate"].parser, absl_flags.FloatParser)
