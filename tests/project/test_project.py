@@ -185,13 +185,10 @@ def test_a_benchmark_without_its_real_scans_says_what_to_set(where, tmp_path, mo
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "page",
-    [
-        *("README.md", "BUILD_NOTES.md", "docs/dependencies.md"),
-        *("docs/testing.md", "docs/reliability.md"),
-    ],
-)
+PAGES = [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", sorted(map(str, PAGES)))
 def test_links_lead_somewhere(page):
     text = re.sub(r"```.*?```", "", (ROOT / page).read_text(), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)]+)\)", text):
