@@ -58,14 +58,10 @@ def test_the_shards_are_the_same_bytes(scaling, data):
 def test_a_run_its_model_and_its_scores_are_the_same(data, tmp_path):
     where = [f"--data_dir={data}", "--dataset=ixi_t1/by_slice"]
     flags = [
-        *(
-            "--model=resnet_like",
-            "--stem_filters=16",
-            "--stage_filters=16,24",
-            "--stage_blocks=1,1",
-        ),
-        "--learning_rate=0.001",
-        *("--batch_size=8", "--epochs=5", "--gaussian_noise=0.02", "--augment_validation"),
+        *("--model=resnet_like", "--stem_filters=16", "--stage_filters=16,24"),
+        *("--stage_blocks=1,1", "--loss=mix", "--dssim_weight=0.2", "--optimizer=adam"),
+        *("--learning_rate=0.001", "--batch_size=8", "--epochs=5", "--gaussian_noise=0.02"),
+        "--augment_validation",
     ]
     assert trainer.run([*where, f"--workdir={tmp_path / 'run'}", *flags]) == 0
     history = pd.read_csv(tmp_path / "run/history.csv")

@@ -119,7 +119,7 @@ def test_of_two_jobs_one_wins_and_the_other_says_so(given, tmp_path):
 
 _HOLD = """
 import sys, time
-from ixi_tfds import folders
+from ixi_tfds.system import folders
 with folders.writing(sys.argv[1], "workdir"):
     print("held", flush=True)
     time.sleep(600)

@@ -591,7 +591,8 @@ def test_a_chief_that_comes_back_leaves_each_worker_its_trial(chief, monkeypatch
 
 HOLDING = """
 import os, pathlib, sys, time
-from trainer import training, tune
+from trainer import run as training
+from trainer import tune
 folder = pathlib.Path(sys.argv[1])
 works = training.train_until
 
