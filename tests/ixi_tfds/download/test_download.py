@@ -772,7 +772,7 @@ def test_the_command_fails_with_one_line_and_exit_code_2(server, tmp_path, monke
         (["download", "--outputdir=x"], "outputdir"),
         (
             ["download", "--output_dir=x", "--cohort=oasis"],
-            "--cohort=oasis: no cohort",
+            "--cohort=oasis: not a cohort",
         ),
     ],
 )
