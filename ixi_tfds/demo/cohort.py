@@ -57,7 +57,7 @@ _SITE_CYCLE = (
 )
 # The quirks of the real workbook: each occurs once in 24 consecutive ids.
 _QUIRKS = {
-    **{7: "tenfold height", 9: "no age", 11: "stands twice", 13: "unknown ethnic code"},
+    **{7: "tenfold height", 9: "no age", 11: "zero-filled row", 13: "unknown ethnic code"},
     **{15: "no row", 17: "zeros", 19: "birthday as a date", 21: "two sexes"},
 }
 
@@ -65,8 +65,7 @@ _QUIRKS = {
 class Subject:
     """A subject of the cohort: its number, and what follows from the number alone.
 
-    `name` is the id, such as `IXI701`. `quirk` names the fault of its rows in the workbook, or is
-    "".
+    `name` is the id, such as `IXI701`. `quirk` is the fault of its rows in the workbook, or "".
     """
 
     def __init__(self, number: int) -> None:
@@ -196,7 +195,7 @@ def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
             row["HEIGHT"] *= 10
         case "no age":
             row |= {"DATE_AVAILABLE": 0, "STUDY_DATE": None, "AGE": None}
-        case "stands twice":
+        case "zero-filled row":
             return [row, row | zeros]
         case "unknown ethnic code":
             row["ETHNIC_ID"] = 2

@@ -185,7 +185,7 @@ def median_geometry(
 
 
 def file_sha256(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hex."""
+    """SHA-256 of a file, in hex. Raises OSError if the file cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -110,7 +110,8 @@ def write(folder: pathlib.Path, card: ModelCard) -> pathlib.Path:
 def digest(folder: pathlib.Path) -> str:
     """SHA-256, in hex, of the model's graph and variables.
 
-    `sha256sum saved_model.pb variables/* | sha256sum` prints the same in that folder.
+    `sha256sum saved_model.pb variables/* | sha256sum` prints the same in that folder. Raises
+    OSError if a file cannot be read.
     """
     lines = ""
     for path in [folder / "saved_model.pb", *sorted(folder.glob("variables/*"))]:

@@ -36,7 +36,7 @@ COMMAND = Command(
 python -m ixi_tfds download --output_dir=S
 
 Fetches the T1 volumes and the workbook of IXI (4.5 GB; CC BY-SA 3.0,
-https://brain-development.org/ixi-dataset) and unpacks them. It needs 9 GB of disk. After an
-interruption, run it again to resume.
+https://brain-development.org/ixi-dataset) and unpacks them. It needs 9 GB of disk. Run it again
+after an interruption: it resumes.
 """,
 )
