@@ -1,4 +1,4 @@
-"""The cohorts that datasets are made of, and what tells a scan of one from another."""
+"""The cohorts that datasets are made from, and how a command line names one."""
 
 import dataclasses
 import importlib
@@ -12,23 +12,23 @@ from ixi_tfds.system.flags import flag
 
 DEFAULT = IXI
 DEFAULT_DATASET = f"{DEFAULT.name}/{THESIS.name}"
-"""The dataset that commands take where none is named."""
+"""The dataset that commands use by default."""
 
 COHORTS: dict[str, Cohort] = {cohort.name: cohort for cohort in (IXI,)}
-"""The cohorts by name; `find_cohort` adds those of other packages."""
+"""The cohorts by name. `find_cohort` adds cohorts of other packages."""
 
 
 def cohort_flag() -> Any:
-    """The field of a config that names a cohort as `find_cohort` takes it."""
+    """A field of a config that names a cohort, for `find_cohort`."""
     return flag(
-        f"Cohort that the volumes are of: {', '.join(COHORTS)}, or MODULE:NAME of your own.",
+        f"Cohort of the volumes: {', '.join(COHORTS)}, or MODULE:NAME of your own.",
         DEFAULT.name,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class CohortFlags:
-    """Whose volumes are read, and where it is told what is known of the people."""
+    """The cohort of the volumes, and the workbook with its demographics."""
 
     cohort: str = cohort_flag()
     workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
@@ -38,11 +38,11 @@ def find_cohort(name: str) -> Cohort:
     """The cohort that a command line names.
 
     Args:
-      name: one of `COHORTS`, or `MODULE:ATTRIBUTE` of a cohort in a module of one's own, which is
-        imported and known by its own name from then on.
+      name: a name in `COHORTS`, or `MODULE:ATTRIBUTE` of a cohort in another module. The module is
+        imported, and its cohort added to `COHORTS`.
 
     Raises:
-      UserError: there is no such cohort, or another one has its name.
+      UserError: the cohort does not exist, or another cohort has its name.
     """
     if name in COHORTS:
         return COHORTS[name]
@@ -53,9 +53,9 @@ def find_cohort(name: str) -> Cohort:
         raise UserError(f"--cohort={name}: cannot be imported ({error})") from error
     if not isinstance(found, Cohort):
         raise UserError(
-            f"--cohort={name}: no cohort; give one of {', '.join(COHORTS)}, or MODULE:NAME of a "
+            f"--cohort={name}: not a cohort; give one of {', '.join(COHORTS)}, or MODULE:NAME of a "
             "Cohort of your own"
         )
     if COHORTS.setdefault(found.name, found) != found:
-        raise UserError(f"--cohort={name}: is named {found.name}, as another cohort is")
+        raise UserError(f"--cohort={name}: another cohort is also named {found.name}")
     return found

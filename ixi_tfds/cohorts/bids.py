@@ -1,7 +1,7 @@
-"""BIDS folders: which T1 volumes they hold, and what `participants.tsv` says of the people.
+"""BIDS folders: their T1 volumes, and the sex and age of subjects in `participants.tsv`.
 
-See https://bids-specification.readthedocs.io. Only `sub-*/[ses-*/]anat/*_T1w.nii[.gz]` is taken;
-other modalities, `derivatives/` and `sourcedata/` are passed over.
+See https://bids-specification.readthedocs.io. Only `sub-*/[ses-*/]anat/*_T1w.nii[.gz]` is read;
+other modalities, `derivatives/` and `sourcedata/` are ignored.
 """
 
 import csv
@@ -22,7 +22,7 @@ _OLDEST = 120.0
 
 
 def is_bids(folder: str) -> bool:
-    """Whether a folder is laid out as BIDS: it says so itself, or has an `anat` of a subject."""
+    """Whether a folder has a `dataset_description.json` or a subject's `anat` folder."""
     root = storage.at(folder)
     described = (root / "dataset_description.json").is_file()
     return described or any(True for pattern in _FOLDERS for _ in root.glob(pattern))
@@ -32,7 +32,7 @@ def t1_volumes(folder: str) -> list[str]:
     """Paths of the T1 volumes of all subjects and sessions, sorted.
 
     Raises:
-      UserError: there is none.
+      UserError: the folder holds no T1 volume.
     """
     paths = sorted(
         str(path)
@@ -48,23 +48,23 @@ def t1_volumes(folder: str) -> list[str]:
 
 
 def subject_of(path: str, folder: str) -> str:
-    """The person in a volume of a BIDS folder, such as `sub-01`, whatever the session."""
+    """The subject of a volume in a BIDS folder, such as `sub-01`, without the session."""
     return storage.at(path).relative_to(storage.at(folder)).parts[0]
 
 
 def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Sex and age of each person in `participants.tsv`.
+    """Sex and age of each subject in `participants.tsv`.
 
     Returns:
       `sex` (as in `features.SEXES`) and `age` (years, NaN where unknown; `89+` counts as 89) by
-      subject, such as `sub-01`; and a sentence for every value that was given up.
+      subject, such as `sub-01`; and one warning for each value that could not be used.
 
     Raises:
       WorkbookError: the file cannot be read as a table, or has no column `participant_id`.
     """
     path = storage.at(folder, "participants.tsv")
     if not path.is_file():
-        return {}, (f"{path}: is not there; sex and age of everyone will be missing",)
+        return {}, (f"{path}: not found; sex and age of all subjects will be missing",)
     try:
         with path.open(encoding="utf-8-sig", newline="") as lines:
             rows = list(csv.DictReader(lines, delimiter="\t"))
@@ -92,7 +92,7 @@ def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str
 def _agreed(
     name: str, rows: Iterable[Mapping[str, str | None]], column: str, warnings: list[str]
 ) -> str:
-    """What all rows of a person say in a column; nothing where they disagree."""
+    """The value of a column in all rows of a subject; empty where the rows disagree."""
     said = {(row.get(column) or "").strip().lower() for row in rows} - _SAID_TO_BE_UNKNOWN
     if len(said) > 1:
         stated = " and ".join(reprlib.repr(each)[1:-1] for each in sorted(said)[:3])
@@ -119,6 +119,6 @@ def _age(name: str, text: str, warnings: list[str]) -> float:
         age = math.nan
     if not 0 <= age <= _OLDEST:
         shown = reprlib.repr(text)
-        warnings.append(f"{name}: age {shown} in participants.tsv is no age in years: missing")
+        warnings.append(f"{name}: age {shown} in participants.tsv is not an age in years: missing")
         return math.nan
     return age

@@ -1,7 +1,7 @@
-"""Which scans a source folder holds, whose they are, and which files are refused by name.
+"""The scans in a source folder, their subjects, and the files that are refused by name.
 
-Nothing here opens a volume. `Scan` travels to small preprocessing workers, so this module imports
-neither TensorFlow nor pandas.
+Nothing here opens a volume. Preprocessing workers unpickle `Scan`, so this module imports neither
+TensorFlow nor pandas.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ _BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_)")
 LESION_MASKS = {
     "lesion", "lesions", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi",
 }
-"""Words, in lower case, for what may mark the lesions of a volume."""
+"""Words, in lower case, in the names of masks that may mark the lesions of a volume."""
 
 _LABEL_MAPS = LESION_MASKS | {
     "labelmap", "masks", "brainmask", "probseg", "aseg", "aparc", "parc", "wmparc", "parcellation",
     "atlas", "rois",
 }
 T1 = {"t1", "t1w", "t1n", "mprage"}
-"""Words, in lower case, for the modality that is taken."""
+"""Words, in lower case, for T1, the only modality that is read."""
 
 _OTHER_MODALITIES = {
     "t2", "t2w", "t2f", "t2star", "t2starw", "pd", "pdw", "pdt2", "mra", "angio", "tof", "dti",
@@ -44,14 +44,14 @@ _OTHER_MODALITIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-    """One volume and the person in it.
+    """One volume and its subject.
 
     Attributes:
-      subject: as the cohort reads it in the file's name, such as `IXI002`; of names that the cohort
-        does not know, the name without extension and without a trailing `_T1w` or `-T1`, or the
-        `sub-...` that a BIDS name begins with.
-      site: where the person was scanned; empty where unknown.
-      path: where the volume lies.
+      subject: the id that the cohort reads from the file name, such as `IXI002`. Where the cohort
+        does not know the name: the `sub-...` that a BIDS name begins with, or the name without
+        extension and without a trailing `_T1w` or `-T1`.
+      site: where the subject was scanned; empty where unknown.
+      path: of the volume.
       sex: one of `features.SEXES`.
       ethnicity: one of `features.ETHNICITIES`.
       age: in years, NaN where unknown.
@@ -67,13 +67,13 @@ class Scan:
 
 @dataclasses.dataclass(frozen=True)
 class Catalog:
-    """What a source folder holds.
+    """The scans in a source folder, and the files that are refused.
 
     Attributes:
       scans: one for each subject, ordered by subject.
-      refused: files that their names say are not T1 volumes, and in a BIDS folder all volumes of a
-        person but the first; ordered by path.
-      warnings: of the workbook or of a BIDS folder's `participants.tsv`, a sentence each.
+      refused: files whose names say that they are not T1 volumes, and in a BIDS folder all volumes
+        of a subject except the first; ordered by path.
+      warnings: about the workbook or a BIDS folder's `participants.tsv`, one sentence each.
     """
 
     scans: tuple[Scan, ...]
@@ -82,26 +82,26 @@ class Catalog:
 
 
 def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
-    """Find the scans in a folder, one volume a person, with what is known of the people.
+    """Find the scans in a folder, one volume for each subject, with sex, ethnicity and age.
 
-    In a BIDS folder that is the first of a person in the order of names, so that people with
-    several sessions do not count more than others; sex and age are those of `participants.tsv`.
+    In a BIDS folder the first volume of a subject, by name, is taken, so that subjects with several
+    sessions do not count more than others. Sex and age come from `participants.tsv`.
 
     Args:
-      source_dir: the folder, as `find_volumes` takes it.
-      cohort: reads names and workbook, but in a BIDS folder; the workbook tells of people whose
-        names are in the cohort's form.
-      workbook: path of the cohort's workbook, where it does not lie in the folder.
+      source_dir: the folder, as in `find_volumes`.
+      cohort: reads file names and workbook; not used in a BIDS folder. The workbook describes only
+        subjects whose file names are in the cohort's form.
+      workbook: path of the cohort's workbook, where it is not in the folder.
 
     Raises:
-      UserError: there is no such folder, no T1 volume in it, (but in a BIDS folder) a subject
-        stands in it twice, the workbook cannot be read, or a BIDS folder was given one.
+      UserError: the folder does not exist or has no T1 volume; outside BIDS, a subject has two
+        volumes or the workbook cannot be read; or a workbook was named for a BIDS folder.
     """
     if bids.is_bids(source_dir):
         if workbook is not None:
             raise UserError(
                 f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv "
-                "tells sex and age; leave the flag out"
+                "has sex and age; leave the flag out"
             )
         return _bids_catalog(source_dir)
     people = cohort.find_people(source_dir, workbook)
@@ -111,8 +111,8 @@ def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> 
         scan = _scan_of(path, cohort, people)
         if scan.subject in scans:
             raise UserError(
-                f"subject {scan.subject} stands twice, as {scans[scan.subject].path} and as {path}:"
-                " keep one volume a person, in files whose names tell people apart"
+                f"subject {scan.subject} has two volumes, {scans[scan.subject].path} and {path}: "
+                "keep one volume for each subject, and a file name of its own for each subject"
             )
         scans[scan.subject] = scan
     in_order = tuple(scans[subject] for subject in sorted(scans))
@@ -120,14 +120,14 @@ def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> 
 
 
 def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
-    """The T1 volumes in a folder and the files that their names say are something else, by path.
+    """The T1 volumes in a folder and the files that are refused by name, both ordered by path.
 
-    In a BIDS folder they are those of `bids.t1_volumes`, of all sessions. In any other they are
-    `*.nii` and `*.nii.gz` (in any case) at any depth; hidden files are passed over, and links to
-    folders not followed.
+    In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions. In any other
+    they are `*.nii` and `*.nii.gz` (in any case) at any depth. Hidden files are ignored, and links
+    to folders are not followed.
 
     Raises:
-      UserError: there is no such folder, or no T1 volume in it.
+      UserError: the folder does not exist, or has no T1 volume.
     """
     if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
@@ -152,17 +152,16 @@ def stem_of(path: str) -> str:
 
 
 def without_t1(stem: str) -> str:
-    """A name without extension, without the `-T1`, `_T1w` or the like at its end."""
+    """A file name without extension, without a trailing `-T1`, `_T1w` or `_T1n`."""
     return _T1_SUFFIX.sub("", stem)
 
 
 def words_of(path: str) -> list[str]:
-    """The words of a volume's file name, in lower case: what `-`, `_`, `.` and spaces part."""
+    """The words of a volume's file name, in lower case, split at `-`, `_`, `.` and spaces."""
     return [word.lower() for word in _SEPARATORS.split(stem_of(path))]
 
 
 def _volumes_under(source_dir: str) -> Iterator[str]:
-    """Paths of all NIfTI files in a folder, at any depth, in no particular order."""
 
     def complain(error: OSError) -> None:
         raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")

@@ -1,4 +1,4 @@
-"""What a cohort is: a name, and what is particular to how its scans are named and published."""
+"""What a cohort is: a name, and how its scans are named, described and published."""
 
 import dataclasses
 import pathlib
@@ -15,11 +15,11 @@ class PublishedFile:
       name: its name in the folder.
       urls: where it is published, in the order to try.
       md5: hex digest of the whole file.
-      sha256: the same, "" where nobody published it.
-      sizes: fewest and most bytes it may have; whatever offers others (an error page, an endless
-        stream) is refused before it is read.
-      sole: False where other copies of the same content are in circulation, so that one which
-        lies in the folder already is kept, whatever its checksum.
+      sha256: hex digest of the whole file; "" where none is published.
+      sizes: fewest and most bytes it may have. A response of any other size (an error page, an
+        endless stream) is refused before it is read.
+      sole: False where other copies with the same content exist, so that a file which is already
+        in the folder is kept, whatever its checksum.
     """
 
     name: str
@@ -32,12 +32,12 @@ class PublishedFile:
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """What is known of the people of a cohort.
+    """The demographics of a cohort.
 
     Attributes:
-      facts: by subject, values for the fields `sex`, `ethnicity` and `age` of a `Scan`; fields and
-        subjects that are missing are unknown.
-      warnings: a sentence for every value that was given up.
+      facts: by subject, values for the fields `sex`, `ethnicity` and `age` of a `Scan`. Missing
+        subjects and fields are unknown.
+      warnings: one sentence for each value that could not be used.
     """
 
     facts: Mapping[str, Mapping[str, Any]]
@@ -50,17 +50,17 @@ class Cohort:
 
     Attributes:
       name: of its datasets; lower-case letters, digits and underscores.
-      title: its name in messages; in lower case, that of TFDS's folder of its volumes.
-      read_name: takes a file name without extension and gives subject and site ("" where it tells
-        none) of a name that is in the cohort's own form; None for any other name.
-      find_people: takes the folder of the volumes, and the path of the workbook where one was
-        named, and says what is known of the people. Raises `WorkbookError`.
-      roster: a table of the people whose split is fixed, as `roster.read_roster` takes it; without
-        one everybody is split by the hash of the name.
-      published: the files in which it is published: the workbook first, a tar file of the volumes
-        last. Empty where it cannot be downloaded.
-      volume_name: the form, without extension, of names of volumes in that tar file.
-      description: what TFDS says of its datasets.
+      title: its name in messages; in lower case, the name of its folder in TFDS's download folder.
+      read_name: takes a file name without extension. Returns subject and site ("" where unknown)
+        if the name is in the cohort's form, else None.
+      find_people: takes the folder of the volumes and the path of the workbook, or None where no
+        workbook was named. Returns the demographics; raises `WorkbookError`.
+      roster: CSV file of the subjects whose split is fixed, for `roster.read_roster`. Without one,
+        every split follows from a hash of the subject's name.
+      published: the published files: the workbook first, a tar file of the volumes last. Empty
+        where the cohort cannot be downloaded.
+      volume_name: regular expression for names of volumes in the tar file, without extension.
+      description: of its datasets, for TFDS.
       citation: in BibTeX.
       homepage: its address.
     """

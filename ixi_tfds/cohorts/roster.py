@@ -1,4 +1,4 @@
-"""Rosters: the volumes of a cohort with the splits of their people, once and for all."""
+"""Rosters: the volumes of a cohort, with the fixed split of each subject."""
 
 import csv
 import dataclasses
@@ -13,11 +13,10 @@ class RosterEntry:
 
     Attributes:
       name: the file's canonical name without extension, such as `IXI002-Guys-0828-T1`.
-      subject: the person, such as `IXI002`.
-      site: where the person was scanned, such as `Guys`.
+      subject: such as `IXI002`.
+      site: where the subject was scanned, such as `Guys`.
       split: `train`, `validation` or `test`.
-      git_blob_sha1: checksum of the original `.nii.gz` as `files.git_blob_sha1` gives it; empty
-        where none is published.
+      git_blob_sha1: `files.git_blob_sha1` of the original `.nii.gz`; empty where unknown.
     """
 
     name: str
@@ -33,10 +32,9 @@ Roster = Mapping[str, RosterEntry]
 
 @functools.cache
 def read_roster(path: pathlib.Path | None) -> Roster:
-    """The volumes in a CSV file with a column for each field of `RosterEntry`, in its order.
+    """Read a roster: a CSV file with one column for each field of `RosterEntry`.
 
-    Returns:
-      Nothing for None, the roster of a cohort without one.
+    None, for a cohort without a roster, gives an empty one.
     """
     if path is None:
         return {}
@@ -45,15 +43,15 @@ def read_roster(path: pathlib.Path | None) -> Roster:
 
 
 def is_original(roster: Roster, subject: str, sha1: str) -> bool | None:
-    """Whether a file is the very volume that was published for a subject.
+    """Whether a file is the volume that was published for a subject.
 
     Args:
       roster: of the subject's cohort.
       subject: such as `IXI002`.
-      sha1: `files.git_blob_sha1` of the `.nii.gz` as it lies on disk.
+      sha1: `files.git_blob_sha1` of the `.nii.gz` on disk.
 
     Returns:
-      None where the checksum of the original is not known, people outside the roster among them.
+      None where the checksum of the original is unknown, or the subject is not in the roster.
     """
     entry = roster.get(subject)
     if entry is None or not entry.git_blob_sha1:

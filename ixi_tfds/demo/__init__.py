@@ -1,1 +1,1 @@
-"""A cohort of made-up heads, for trying things out."""
+"""The demo cohort: made-up heads for trying out the project."""

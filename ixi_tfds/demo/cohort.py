@@ -1,7 +1,7 @@
-"""The demo cohort: made-up subjects, as volumes and a workbook just as IXI publishes its own.
+"""The demo cohort: volumes and a workbook of made-up subjects, in the same form as IXI's.
 
-Nothing is downloaded, and no id of the real IXI occurs. A subject depends on the seed and its id
-alone, not on the size of the cohort, the machine's cores or the time.
+Nothing is downloaded, and no id of the real IXI occurs. A subject depends only on the seed and its
+id, not on the size of the cohort, the machine's cores or the time.
 """
 
 import datetime
@@ -50,29 +50,29 @@ _LOOKUPS: dict[str, list[tuple[Any, str]]] = {
     "Occupation": [("ID", "OCCUPATION"), *enumerate(_OCCUPATIONS, 1)],
     "Qualification": [("ID", "QUALIFICATION"), *enumerate(_QUALIFICATIONS, 1)],
 }
-# Sites stand in IXI as 322 : 185 : 74; these sixteen ids in turn, as 9 : 5 : 2.
+# IXI has 322, 185 and 74 scans from its sites; these sixteen have the ratio 9 : 5 : 2.
 _SITE_CYCLE = (
     *("Guys", "HH", "Guys", "Guys", "HH", "Guys", "IOP", "Guys"),
     *("HH", "Guys", "HH", "Guys", "Guys", "HH", "IOP", "Guys"),
 )
-# The quirks of the real workbook, one subject each in every 24 ids in a row.
+# The quirks of the real workbook: each occurs once in 24 consecutive ids.
 _QUIRKS = {
-    **{7: "tenfold height", 9: "no age", 11: "stands twice", 13: "unknown ethnic code"},
+    **{7: "tenfold height", 9: "no age", 11: "zero-filled row", 13: "unknown ethnic code"},
     **{15: "no row", 17: "zeros", 19: "birthday as a date", 21: "two sexes"},
 }
 
 
 class Subject:
-    """A subject of the cohort: its number, and what follows from it without any randomness.
+    """A subject of the cohort: its number, and what follows from the number alone.
 
-    `name` is the id, as `IXI701`; `quirk` is what is wrong with its rows in the workbook, or "".
+    `name` is the id, such as `IXI701`. `quirk` is the fault of its rows in the workbook, or "".
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.name = f"IXI{number:03d}"
         self.site = _SITE_CYCLE[number % len(_SITE_CYCLE)]
-        # Named in IXI's form; the scan numbers of IXI end below 3000.
+        # The scan numbers of IXI end below 3000.
         self.file_name = f"{self.name}-{self.site}-{3000 + number}-T1.nii.gz"
         self.slices = {717: 140, 801: 130}.get(number, 146 if number % 8 == 1 else 150)
         self.quirk = _QUIRKS.get(number % 24, "")
@@ -82,12 +82,12 @@ def cohort(subjects: int, first_id: int = 701) -> list[Subject]:
     """The subjects of a cohort.
 
     Raises:
-      UserError: fewer than one, or ids that IXI has or that do not fit in three digits.
+      UserError: `subjects` is less than 1, or an id belongs to IXI or is above 999.
     """
     last = first_id + subjects - 1
     if subjects < 1 or first_id <= LAST_REAL_ID or last > LAST_ID:
         raise UserError(
-            f"a cohort of {subjects} subjects from id {first_id} on: give at least one subject, "
+            f"a cohort of {subjects} subjects with ids from {first_id}: give at least one subject, "
             f"with ids between {LAST_REAL_ID + 1} and {LAST_ID}"
         )
     return [Subject(number) for number in range(first_id, last + 1)]
@@ -104,21 +104,21 @@ def write_cohort(
 ) -> list[str]:
     """Write the volumes of a cohort and their workbook.
 
-    The volumes are 256x256 in-plane, 0.9375x0.9375x1.2 mm; files that are there are overwritten.
+    The volumes are 256x256 in-plane, 0.9375x0.9375x1.2 mm. Existing files are overwritten.
 
     Args:
-      output_dir: the folder, made where it is missing.
-      subjects: how many; any 24 in a row have two slice counts at least, and every quirk.
-      seed: another seed gives other people under the same names.
-      first_id: number of the first subject, above the 662 of IXI; the last may be 999.
+      output_dir: the folder, made if missing.
+      subjects: number of subjects; 24 of them have at least two slice counts, and every quirk.
+      seed: another seed gives other heads under the same names.
+      first_id: number of the first subject, above 662, the last of IXI. No id may exceed 999.
       progress: show a progress bar.
-      coarsen: voxels this many times larger along each side, so that many fewer.
+      coarsen: factor by which voxels are larger, and their number smaller, along each side.
 
     Returns:
-      The paths of the volumes, in the order of their ids; the workbook is `IXI.xlsx` beside them.
+      The paths of the volumes, in the order of their ids. The workbook `IXI.xlsx` is beside them.
 
     Raises:
-      UserError: the ids would not be free ones of three digits, or the folder cannot be made.
+      UserError: as `cohort`, or the folder cannot be made.
     """
     people = cohort(subjects, first_id)
     folder = pathlib.Path(output_dir)
@@ -133,8 +133,8 @@ def write_cohort(
         write_bytes(path, volume_bytes(subject, seed=seed, coarsen=coarsen))
         return str(path)
 
-    head_model()  # before the threads, which would each make it
-    # Threads are enough: SciPy, NumPy and zlib leave the interpreter free while they work.
+    head_model()  # Made here, or each thread would make its own.
+    # Threads are enough: SciPy, NumPy and zlib release the interpreter lock.
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         written = pool.map(write_volume, people)
         bar = tqdm(written, "demo cohort", len(people), unit="volume", disable=not progress or None)
@@ -142,7 +142,7 @@ def write_cohort(
 
 
 def volume_bytes(subject: Subject, *, seed: int, coarsen: int = 1) -> bytes:
-    """The `.nii.gz` file of a subject, with no name and no time in its gzip header."""
+    """The `.nii.gz` file of a subject; its gzip header has no name and no time."""
     image = make_head(
         subject.name,
         subject.site,
@@ -157,9 +157,9 @@ def volume_bytes(subject: Subject, *, seed: int, coarsen: int = 1) -> bytes:
 def write_workbook(path: str | os.PathLike[str], people: list[Subject], *, seed: int) -> None:
     """Write an .xlsx with the sheets, columns and quirks of the real `IXI.xls`.
 
-    Of every 24 subjects in a row one each has: a height ten times too large, no age, a second row
-    full of zeros, the ethnic code 2 (which has no name), no row at all, zeros for missing
-    values, a birthday that is a date and not text, a second row that disagrees on sex.
+    Each of these occurs once in 24 consecutive subjects: a height ten times too large, no age, a
+    second row of zeros, the ethnic code 2 (which has no name), no row at all, zeros for missing
+    values, a birthday as a date instead of text, a second row that disagrees on sex.
     """
     rows = [row for person in people for row in _rows(person, seed)]
     dates = {row["IXI_ID"]: row["STUDY_DATE"] for row in rows if row["STUDY_DATE"]}
@@ -177,7 +177,7 @@ def write_workbook(path: str | os.PathLike[str], people: list[Subject], *, seed:
 
 
 def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
-    """The rows of a subject in the sheet `Table`: one, or as many as its quirk makes of it."""
+    """The rows of a subject in the sheet `Table`: one, unless its quirk makes it none or two."""
     rng = generator(f"{seed}:{person.name}:workbook")
     sex = 1 + int(rng.random() < 0.55)
     height = int(rng.normal((176, 163)[sex - 1], 7))
@@ -195,7 +195,7 @@ def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
             row["HEIGHT"] *= 10
         case "no age":
             row |= {"DATE_AVAILABLE": 0, "STUDY_DATE": None, "AGE": None}
-        case "stands twice":
+        case "zero-filled row":
             return [row, row | zeros]
         case "unknown ethnic code":
             row["ETHNIC_ID"] = 2
@@ -211,12 +211,12 @@ def _rows(person: Subject, seed: int) -> list[dict[str, Any]]:
 
 
 def _without_times(xlsx: bytes) -> bytes:
-    """The same workbook without the time at which it was saved."""
+    """A workbook with fixed dates instead of the time at which it was saved."""
     fixed = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(xlsx)) as source, zipfile.ZipFile(fixed, "w") as target:
         for name in source.namelist():
-            times = rb"(<dcterms:\w+ [^>]*>)[^<]*"  # at which it was created and modified
+            times = rb"(<dcterms:\w+ [^>]*>)[^<]*"  # created and modified
             content = re.sub(times, rb"\g<1>2006-01-01T00:00:00Z", source.read(name))
-            # An entry of its name alone is dated 1980.
+            # A ZipInfo made from a name alone is dated 1980.
             target.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
     return fixed.getvalue()

@@ -1,4 +1,4 @@
-"""`python -m ixi_tfds cohort`: heads of people who do not exist, in a folder."""
+"""`python -m ixi_tfds cohort`: write made-up heads and their workbook to a folder."""
 
 import dataclasses
 import shlex
@@ -11,18 +11,18 @@ from ixi_tfds.system.flags import flag
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """How many heads to make, and where."""
+    """Flags of `cohort`."""
 
     output_dir: str = flag("Folder for the volumes and the workbook.")
-    subjects: int = flag("How many people to make up.", 24, least=1)
-    seed: int = flag("Another seed gives other people.", 0, least=0)
+    subjects: int = flag("Number of heads to make.", 24, least=1)
+    seed: int = flag("Another seed gives other heads.", 0, least=0)
 
     def __post_init__(self) -> None:
         flags.check(self)
 
 
 def main(config: DemoConfig) -> None:
-    """Write the volumes, and say what comes next."""
+    """Write the volumes, and print the next command."""
     folder = config.output_dir
     storage.check_local(folder, "output_dir")
     with folders.writing(folder, "output_dir"):
@@ -34,6 +34,6 @@ def main(config: DemoConfig) -> None:
 COMMAND = Command(
     config=DemoConfig,
     main=main,
-    summary="heads and a workbook of people who do not exist, for trying things out",
+    summary="make up heads and their workbook, for trying out the project",
     usage="python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0]",
 )

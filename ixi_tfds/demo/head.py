@@ -1,4 +1,4 @@
-"""A subject's scan: the model head under a deformation of its own, seen by its site's scanner."""
+"""A subject's scan: the model head, deformed for the subject, as its site's scanner shows it."""
 
 import nibabel as nib
 import numpy as np
@@ -13,8 +13,8 @@ Shape = tuple[int, int, int]
 Zooms = tuple[float, float, float]
 
 _UNITS = (0.0, 0.05, 0.22, 0.68, 0.87, 1.5)
-# Signal at those model units (white matter 1), scanner units of white matter, noise and strength
-# of the bias field (both of white matter).
+# By site: signal at the model units in `_UNITS` (white matter 1), scanner units of white matter,
+# noise, and strength of the bias field (both relative to white matter).
 _SCANNERS = {
     "Guys": ((0.0, 0.05, 0.27, 0.74, 1.0, 1.75), 430.0, 0.040, 0.10),
     "HH": ((0.0, 0.07, 0.30, 0.71, 1.0, 1.30), 560.0, 0.028, 0.18),
@@ -22,7 +22,7 @@ _SCANNERS = {
 }
 SITES = tuple(_SCANNERS)
 
-_NODES = (41, 41, 31)  # of the coarse fields that span the field of view
+_NODES = (41, 41, 31)  # nodes of the coarse grids that span the field of view
 
 
 def make_head(
@@ -33,18 +33,18 @@ def make_head(
     shape: Shape = (256, 256, 150),
     zooms: Zooms = (0.9375, 0.9375, 1.2),
 ) -> nib.Nifti1Image:
-    """Make the T1 volume of a healthy head that belongs to nobody.
+    """Make the T1 volume of a healthy, made-up head.
 
     Args:
-      subject: the subject's id; it and `seed` decide everything random.
+      subject: the subject's id. It and `seed` determine all random values.
       site: one of `SITES`, which differ in contrast, gain, noise and bias field.
       seed: the cohort's seed.
       shape: voxels along posterior, superior and right.
       zooms: voxel sizes along them, in mm.
 
     Returns:
-      An int16 image in the axes of IXI (PSR) with a slightly oblique affine, in scanner units of
-      0 to about 1500, the brain's middle near the middle of the right axis.
+      An int16 image with IXI's axes (PSR) and a slightly oblique affine, in scanner units from 0 to
+      about 1500. The middle of the brain is near the middle of the right axis.
     """
     signal_at, gain, noise, shading = _SCANNERS[site]
     rng = generator(f"{seed}:{subject}")
@@ -56,7 +56,7 @@ def make_head(
     sigma = np.float32(noise * rng.uniform(0.8, 1.2))
     signal += sigma * rng.standard_normal(shape, np.float32)
     imaginary = sigma * rng.standard_normal(shape, np.float32)
-    # The magnitude of a signal with Gaussian noise in both its parts is Rician.
+    # The magnitude of a complex signal with Gaussian noise in both parts is Rician.
     magnitude = np.sqrt(signal * signal + imaginary * imaginary)
     units = np.float32(gain * rng.uniform(0.85, 1.15))
     image = nib.Nifti1Image(np.rint(magnitude * units).astype(np.int16), _affine(rng, shape, zooms))
@@ -74,32 +74,31 @@ def brain_mask(
     shape: Shape = (256, 256, 150),
     zooms: Zooms = (0.9375, 0.9375, 1.2),
 ) -> NDArray[np.bool_]:
-    """Where the brain, with its ventricles, lies in the head that `make_head` makes of the same.
+    """The brain, with its ventricles, in the head from `make_head`: bool [*shape].
 
-    The arguments are those of `make_head`; the site makes no difference. The result is bool
-    [*shape].
+    The arguments are those of `make_head`. The site makes no difference.
     """
     voxels = _voxels_in_model(generator(f"{seed}:{subject}"), shape, zooms)
     return _sample((template() > 0).astype(np.float32), voxels) > 0.5
 
 
 def _sample(model: Volume, voxels: Volume) -> Volume:
-    """Values of the model at float32 [3, *shape] of its voxels."""
+    """Values of the model, interpolated at voxel coordinates [3, *shape]."""
     return ndimage.map_coordinates(model, voxels, order=1, output=np.float32, mode="nearest")
 
 
 def _voxels_in_model(rng: np.random.Generator, shape: Shape, zooms: Zooms) -> Volume:
-    """Where a subject's voxels lie in the model's grid, float32 [3, *shape].
+    """Coordinates of a subject's voxels in the model's grid, float32 [3, *shape].
 
-    `rng` is the subject's generator, fresh.
+    `rng` is a new generator of the subject.
     """
     extent = np.array(shape) * zooms
     posterior, superior, right = np.meshgrid(
         *(np.linspace(-0.5, 0.5, n) * side for n, side in zip(_NODES, extent, strict=True)),
         indexing="ij",
     )
-    # The middle of the brain stands above and before the middle of the field of view, so that
-    # face and neck have room.
+    # The brain is above and in front of the middle of the field of view, to leave room for the
+    # face and neck.
     middle = np.array([rng.normal(0, 1.5), rng.normal(-4, 4), rng.normal(27, 3)])
     place = np.stack([right, -posterior, superior]) - middle[:, None, None, None]
     size = 1.08 + 0.03 * rng.standard_normal() + 0.02 * rng.standard_normal(3)
@@ -112,7 +111,7 @@ def _voxels_in_model(rng: np.random.Generator, shape: Shape, zooms: Zooms) -> Vo
 
 
 def _affine(rng: np.random.Generator, shape: Shape, zooms: Zooms) -> NDArray[np.float64]:
-    """Affine of a volume whose axes run to posterior, superior and right, a little oblique."""
+    """A slightly oblique affine of a volume with axes to posterior, superior and right."""
     axes = np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]])
     turned = _rotation(rng) @ axes * zooms
     origin = rng.uniform(-6, 6, 3) - turned @ (np.array(shape) / 2)
@@ -120,6 +119,6 @@ def _affine(rng: np.random.Generator, shape: Shape, zooms: Zooms) -> NDArray[np.
 
 
 def _rotation(rng: np.random.Generator) -> NDArray[np.float64]:
-    """Rotation by a few degrees, rounded so that every machine gives the same."""
+    """Rotation by a few degrees, rounded so that every machine gives the same matrix."""
     angles = rng.normal(0, (4, 1.5, 1.5))
     return Rotation.from_euler("xyz", angles, degrees=True).as_matrix().round(9)

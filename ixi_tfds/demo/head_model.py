@@ -1,7 +1,7 @@
-"""The model head: the MNI152 brain that nilearn carries, with a head painted around it.
+"""The model head: the MNI152 brain from nilearn, with a head painted around it.
 
-Skull and scalp follow the distance from the brain's hull; face and neck are ellipsoids. Rough
-anatomy, healthy, and no resemblance to a person.
+Skull and scalp follow the distance from the brain's hull; face and neck are ellipsoids. The anatomy
+is rough and healthy, and resembles nobody.
 """
 
 import functools
@@ -15,15 +15,15 @@ from ixi_tfds.system.files import generator
 Volume = NDArray[np.float32]
 Point = tuple[float, float, float]
 
-# The model's grid: 1 mm voxels along right, anterior and superior, in MNI space. The template's,
-# with room before it and below it for face and neck.
+# The model's grid: 1 mm voxels along right, anterior and superior, in MNI space. It is the
+# template's grid, extended to the front and below for face and neck.
 FIRST = np.array([-98.0, -134.0, -172.0])
 SHAPE = (197, 265, 289)
 
-# Model units, in which the template's grey matter lies near 0.68 and its white near 0.87.
+# Model units. The template's grey matter is near 0.68 and its white matter near 0.87.
 AIR, BONE, CSF, MARROW, MUSCLE, SKIN, CORD, FAT = 0.0, 0.05, 0.22, 0.4, 0.52, 0.6, 0.82, 1.4
 
-# Ellipsoids: centre and radii in mm. The first add to the outline of the head.
+# Ellipsoids: centre and radii in mm. These extend the outline of the head.
 _OUTLINE = (
     ((0, 40, -70), (60, 50, 72)),  # face
     ((0, 62, -118), (40, 32, 26)),  # chin
@@ -47,10 +47,10 @@ _INSIDE = (
 
 @functools.cache
 def head_model() -> Volume:
-    """The head in model units, float32 `SHAPE`, read only; made once a process (some seconds)."""
+    """The head in model units, float32 `SHAPE`, read-only; made once in a process (seconds)."""
     brain = template()
     inside = brain > 0
-    # What bone surrounds: the brain, and below it the spinal cord.
+    # Bone surrounds the brain, and the spinal cord below it.
     hull = 2 * ndimage.distance_transform_edt(~inside[::2, ::2, ::2]).astype(np.float32)
     hull = _union(ndimage.gaussian_filter(hull, 1.5), _ellipsoid(*_SPINAL_CANAL))
     skin = hull - 15
@@ -87,14 +87,14 @@ def template() -> Volume:
 
 
 def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> Volume:
-    """Gaussian noise smoothed over `sigma` voxels, its deviation about 1."""
+    """Gaussian noise smoothed over `sigma` voxels, with a standard deviation of about 1."""
     noise = ndimage.gaussian_filter(rng.standard_normal(shape), sigma)
-    # What smoothing over sigma leaves of a deviation of 1, by axis: 1 / sqrt(2 sigma sqrt(pi)).
+    # Along each axis, smoothing divides the standard deviation by sqrt(2 sigma sqrt(pi)).
     return (noise * (2 * sigma * np.sqrt(np.pi)) ** 1.5).astype(np.float32)
 
 
 def refine(nodes: Volume, shape: tuple[int, ...]) -> Volume:
-    """Interpolate a coarse volume axis by axis; its first and last nodes stay first and last."""
+    """Interpolate a coarse volume to a finer `shape`, with the same first and last nodes."""
     for axis, count in enumerate(shape):
         at = np.linspace(0, nodes.shape[axis] - 1, count)
         low = np.minimum(at.astype(int), nodes.shape[axis] - 2)
@@ -105,7 +105,7 @@ def refine(nodes: Volume, shape: tuple[int, ...]) -> Volume:
 
 
 def _ellipsoid(centre: Point, radii: Point) -> Volume:
-    """About the distance in mm from an ellipsoid, negative within it, on voxels of 2 mm."""
+    """Approximate distance in mm from an ellipsoid, negative inside it, on voxels of 2 mm."""
     axes = np.ogrid[tuple(slice(0, count, 2) for count in SHAPE)]
     x, y, z = (
         ((axis + first - c) / r).astype(np.float32)
@@ -115,11 +115,11 @@ def _ellipsoid(centre: Point, radii: Point) -> Volume:
 
 
 def _union(one: Volume, other: Volume) -> Volume:
-    """Distance from two bodies together, rounded where they are within 12 mm of each other."""
+    """Distance from the union of two bodies, with the edge between them rounded over 12 mm."""
     mix = np.clip(0.5 + (other - one) / 24, 0, 1)
     return other + (one - other) * mix - 12 * mix * (1 - mix)
 
 
 def _paint(head: Volume, distance: Volume, unit: float) -> None:
-    """Fill a body, given by the distance from its surface in voxels, with one tissue."""
+    """Fill a body with one tissue; `distance` is from its surface, in voxels."""
     head += np.clip(0.5 - distance, 0, 1) * (unit - head)

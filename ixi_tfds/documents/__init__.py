@@ -1,1 +1,1 @@
-"""What is written to files as JSON and read again: a frozen dataclass each, with one codec."""
+"""JSON files that the project writes and reads: one frozen dataclass each, and one codec."""

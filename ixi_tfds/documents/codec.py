@@ -1,7 +1,7 @@
 """Frozen dataclasses to JSON and back.
 
-Tuples are lists in JSON. A field that is None is left out where its default is None, so that files
-of earlier versions, which lack it, are read and written alike.
+Tuples are lists in JSON. A field whose value and default are None is left out, so that files of
+earlier versions, which lack the field, stay the same when they are read and written.
 """
 
 import dataclasses
@@ -18,27 +18,27 @@ Document = TypeVar("Document")
 
 
 class DocumentError(UserError):
-    """A file does not hold the document that it should; the message does not name the file."""
+    """Text or JSON values are not the expected document. The message does not name the file."""
 
 
 def from_json(kind: type[Document], text: str | bytes) -> Document:
-    """The document that a text holds.
+    """The document in a JSON text.
 
     Raises:
-      DocumentError: it is no JSON, lacks fields, has unknown ones, or values of another type.
+      DocumentError: it is not JSON, or fields are missing, unknown or of the wrong type.
     """
     try:
-        # RecursionError: brackets within brackets, thousands deep.
+        # RecursionError: thousands of nested brackets.
         return from_plain(kind, json.loads(text))
     except (ValueError, RecursionError) as error:
-        raise DocumentError(f"it is no JSON: {error}") from error
+        raise DocumentError(f"it is not JSON: {error}") from error
 
 
 def from_plain(kind: type[Document], values: Any) -> Document:
-    """The document that JSON values describe.
+    """The document in JSON values.
 
     Raises:
-      DocumentError: fields are missing or unknown, or have values of another type.
+      DocumentError: fields are missing, unknown or of the wrong type.
     """
     try:
         return _CONVERTER.structure(values, kind)
@@ -72,7 +72,7 @@ def _make_converter() -> cattrs.Converter:
         names = [field.name for field in dataclasses.fields(kind)]
 
         def in_order(document: Any) -> dict[str, Any]:
-            """The fields in their order; `plain` has those that may be left out at the end."""
+            """The fields in their order; `plain` puts the optional ones last."""
             values = plain(document)
             return {name: values[name] for name in names if name in values}
 
@@ -87,28 +87,28 @@ def _make_converter() -> cattrs.Converter:
 
 
 def _exactly(value: Any, kind: type) -> Any:
-    """A value of a plain type; cattrs alone would convert whatever it gets."""
+    """A value, checked to be of a plain type; cattrs alone would convert it."""
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ValueError(f"{value!r} is no {kind.__name__}")
+        raise ValueError(f"{value!r} is not of type {kind.__name__}")
     return value
 
 
 def _number(value: Any, kind: Any) -> int | float:
-    """A whole number stays one, which `_exactly` makes a float where a float is wanted."""
+    """A value of a field of type `int | float`; unlike for `float`, an int stays an int."""
     return _exactly(value, int if isinstance(value, int) else float)
 
 
 def _in_words(error: BaseException, kind: type | None) -> str:
-    """What cattrs puts before the place of an error, such as "$.geometry.shape[2]"."""
+    """An error in words; cattrs appends its place, such as "$.geometry.shape[2]"."""
     if isinstance(error, KeyError):
         return "lacks the field"
     if isinstance(error, cattrs.ForbiddenExtraKeysError):
         return f"has the unknown field {', '.join(sorted(error.extra_fields))}"
     if isinstance(error, UserError | ValueError):
         return f"has a value that cannot be used: {error}"
-    return "has values of another kind"
+    return "has values of the wrong type"
 
 
 _CONVERTER = _make_converter()

@@ -1,4 +1,4 @@
-"""`manifest.json`: what a dataset is made of, and all by which it can be checked."""
+"""`manifest.json`: the contents of a dataset, with the checksums that verify it."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ NAME = "manifest.json"
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """What the volumes of a dataset are like, for scans from elsewhere that meet its models.
+    """The typical volume of a dataset, with which other scans are compared.
 
     Attributes:
       shape: median voxels along posterior, superior and right.
@@ -29,12 +29,12 @@ class Geometry:
 
     def __post_init__(self) -> None:
         if not all(0 < side < 1e6 for side in (*self.shape, *self.zooms)):
-            raise UserError(f"{self.shape} and {self.zooms} are not voxels and their sides in mm")
+            raise UserError(f"{self.shape} and {self.zooms} are not a shape and voxel sides in mm")
 
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
-    """Volumes and slices of a split."""
+    """Numbers of volumes and slices in a split."""
 
     volumes: int
     slices: int
@@ -42,9 +42,9 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a person's slices are, and the volume that they were made from.
+    """The split and shard of a subject's slices, and the volume that they come from.
 
-    `path` is within the source folder.
+    `path` is relative to the source folder.
     """
 
     split: str
@@ -55,23 +55,25 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """What `manifest.json` holds; None where the way or the version that made it records less.
+    """The contents of `manifest.json`. Fields that its writer does not record are None.
+
+    TFDS's own writer leaves out `volumes_per_shard` to `volumes`; earlier versions record less.
 
     Attributes:
       version: of the preprocessing.
       config: of the slices.
-      fingerprint: SHA-256 of inputs and settings; of the shards, where TFDS's writer made these.
+      fingerprint: SHA-256 of inputs and settings; of the shards if TFDS's own writer made them.
       shards: SHA-256 of each shard, by file name.
       geometry: of the volumes.
-      volumes_per_shard: as the Beam job was told; this and all but the last three are its alone.
-      splits: what each split holds.
-      strata: volumes of each split by `sex/ethnicity`.
+      volumes_per_shard: setting of the Beam job.
+      splits: numbers of volumes and slices, by split.
+      strata: number of volumes by split, then by `sex/ethnicity`.
       rejected: number of volumes that were refused when read, by reason.
       skipped: number of files that were refused by name, by reason.
       bytes: of all shards.
-      volumes: by subject.
+      volumes: source of the slices, by subject.
       shard_bytes: size of each shard, by file name.
-      metadata: SHA-256 of each file that TFDS reads beside the shards.
+      metadata: SHA-256 of each other file that TFDS reads, by file name.
       digest: SHA-256 of all other fields as JSON, keys sorted.
     """
 
@@ -101,7 +103,7 @@ def read(folder: pathlib.Path) -> Manifest:
     path = folder / NAME
     try:
         plain = json.loads(path.read_text())
-        # Those of earlier versions have no digest.
+        # Manifests of earlier versions have no digest.
         if "digest" in plain and plain["digest"] != _digest(plain):
             raise ValueError("it was edited after it was written: its digest does not fit")
         return codec.from_plain(Manifest, plain)
@@ -113,15 +115,15 @@ def read(folder: pathlib.Path) -> Manifest:
 
 
 def write(folder: pathlib.Path, manifest: Manifest) -> Manifest:
-    """Write a manifest with all by which its dataset can be checked, itself included.
+    """Add shard sizes and checksums to a manifest, and write it.
 
     Args:
-      folder: of the dataset, with all shards. TFDS's own writer leaves the other files later, and
-        these are not checked then.
-      manifest: its `shard_bytes`, `metadata` and `digest` are found here.
+      folder: of the dataset, with all shards. TFDS's own writer adds its metadata files later, so
+        their checksums are missing then.
+      manifest: its `shard_bytes`, `metadata` and `digest` are replaced.
 
     Returns:
-      What was written.
+      The manifest as written.
     """
     beside = [*folder.glob("dataset_info.json"), *folder.glob("features.json")]
     beside += sorted(folder.glob("*.labels.txt"))
@@ -142,12 +144,12 @@ def of_shards(
     config: SliceConfig,
     volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
 ) -> Manifest:
-    """The manifest of shards that TFDS's own writer made.
+    """The manifest of a dataset that TFDS's own writer made.
 
     Args:
       folder: of the dataset.
       config: of its slices.
-      volumes: their shapes and zooms, as `median_geometry` takes them.
+      volumes: shapes and zooms, as in `median_geometry`.
     """
     shards = {path.name: file_sha256(path) for path in sorted(folder.glob("*.tfrecord-*"))}
     settings = {"version": VERSION, "config": dataclasses.asdict(config), "shards": shards}
@@ -164,7 +166,7 @@ def of_shards(
 def median_geometry(
     volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
 ) -> Geometry | None:
-    """The (lower) medians of each axis; None where there is no volume, or no sensible side.
+    """The lower median along each axis; None without volumes, or if a median is not plausible.
 
     Args:
       volumes: shape and voxel sides (mm) of each, along posterior, superior and right.
@@ -183,11 +185,7 @@ def median_geometry(
 
 
 def file_sha256(path: pathlib.Path) -> str:
-    """SHA-256 of a file, in hex.
-
-    Raises:
-      OSError: it cannot be read.
-    """
+    """SHA-256 of a file, in hex. Raises OSError if the file cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

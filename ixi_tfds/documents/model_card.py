@@ -12,20 +12,20 @@ from ixi_tfds.documents.manifest import Counts, Geometry
 from ixi_tfds.system.errors import UserError
 
 CARD = "assets.extra/model_card.json"
-"""Where the card is in the model's folder."""
+"""Path of the card in the model's folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFacts:
-    """What a card tells of a dataset; cards of earlier versions lack some of it.
+    """A dataset in a model card. Cards of earlier versions lack some fields.
 
     Attributes:
       fingerprint: of its contents.
-      version: of its preprocessing, as `configs.VERSION` counts.
-      slices: what its slices look like.
-      geometry: of its volumes; None where the dataset does not record it.
-      description: the slices in a sentence.
-      splits: how much is in each.
+      version: of its preprocessing, as in `config.VERSION`.
+      slices: settings of its slices.
+      geometry: of its volumes; None if the dataset does not record it.
+      description: of the slices, in one sentence.
+      splits: numbers of volumes and slices, by split.
     """
 
     fingerprint: str | None = None
@@ -38,25 +38,25 @@ class DatasetFacts:
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """What to know about a model; cards of earlier versions lack some of it.
+    """The description of an exported model. Cards of earlier versions lack some fields.
 
     Attributes:
       name: of the network.
-      intended_use: in a sentence.
-      not_for: likewise.
-      data_licence: of what it has learned from.
-      size: (height, width) of the slices that it takes.
-      signatures: what each of them takes and gives: "takes" and "gives", then a sentence a value.
-      preprocessing_version: of the slices that it has learned from, as `configs.VERSION` counts.
-      data_fingerprint: of the datasets together.
-      datasets: that it has learned from, by name.
-      parameters: number of them.
+      intended_use: in one sentence.
+      not_for: uses that the model is unfit for, in one sentence.
+      data_licence: of the training data.
+      size: (height, width) of input slices, in pixels.
+      signatures: by signature, then "takes" and "gives", then one sentence for each tensor.
+      preprocessing_version: of the training slices, as in `config.VERSION`.
+      data_fingerprint: of all training datasets together.
+      datasets: the training datasets, by name.
+      parameters: number of parameters.
       flags: of the run, by name, without its folders.
-      augmentation: its settings; None for none, empty where the card does not tell.
-      best: the history's row of the epoch whose weights these are.
-      epochs_trained: epochs done in all.
-      versions: of the packages that it was made with.
-      digest: what `digest` gives.
+      augmentation: its settings; None for no augmentation, empty if the card does not record it.
+      best: row of the history for the epoch that the weights come from.
+      epochs_trained: number of all epochs.
+      versions: of the packages that made the model.
+      digest: of the model, from `digest`.
     """
 
     name: str | None = None
@@ -78,19 +78,19 @@ class ModelCard:
 
 
 def read(folder: pathlib.Path) -> ModelCard | None:
-    """The card of the model in a folder; None where it has none, as models of others.
+    """The card of the model in a folder; None if it has none, like models from other projects.
 
     Raises:
-      UserError: it cannot be read, or is no card.
+      UserError: the file cannot be read, or is not a card.
     """
     path = folder / CARD
     if not path.is_file():
         return None
     try:
         values = codec.from_json(dict[str, Any], path.read_bytes())
-        # What no file can hold cannot be shown either, such as half of a surrogate pair.
+        # Fails on text that cannot be encoded, such as half of a surrogate pair.
         json.dumps(values, ensure_ascii=False).encode()
-        if "dataset" in values:  # the first cards had one, without its name
+        if "dataset" in values:  # The first cards have one, without a name.
             values["datasets"] = {"dataset": values.pop("dataset")}
         return codec.from_plain(ModelCard, values)
     except (OSError, UnicodeError, UserError) as error:
@@ -100,7 +100,7 @@ def read(folder: pathlib.Path) -> ModelCard | None:
 
 
 def write(folder: pathlib.Path, card: ModelCard) -> pathlib.Path:
-    """Write the card of the model in a folder, and give its path."""
+    """Write the card of the model in a folder, and return its path."""
     path = folder / CARD
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(codec.to_plain(card), indent=2) + "\n")
@@ -110,10 +110,8 @@ def write(folder: pathlib.Path, card: ModelCard) -> pathlib.Path:
 def digest(folder: pathlib.Path) -> str:
     """SHA-256, in hex, of the model's graph and variables.
 
-    It is what `sha256sum saved_model.pb variables/* | sha256sum` prints in that folder.
-
-    Raises:
-      OSError: a file cannot be read.
+    `sha256sum saved_model.pb variables/* | sha256sum` prints the same in that folder. Raises
+    OSError if a file cannot be read.
     """
     lines = ""
     for path in [folder / "saved_model.pb", *sorted(folder.glob("variables/*"))]:

@@ -1,4 +1,4 @@
-"""The record beside each shard of an unfinished dataset: what is in the shard, and who is not."""
+"""The record beside each shard of an unfinished dataset: its volumes, and the refused ones."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ from ixi_tfds.documents import codec
 
 @dataclasses.dataclass(frozen=True)
 class Refusal:
-    """A file that is not in the dataset, by its path within the source folder.
+    """A file that is not in the dataset, by its path relative to the source folder.
 
-    `reason` is one of `ScanError.REASONS`, `detail` says it in words.
+    `reason` is one of `ScanError.REASONS`; `detail` explains it in words.
     """
 
     path: str
@@ -21,7 +21,7 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class RefusedVolume(Refusal):
-    """A volume that was refused when it was read; no `git_blob_sha1` where it cannot be read."""
+    """A volume that was refused when read; without `git_blob_sha1` if the file is unreadable."""
 
     subject: str
     split: str
@@ -30,14 +30,14 @@ class RefusedVolume(Refusal):
 
 @dataclasses.dataclass(frozen=True)
 class VolumeRecord:
-    """A volume in a shard, by its path within the source folder.
+    """A volume in a shard, by its path relative to the source folder.
 
     Attributes:
-      age: in years; None where it is not known.
+      age: in years; None if unknown.
       shape: voxels along posterior, superior and right.
       zooms: sides of a voxel along these axes, in mm.
-      lowest: value of the slice window, in scanner units, as `mean` and `highest` are.
-      thumbnail: of the middle slice, a JPEG in base64.
+      lowest: lowest value in the slice window; like `mean` and `highest` in scanner units.
+      thumbnail: the middle slice as a JPEG, in base64.
     """
 
     path: str
@@ -57,9 +57,9 @@ class VolumeRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
-    """What a shard holds: `slices` of the `volumes`, without those that were rejected.
+    """A shard: the number of its `slices`, its `volumes`, and the volumes that were `rejected`.
 
-    `shard` is the name of its file, `sha256` and `bytes` are of its content.
+    `shard` is its file name; `sha256` and `bytes` are checksum and size of the file.
     """
 
     shard: str
@@ -72,7 +72,7 @@ class ShardRecord:
 
     @property
     def inputs(self) -> dict[str, str | None]:
-        """`git_blob_sha1` of each file that the shard was made from, by path."""
+        """`git_blob_sha1` of each file that was read for the shard, by path."""
         digests: dict[str, str | None] = {v.path: v.git_blob_sha1 for v in self.volumes}
         return digests | {entry.path: entry.git_blob_sha1 for entry in self.rejected}
 
@@ -81,12 +81,12 @@ def read(path: pathlib.Path) -> ShardRecord:
     """The record in a file.
 
     Raises:
-      OSError: it cannot be read.
-      DocumentError: it is no record.
+      OSError: the file cannot be read.
+      DocumentError: the file is not a record.
     """
     return codec.from_json(ShardRecord, path.read_bytes())
 
 
 def encode(record: ShardRecord) -> bytes:
-    """A record as `read` reads it."""
+    """The bytes of a record, for `read`."""
     return json.dumps(codec.to_plain(record), sort_keys=True).encode()

@@ -1,7 +1,7 @@
-"""Fetching published files: resumable, verified, from any of several addresses.
+"""Fetch published files: resumable, verified, from one of several addresses.
 
-The addresses are tried in order, plain http and https alike: what makes a file the right one is its
-checksum, whichever way it came.
+The addresses are tried in order. Plain http is as good as https here, because the checksum decides
+whether a file is the right one.
 """
 
 import hashlib
@@ -22,42 +22,42 @@ from ixi_tfds.cohorts.cohort import PublishedFile
 from ixi_tfds.system.errors import DownloadError
 
 ATTEMPTS = 4
-"""How often in a row an address may fail, without a MiB gained, before the next one is tried."""
+"""Failures in a row, each with less than 1 MiB received, before the next address is tried."""
 
 TIMEOUT_SECONDS = 60.0
-"""How long a connection may stay silent."""
+"""Longest time without data from a connection."""
 
 WAIT_SECONDS = 1.0
-"""Pause before the second attempt at an address; later pauses are 3 and 7 times as long."""
+"""Pause before the second attempt at an address; the later pauses are 3 and 7 times as long."""
 
 _BLOCK = 1 << 18
 _PROGRESS_BYTES = 1 << 20
 
 
 class _RefusedError(Exception):
-    """An address will not give the file, however often it is asked."""
+    """An address cannot give the file, and further attempts are useless."""
 
 
 class _DroppedError(Exception):
-    """An address failed, and may do better the next time."""
+    """An address failed, but a further attempt may succeed."""
 
 
 def fetch_files(files: Sequence[PublishedFile], output_dir: str) -> str:
-    """Bring published files into a folder; what is there and right is not fetched again.
+    """Fetch published files into a folder. Files that are already there and right are kept.
 
-    A transfer that stops is taken up again where it stopped, in this run or a later one: its
-    bytes are kept in `<name>.part`, which takes its final name only once size and checksums agree.
+    An interrupted transfer resumes where it stopped, in this run or a later one. Its bytes are in
+    `<name>.part`, which gets its final name only when size and checksums are right.
 
     Args:
-      files: what to fetch.
-      output_dir: folder for the files, made where missing.
+      files: the files to fetch.
+      output_dir: folder for the files, made if missing.
 
     Returns:
       The path of the last of `files`.
 
     Raises:
-      DownloadError: no address of a file gave it, the folder cannot be written, or a file that is
-        not the published one stands in its place.
+      DownloadError: a file could not be fetched from any address, the folder cannot be written, or
+        a file of the same name is there that is not the published one.
     """
     try:
         Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -65,8 +65,8 @@ def fetch_files(files: Sequence[PublishedFile], output_dir: str) -> str:
             _fetch(published, Path(output_dir))
     except OSError as error:
         raise DownloadError(
-            f"{output_dir}: cannot be written ({error}); what was fetched is kept, so put that "
-            "right and run the same command again"
+            f"{output_dir}: cannot be written ({error}); solve this and run the same command again "
+            "to resume"
         ) from error
     return str(Path(output_dir) / files[-1].name)
 
@@ -77,7 +77,6 @@ def bytes_bar(description: str, **kwargs: Any) -> tqdm:
 
 
 def _fetch(published: PublishedFile, folder: Path) -> None:
-    """Bring one file into the folder, or raise DownloadError."""
     target, part = folder / published.name, folder / f"{published.name}.part"
     if target.exists():
         wrong = _mismatch(target, published)
@@ -100,7 +99,7 @@ def _fetch(published: PublishedFile, folder: Path) -> None:
                 return
             failures.append(f"{url} ({failure})")
     raise DownloadError(
-        f"{published.name} could not be fetched from {', nor from '.join(failures)}: run the same "
+        f"{published.name} could not be fetched from {' or '.join(failures)}: run the same "
         f"command again later, or download it by hand to {target}"
     )
 
@@ -109,7 +108,7 @@ def _fetch_from(url: str, published: PublishedFile, part: Path, bar: tqdm) -> st
     """Complete and verify `part` from one address.
 
     Returns:
-      None when `part` is the published file, else why this address is given up.
+      None if `part` is the published file, else the reason to give up this address.
     """
     etag = failure = ""
     failures, reached = 0, _size(part)
@@ -126,8 +125,8 @@ def _fetch_from(url: str, published: PublishedFile, part: Path, bar: tqdm) -> st
             if wrong is None:
                 return None
             part.unlink()
-            # Bytes that an earlier run or another address left may be what is wrong; what came
-            # from here alone will not get better.
+            # Bytes from an earlier run or another address may be the wrong ones. A file that came
+            # whole from this address will be wrong again.
             if offset == 0:
                 return wrong
             failure = wrong
@@ -143,11 +142,11 @@ def _fetch_from(url: str, published: PublishedFile, part: Path, bar: tqdm) -> st
 
 
 def _open(url: str, offset: int, etag: str) -> Any:
-    """The response to a request from `offset` on; None when there is nothing beyond it (416)."""
+    """The response to a request for the bytes from `offset`; None if there are none (416)."""
     headers = {"User-Agent": "ixi-autoencoders"}
     if offset:
         headers["Range"] = f"bytes={offset}-"
-        if etag.startswith('"'):  # A weak ETag does not vouch for bytes.
+        if etag.startswith('"'):  # A weak ETag does not guarantee equal bytes.
             headers["If-Range"] = etag
     try:
         request = urllib.request.Request(url, headers=headers)
@@ -161,7 +160,7 @@ def _open(url: str, offset: int, etag: str) -> Any:
     except urllib.error.URLError as error:
         if isinstance(error.reason, ssl.SSLCertVerificationError):
             raise _RefusedError(
-                f"its certificate is not valid now: {error.reason.verify_message}"
+                f"its certificate is not valid: {error.reason.verify_message}"
             ) from error
         raise _DroppedError(str(error.reason)) from error
     except (OSError, http.client.HTTPException) as error:
@@ -171,16 +170,16 @@ def _open(url: str, offset: int, etag: str) -> Any:
 
 
 def _receive(response: Any, offset: int, published: PublishedFile, part: Path, bar: tqdm) -> int:
-    """Append a response to `part`, or start `part` anew if the response is of the whole file.
+    """Append a response to `part`, or overwrite `part` if the response is the whole file.
 
     Returns:
-      The offset that the response began at.
+      The offset of the response's first byte.
     """
     if response.status == http.HTTPStatus.PARTIAL_CONTENT:
         sent = re.match(r"bytes ([0-9]+)-", response.headers.get("Content-Range", ""))
         if sent is None or int(sent[1]) != offset:
             part.unlink(missing_ok=True)
-            raise _DroppedError("answered with another range than asked for")
+            raise _DroppedError("the answer has another range than the request")
     elif response.status == http.HTTPStatus.OK:
         offset = 0
     else:
@@ -211,18 +210,18 @@ def _receive(response: Any, offset: int, published: PublishedFile, part: Path, b
 
 def _read(response: Any) -> bytes:
     try:
-        # read1 hands on what has arrived, so that a broken connection loses none of it.
+        # read1 returns the bytes that have arrived, so that a broken connection loses none.
         return response.read1(_BLOCK)
     except (OSError, http.client.HTTPException) as error:
         raise _DroppedError(f"the connection broke: {_text(error)}") from error
 
 
 def _mismatch(path: Path, published: PublishedFile) -> str | None:
-    """What tells a file from the published one; None when nothing does."""
+    """How a file differs from the published one; None if it does not."""
     size = _size(path)
     if not published.sizes[0] <= size <= published.sizes[1]:
         return f"{size} bytes instead of {_expected(published)}"
-    # MD5 is no proof against a forger of pairs, but nobody can make a second file to a given MD5.
+    # Two files with the same MD5 can be made, but not a second file with a given MD5.
     md5, sha256 = hashlib.md5(usedforsecurity=False), hashlib.sha256()
     with path.open("rb") as file, bytes_bar(f"checking {path.name}", delay=1) as bar:
         bar.reset(size)

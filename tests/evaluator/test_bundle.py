@@ -124,7 +124,7 @@ def test_a_card_that_is_no_table_gets_one_line(model, loads_nothing):
 @pytest.mark.parametrize("card", [b"{", b"\xff", b"[" * 100_000])
 def test_a_damaged_card_gets_one_line(card, model, loads_nothing):
     (model / "assets.extra/model_card.json").write_bytes(card)
-    with pytest.raises(UserError, match=r"model_card\.json: is not .* it is no JSON") as caught:
+    with pytest.raises(UserError, match=r"model_card\.json: is not .* it is not JSON") as caught:
         models.load_model(model, allow_changed_model=True)
     assert "\n" not in str(caught.value)
 

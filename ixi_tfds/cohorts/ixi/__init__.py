@@ -1,7 +1,7 @@
 """IXI: 581 T1 volumes of healthy people from three London hospitals.
 
-Its roster's split column is what `roster_splits.derive_roster_splits` gives for IXI's own workbook,
-so that a person of IXI stays in one split whatever lies on disk.
+`roster_splits.derive_roster_splits` derives the splits in its roster from IXI's own workbook. They
+are fixed, so that a subject of IXI stays in one split whichever files are on disk.
 """
 
 import pathlib
@@ -12,16 +12,16 @@ from ixi_tfds.cohorts.cohort import Cohort, People, PublishedFile
 _SITES = ("Guys", "HH", "IOP")
 _SCAN = rf"IXI(?P<id>[0-9]{{3}})-(?P<site>{'|'.join(_SITES)})-[0-9]{{4}}"
 _DERIVED = re.compile(rf"{_SCAN}(?=$|[-_. ])", re.IGNORECASE)
-"""Begins the names of what was made from a volume of IXI, such as `IXI012-HH-1211-T1_brain`.
+"""Start of the names of volumes derived from IXI's, such as `IXI012-HH-1211-T1_brain`.
 
-It shows the same person, and so has to be in the same split.
+They show the same subject, so they must be in the same split.
 """
 
 _IMPERIAL = "biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 
 
 def read_name(stem: str) -> tuple[str, str] | None:
-    """Subject, such as `IXI002`, and site in a name that begins as those of IXI do."""
+    """Subject, such as `IXI002`, and site of a name that begins like a volume of IXI, else None."""
     match = _DERIVED.match(stem)
     if match is None:
         return None
@@ -29,8 +29,8 @@ def read_name(stem: str) -> tuple[str, str] | None:
 
 
 def find_people(source_dir: str, workbook: str | None = None) -> People:
-    """What IXI's workbook says, by default the one in the folder of the volumes."""
-    # Not before it is used: it imports pandas, which preprocessing workers do without.
+    """The demographics in IXI's workbook, by default the one in the folder of the volumes."""
+    # Imported only here: it needs pandas, which preprocessing workers must not load.
     from ixi_tfds.cohorts.ixi.workbook import find_workbook, read_demographics
 
     demographics = read_demographics(workbook or find_workbook(source_dir))
@@ -58,14 +58,14 @@ IXI = Cohort(
         ),
         PublishedFile(
             name="IXI-T1.tar",
-            # https answers at times with an expired certificate.
+            # The https server sometimes has an expired certificate.
             urls=(
                 f"http://{_IMPERIAL}/IXI-T1.tar",
                 "https://developer.download.nvidia.com/assets/Clara/monai/tutorials/IXI-T1.tar",
                 f"https://{_IMPERIAL}/IXI-T1.tar",
             ),
             md5="34901a0593b41dd19c1a1f746eac2d58",
-            # Its exact length is not published; about 4.5 GB is.
+            # The exact size is not published, only "4.5 GB".
             sizes=(4_000_000_000, 5_000_000_000),
         ),
     ),

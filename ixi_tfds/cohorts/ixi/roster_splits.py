@@ -1,4 +1,4 @@
-"""How the splits in IXI's roster came about."""
+"""The derivation of the splits in IXI's roster."""
 
 import re
 from collections.abc import Iterable
@@ -9,14 +9,14 @@ from ixi_tfds.splits import split_subjects, stratum
 
 
 def derive_roster_splits(demographics: Demographics, names: Iterable[str]) -> dict[str, str]:
-    """Derive the roster's split column anew from IXI's workbook.
+    """Derive the splits in the roster from IXI's workbook.
 
     Args:
       demographics: of IXI's own workbook.
       names: canonical names of the volumes, such as `IXI002-Guys-0828-T1`.
 
     Returns:
-      The split of every subject, ordered by subject. People without a row in the workbook are in
+      The split of every subject, ordered by subject. Subjects without a row in the workbook are in
       train; the others are stratified by sex and ethnicity.
     """
     people = demographics.table.to_dict("index")

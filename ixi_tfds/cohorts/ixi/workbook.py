@@ -1,7 +1,7 @@
 """Sex, ethnicity, age, height and weight of the subjects, read from IXI's workbook.
 
-The workbook's sheet `Table` has one row a person, save that some stand there twice, and zeros where
-values are missing. Its optional sheet `Study Date` says when each person was scanned.
+The sheet `Table` has one row for each subject, except that some subjects have two, and zeros for
+missing values. The optional sheet `Study Date` has the date of each subject's scan.
 """
 
 import collections
@@ -23,15 +23,15 @@ SEX_COLUMN = "SEX_ID (1=m, 2=f)"
 SEX_CODES: Mapping[float, str] = {1: "male", 2: "female"}
 ETHNIC_CODES: Mapping[float, str] = {1: "white", 3: "asian", 4: "black", 5: "chinese", 6: "other"}
 PLAUSIBLE = {"AGE": (0.0, 120.0), "HEIGHT": (120.0, 220.0), "WEIGHT": (30.0, 200.0)}
-"""Years, cm and kg between which a value is believed."""
+"""Smallest and largest plausible values, in years, cm and kg."""
 
 MOST_ROWS = 2000
-"""Rows that a sheet may have: ids have three digits, and IXI's own sheet has 619."""
+"""Most rows that a sheet may have: ids have three digits, and IXI's own sheet has 619 rows."""
 
 _MOST_BYTES = 1 << 24
 _REQUIRED = ("IXI_ID", SEX_COLUMN, "ETHNIC_ID", "AGE", "HEIGHT", "WEIGHT")
 _KEPT = _REQUIRED[1:]
-# A zero means missing in these, and a row with nothing in any of them is one that nobody filled.
+# In these columns zero means missing. A row without a value in any of them was never filled in.
 _ZERO_IS_MISSING = (
     "HEIGHT",
     "WEIGHT",
@@ -46,13 +46,13 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Demographics:
-    """What a workbook says.
+    """The demographics in a workbook.
 
     Attributes:
       table: indexed by the integer IXI id, ascending; columns `sex` and `ethnicity` (names as in
         `features.SEXES` and `features.ETHNICITIES`), `age` (years), `height` (cm), `weight` (kg),
         NaN where missing.
-      warnings: a sentence for every value that was given up, in the order of the ids.
+      warnings: one sentence for each value that could not be used, in the order of the ids.
     """
 
     table: pd.DataFrame
@@ -63,10 +63,10 @@ def find_workbook(source_dir: str) -> str | None:
     """The path of `IXI.xls`, `IXI.xlsx` or `IXI.csv` (in any case) at the top of a folder.
 
     Returns:
-      None where there is no such file.
+      None where no such file exists.
 
     Raises:
-      WorkbookError: there are several.
+      WorkbookError: the folder has several.
     """
     folder = storage.at(source_dir)
     names = {"ixi.xls", "ixi.xlsx", "ixi.csv"}
@@ -85,24 +85,24 @@ def find_workbook(source_dir: str) -> str | None:
 def read_demographics(workbook: str | None) -> Demographics:
     """Read a workbook: `.xls`, `.xlsx`, or the sheet `Table` as `.csv`.
 
-    An id that stands in several rows is reduced to one:
+    Several rows with the same id are reduced to one:
 
-    1. A zero-filled row (nothing in HEIGHT, WEIGHT and the *_ID columns other than sex) loses to
-       one that is not.
-    2. Of several rows left, the one whose STUDY_DATE the sheet `Study Date` gives for that id wins,
-       if it is the only such row.
-    3. Rows that are still equally good are merged: what one of them lacks comes from another, and
-       a field on which they disagree becomes missing, with a warning.
-    4. What the result lacks is completed from the rows that lost, unless such a row contradicts
-       the result anywhere: then it may be about someone else, and a warning says so.
+    1. A zero-filled row (no value in HEIGHT, WEIGHT and the *_ID columns other than sex) loses to
+       a row with values.
+    2. If several rows are left, and STUDY_DATE of exactly one of them is the date that the sheet
+       `Study Date` has for the id, that row wins.
+    3. Rows that are still equally good are merged: a value that one lacks comes from another. A
+       field on which they disagree becomes missing, with a warning.
+    4. Missing values are completed from the rows that lost. A row that contradicts the result in
+       any field is ignored, with a warning: it may describe someone else.
 
-    After that, values outside `PLAUSIBLE` become missing and codes that are in no lookup sheet
-    become unknown, each with a warning. Text where a number belongs counts as missing, with a
-    warning; rows without a whole number from 0 to 999 as id are passed over, with a warning. Of a
-    formula counts the value that the workbook stores beside it, which is missing if none is.
+    After that, values outside `PLAUSIBLE` become missing, and codes without a name become unknown.
+    Text in place of a number becomes missing. Rows whose id is not a whole number from 0 to 999 are
+    ignored. Each of these has a warning. A formula has the value that the workbook stores for it,
+    and is missing if the workbook stores none.
 
     Args:
-      workbook: its path; None gives an empty table and one warning that says what will be missing.
+      workbook: its path. None gives an empty table, and one warning that says so.
 
     Raises:
       WorkbookError: the file cannot be read, is too large to be IXI's, or lacks the sheet, its
@@ -111,7 +111,7 @@ def read_demographics(workbook: str | None) -> Demographics:
     columns = ["sex", "ethnicity", "age", "height", "weight"]
     if workbook is None:
         table = pd.DataFrame(columns=columns, index=pd.Index([], dtype="int64", name="ixi_id"))
-        lacks = "no workbook: sex, ethnicity and age of everyone will be missing"
+        lacks = "no workbook: sex, ethnicity and age of all subjects will be missing"
         return Demographics(table, (lacks,))
     cells, study_dates = _read_sheets(workbook)
     warnings: list[str] = []
@@ -128,7 +128,7 @@ def read_demographics(workbook: str | None) -> Demographics:
 
 
 def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]]:
-    """The rows of `Table` as they stand, and the dates that `Study Date` gives for each id."""
+    """The unchanged rows of `Table`, and the dates of each id in `Study Date`."""
     try:
         content = _content(storage.at(workbook))
         if workbook.lower().endswith(".csv"):
@@ -139,7 +139,7 @@ def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]
                 sheets = {
                     name: book.parse(name, dtype=object, nrows=MOST_ROWS + 1) for name in names
                 }
-    # The readers raise whatever a broken file leads them to; none of it is a bug of ours.
+    # A broken file makes the readers raise errors of any type.
     except Exception as error:
         raise WorkbookError(f"{workbook}: cannot be read as a workbook ({error})") from error
     if "Table" not in sheets:
@@ -154,13 +154,12 @@ def _read_sheets(workbook: str) -> tuple[list[Row], dict[int, set[pd.Timestamp]]
             when = pd.to_datetime(date, errors="coerce")
             if _number(cell).is_integer() and not pd.isna(when):
                 dates[int(_number(cell))].add(when)
-    return [
-        {str(key): cell for key, cell in row.items()} for row in table.to_dict("records")
-    ], dates
+    rows = [{str(key): cell for key, cell in row.items()} for row in table.to_dict("records")]
+    return rows, dates
 
 
 def _content(workbook: Path) -> io.BytesIO:
-    """The bytes of a file, unless they or what is packed in them (`.xlsx`) are too many."""
+    """The bytes of a file. ValueError: it is too large, or would be when unpacked (`.xlsx`)."""
     size = workbook.stat().st_size
     if size <= _MOST_BYTES:
         content = io.BytesIO(workbook.read_bytes())
@@ -185,23 +184,21 @@ def _checked(workbook: str, name: str, sheet: pd.DataFrame, columns: Sequence[st
 
 
 def _rows_by_id(cells: Sequence[Row], warnings: list[str]) -> dict[int, list[Row]]:
-    """Group the rows by id, numbers as floats, everything missing as NaN."""
+    """Group the rows by id. Numbers become floats, missing values NaN."""
     rows_of: dict[int, list[Row]] = collections.defaultdict(list)
     for position, cell in enumerate(cells, start=1):
         number = _number(cell["IXI_ID"])
         if not (number.is_integer() and 0 <= number <= 999):
             shown = reprlib.repr(cell["IXI_ID"])
-            warnings.append(f"row {position} of 'Table' has {shown} as id: passed over")
+            warnings.append(f"row {position} of 'Table' has {shown} as id: ignored")
             continue
         ixi_id = int(number)
         row: Row = {"STUDY_DATE": pd.to_datetime(cell.get("STUDY_DATE", pd.NaT), errors="coerce")}
         for column in dict.fromkeys((*_KEPT, *_ZERO_IS_MISSING)):
             row[column] = _number(cell.get(column, math.nan))
             if math.isnan(row[column]) and not _blank(cell.get(column)):
-                warnings.append(
-                    f"id {ixi_id}: {column} is {reprlib.repr(cell[column])}, which is no number: "
-                    "missing"
-                )
+                shown = reprlib.repr(cell[column])
+                warnings.append(f"id {ixi_id}: {column} is {shown}, which is not a number: missing")
             elif row[column] == 0 and column in _ZERO_IS_MISSING:
                 row[column] = math.nan
         rows_of[ixi_id].append(row)
@@ -223,7 +220,7 @@ def _number(cell: Any) -> float:
 def _one_row(
     ixi_id: int, rows: Sequence[Row], study_dates: set[pd.Timestamp], warnings: list[str]
 ) -> dict[str, float]:
-    """Reduce the rows of an id to one, by the rule that `read_demographics` states."""
+    """Reduce the rows of an id to one, as `read_demographics` describes."""
     best = [row for row in rows if not all(math.isnan(row[key]) for key in _ZERO_IS_MISSING)]
     best = best or list(rows)
     dated = [row for row in best if row["STUDY_DATE"] in study_dates]
@@ -253,7 +250,7 @@ def _one_row(
 
 
 def _decode(ixi_id: int, row: Mapping[str, float], warnings: list[str]) -> list[Any]:
-    """Sex, ethnicity, age, height and weight of a row, implausible values as missing."""
+    """Sex, ethnicity, age, height and weight of a row; implausible values become missing."""
     names = []
     for column, codes in ((SEX_COLUMN, SEX_CODES), ("ETHNIC_ID", ETHNIC_CODES)):
         code = row[column]

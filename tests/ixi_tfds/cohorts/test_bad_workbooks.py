@@ -53,15 +53,15 @@ def test_ids_out_of_range_are_passed_over(tmp_path, ixi_id):
     assert list(found.table.index) == [701] and found.table.loc[701, "age"] == 35.5
     assert len(found.warnings) == 1
     assert found.warnings[0].startswith("row 2 of 'Table' has ")
-    assert found.warnings[0].endswith("as id: passed over")
+    assert found.warnings[0].endswith("as id: ignored")
 
 
 def test_true_is_no_number(tmp_path):
     path = write_xlsx(tmp_path / "IXI.xlsx", table(row(AGE=True), row(IXI_ID=True)))
     found = read_demographics(path)
     assert list(found.table.index) == [701] and math.isnan(found.table.loc[701, "age"])
-    assert "AGE is True, which is no number: missing" in found.warnings[0]
-    assert "has True as id: passed over" in found.warnings[1]
+    assert "AGE is True, which is not a number: missing" in found.warnings[0]
+    assert "has True as id: ignored" in found.warnings[1]
 
 
 def with_stored_value(path, formula, value):

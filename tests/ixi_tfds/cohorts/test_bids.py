@@ -92,7 +92,7 @@ def test_ages_are_believed_from_0_to_120(tmp_path, age):
     else:
         assert math.isnan(people["sub-01"]["age"])
         assert warnings == (
-            f"sub-01: age '{age.lower()}' in participants.tsv is no age in years: missing",
+            f"sub-01: age '{age.lower()}' in participants.tsv is not an age in years: missing",
         )
 
 
@@ -186,7 +186,7 @@ def test_what_is_wrong_with_a_bids_folder_is_said(tmp_path, capsys):
     with pytest.raises(WorkbookError, match="cannot be read as a table"):
         find_scans(str(source), IXI)
     (source / "participants.tsv").unlink()
-    assert "is not there" in find_scans(str(source), IXI).warnings[0]
+    assert "not found" in find_scans(str(source), IXI).warnings[0]
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare/dataset_description.json").write_text("{}")
     with pytest.raises(UserError, match="BIDS folder without T1 volumes"):

@@ -222,7 +222,7 @@ def test_what_was_made_from_a_volume_of_ixi_is_the_same_person(tmp_path, name):
     (tmp_path / "IXI012-HH-1211-T1.nii.gz").touch()
     split = assign_splits(find_scans(str(tmp_path)).scans, roster)
     (tmp_path / f"{name}.nii.gz").touch()
-    with pytest.raises(UserError, match="IXI012 stands twice"):
+    with pytest.raises(UserError, match="IXI012 has two volumes"):
         find_scans(str(tmp_path))
     (tmp_path / "IXI012-HH-1211-T1.nii.gz").unlink()
     scans = find_scans(str(tmp_path)).scans

@@ -96,9 +96,9 @@ def test_text_where_numbers_belong_becomes_missing(read):
     assert found.table.loc[701, "height"] == 172.0
     assert math.isnan(found.table.loc[701, "weight"])
     assert found.warnings == (
-        "id 701: AGE is 'about 40', which is no number: missing",
-        "row 2 of 'Table' has 'new' as id: passed over",
-        "row 3 of 'Table' has 3.5 as id: passed over",
+        "id 701: AGE is 'about 40', which is not a number: missing",
+        "row 2 of 'Table' has 'new' as id: ignored",
+        "row 3 of 'Table' has 3.5 as id: ignored",
     )
 
 
@@ -279,7 +279,7 @@ def test_files_that_are_no_workbooks_are_named(tmp_path, name, content):
 def test_no_workbook_says_what_will_be_missing():
     found = read_demographics(None)
     assert found.table.empty
-    assert "sex, ethnicity and age of everyone will be missing" in found.warnings[0]
+    assert "sex, ethnicity and age of all subjects will be missing" in found.warnings[0]
 
 
 def test_workbook_is_found_in_any_case(tmp_path):

@@ -96,7 +96,7 @@ def test_a_sparse_member_that_claims_terabytes_is_left_out(tmp_path):
     info.size = len(body)
     with tarfile.open(tmp_path / "t.tar", "w", format=tarfile.PAX_FORMAT) as archive:
         archive.addfile(info, io.BytesIO(body))
-    with pytest.raises(DownloadError, match="no T1 volume in it"):
+    with pytest.raises(DownloadError, match="holds no T1 volume"):
         extract(str(tmp_path / "t.tar"), str(tmp_path / "out"))
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -201,7 +201,7 @@ def test_any_participants_give_people_or_one_error(tmp_path_factory, lines, name
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("participant_id\tage\nsub-01\t" + "9" * 100_000, "is no age in years"),
+        ("participant_id\tage\nsub-01\t" + "9" * 100_000, "is not an age in years"),
         ("participant_id\tsex\nsub-01\t<script>alert(1)</script>", "'<script>alert(1)</script>'"),
         ("participant_id\tage\nsub-01\t30\nsub-01\t31\nsub-01\t32\nsub-01\t33", "disagree on age"),
     ],

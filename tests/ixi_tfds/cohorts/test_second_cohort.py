@@ -161,11 +161,11 @@ def test_a_damaged_shard_of_it_is_made_again(scans, data, capsys):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("oasis", "no cohort; give one of ixi_t1, "),
+        ("oasis", "not a cohort; give one of ixi_t1, "),
         ("no_such_module:COHORT", "cannot be imported (No module named 'no_such_module')"),
         ("second_cohort:NONE", "cannot be imported (module 'second_cohort' has no attribute"),
-        ("second_cohort:find_people", "no cohort; give one of ixi_t1, "),
-        ("", "no cohort"),
+        ("second_cohort:find_people", "not a cohort; give one of ixi_t1, "),
+        ("", "not a cohort"),
     ],
 )
 def test_a_cohort_that_is_none_is_one_line(name, message, tmp_path, capsys):
@@ -178,13 +178,13 @@ def test_a_cohort_that_is_none_is_one_line(name, message, tmp_path, capsys):
 
 def test_a_cohort_is_known_by_its_own_name_once_it_was_named(monkeypatch):
     monkeypatch.delitem(COHORTS, "second", raising=False)
-    with pytest.raises(UserError, match="--cohort=second: no cohort"):
+    with pytest.raises(UserError, match="--cohort=second: not a cohort"):
         find_cohort("second")
     assert find_cohort("second_cohort:COHORT") is COHORT is find_cohort("second")
     assert find_cohort("ixi_t1") is DEFAULT
     another = dataclasses.replace(COHORT, title="another")
     monkeypatch.setattr(second_cohort, "ANOTHER", another, raising=False)
-    with pytest.raises(UserError, match="is named second, as another cohort is"):
+    with pytest.raises(UserError, match="another cohort is also named second"):
         find_cohort("second_cohort:ANOTHER")
 
 

@@ -123,7 +123,7 @@ def test_workbook_has_the_quirks(table):
     quirks = {person.quirk: rows[number] for number, person in people.items()}
     assert [number for number, found in rows.items() if found.empty] == [711]
     assert quirks["no row"].empty
-    twice = quirks["stands twice"]
+    twice = quirks["zero-filled row"]
     assert len(twice) == 2
     assert (twice.iloc[1][["HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID"]] == 0).all()
     assert (twice.iloc[0][["HEIGHT", "WEIGHT", "ETHNIC_ID", "MARITAL_ID"]] > 0).all()

@@ -46,13 +46,13 @@ def test_optional_fields_without_a_value_are_left_out():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"version": 3}, "3 is no str @ $.version"),
+        ({"version": 3}, "3 is not of type str @ $.version"),
         ({"more": 1}, "has the unknown field more @ $"),
         ({"shards": None}, "@ $.shards"),
         ({"sides": {"shape": [1, 2]}}, "@ $.sides.shape"),
-        ({"sides": {"shape": [1, 2, "x"]}}, "'x' is no float @ $.sides.shape[2]"),
-        ({"counts": {"a": True}}, "True is no int @ $.counts['a']"),
-        ({"counts": {"a": 1.0}}, "1.0 is no int @ $.counts['a']"),
+        ({"sides": {"shape": [1, 2, "x"]}}, "'x' is not of type float @ $.sides.shape[2]"),
+        ({"counts": {"a": True}}, "True is not of type int @ $.counts['a']"),
+        ({"counts": {"a": 1.0}}, "1.0 is not of type int @ $.counts['a']"),
         ({"config": {"name": "x", "size": [0, 2]}}, "both sides must be between 1 and 4096"),
         ({"parts": [{}]}, "lacks the field @ $.parts[0].shape"),
     ],

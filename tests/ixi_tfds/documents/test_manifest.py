@@ -87,10 +87,10 @@ def test_manifests_of_earlier_versions_are_read(tmp_path):
     [
         ({"more": 1}, "has the unknown field more"),
         ({"config": {"name": "small", "size": [0, 1]}}, "both sides must be between 1 and 4096"),
-        ({"shards": {SHARD: 1}}, "1 is no str"),
+        ({"shards": {SHARD: 1}}, "1 is not of type str"),
         ({"geometry": {"shape": [1, 2], "zooms": [1, 1, 1]}}, r"@ \$\.geometry\.shape"),
-        ({"geometry": {"shape": [1, 2, 3], "zooms": [1, 0, 1]}}, "not voxels and their sides"),
-        ({"version": None}, r"None is no str @ \$\.version"),
+        ({"geometry": {"shape": [1, 2, 3], "zooms": [1, 0, 1]}}, "not a shape and voxel sides"),
+        ({"version": None}, r"None is not of type str @ \$\.version"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_the_file(change, message, tmp_path):
@@ -116,7 +116,7 @@ def test_lacking_fields_are_named(tmp_path):
 
 @pytest.mark.parametrize("side", [0, -1, 1e6, float("nan"), float("inf")])
 def test_a_geometry_has_sides_that_volumes_can_have(side):
-    with pytest.raises(UserError, match="are not voxels and their sides"):
+    with pytest.raises(UserError, match="are not a shape and voxel sides"):
         Geometry((1, 1, 1), (1.0, 1.0, side))
     assert manifest.median_geometry([((1, 2, 3), (1.0, 1.0, side))]) is None
     assert Geometry((1, 1, 1), (1.0, 1.0, 999_999.0))

@@ -547,7 +547,7 @@ def test_an_expired_certificate_is_named_and_not_bypassed(server, tmp_path, monk
         expired.answers["/f"] = valid.answers["/f"] = [serve()]
         with pytest.raises(DownloadError) as caught:
             fetch(tmp_path / "a", a_source(expired.url + "/f"))
-        said = "its certificate is not valid now: certificate has expired"
+        said = "its certificate is not valid: certificate has expired"
         assert said in str(caught.value) and "\n" not in str(caught.value)
         assert len(calls) == 1, "a certificate gets no better by asking again"
         assert list((tmp_path / "a").iterdir()) == []
@@ -772,7 +772,7 @@ def test_the_command_fails_with_one_line_and_exit_code_2(server, tmp_path, monke
         (["download", "--outputdir=x"], "outputdir"),
         (
             ["download", "--output_dir=x", "--cohort=oasis"],
-            "--cohort=oasis: no cohort",
+            "--cohort=oasis: not a cohort",
         ),
     ],
 )
@@ -821,19 +821,22 @@ def test_a_bug_of_ours_keeps_its_traceback(tmp_path, monkeypatch):
 def test_help_tells_the_commands_and_all_flags_with_their_defaults(capsys, flag):
     assert command_line.run([flag]) == 0
     out = capsys.readouterr().out
-    for name, summary in (("download", "the published T1 volumes"), ("cohort", "heads and a work")):
+    for name, summary in (
+        ("download", "download the published T1 volumes"),
+        ("cohort", "make up heads"),
+    ):
         assert re.search(rf"^  {name} +{summary}", out, re.MULTILINE)
     assert command_line.run(["cohort", flag]) == 0
     out = capsys.readouterr().out
     assert out.startswith("python -m ixi_tfds cohort --output_dir=S")
     assert "  --output_dir: Folder for the volumes and the workbook.\n" in out
-    assert "  --subjects: How many people to make up. (default 24)\n" in out
-    assert "  --seed: Another seed gives other people. (default 0)\n" in out
+    assert "  --subjects: Number of heads to make. (default 24)\n" in out
+    assert "  --seed: Another seed gives other heads. (default 0)\n" in out
     assert command_line.run(["download", flag]) == 0
     out = capsys.readouterr().out
     assert out.startswith("python -m ixi_tfds download --output_dir=S")
     assert "  --output_dir: Folder for the volumes and the workbook.\n" in out
-    assert "  --cohort: Cohort that the volumes are of: ixi_t1, or MODULE:NAME of your" in out
+    assert "  --cohort: Cohort of the volumes: ixi_t1, or MODULE:NAME of your" in out
 
 
 def test_our_warnings_reach_the_terminal_and_those_of_libraries_do_not(tmp_path):
