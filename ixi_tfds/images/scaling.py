@@ -62,7 +62,7 @@ def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tens
 
 
 def to_unit(images: Any) -> Any:
-    """Levels from 0 to 255 as float32 in [0, 1], in the kind of the input: NumPy array or tensor."""
+    """Levels from 0 to 255 as float32 in [0, 1]; NumPy arrays stay arrays, tensors tensors."""
     if isinstance(images, np.ndarray):
         return images.astype(np.float32) / np.float32(255)
     return tf.cast(images, tf.float32) / 255.0
@@ -77,8 +77,8 @@ def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]
     """The robust range of a volume in scanner units, over the voxels of the config's window.
 
     The window is `config.window` slices of the in-plane crop to `config.size`; padding is
-    excluded. A percentile is the smallest value with at least that share of the voxels at or below it
-    (NumPy's "inverted_cdf"), so it is a value of the volume and does not depend on interpolation.
+    excluded. A percentile is the smallest value with at least that share of the voxels at or below
+    it (NumPy's "inverted_cdf"), so it is a value of the volume, without interpolation.
     """
     window = crop(volume.voxels[:, :, slice(*config.window)], config.size)
     lowest = window.min()

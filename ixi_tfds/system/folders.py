@@ -31,7 +31,7 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EEXIST: "give the path of a folder",
     errno.ENOTDIR: "give the path of a folder",
-    # Before the next one, whose words begin its own.
+    # Before EMFILE, because its message begins with that of EMFILE.
     errno.ENFILE: _FILES,
     errno.EMFILE: _FILES,
     errno.ENOENT: "bring it back, for it was there at the start",

@@ -41,7 +41,7 @@ def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path has a scheme, as `gs://bucket` has."""
+    """Whether a path has a scheme, such as `gs://bucket`."""
     return bool(_SCHEME.match(os.fspath(path)))
 
 
