@@ -1,7 +1,7 @@
-"""What the dataset is: roster, demographics, splits, reading, intensity, features, builder.
+"""The dataset: cohorts, splits, reading of scans, scaling, features and TFDS builders.
 
-Importing this package makes `tfds.load("ixi_t1/thesis")` known to TFDS, unless the variable
-IXI_TFDS_WITHOUT_BUILDER is set, as it is for preprocessing workers.
+Importing this package registers the builders with TFDS, so that `tfds.load("ixi_t1/thesis")`
+works. Preprocessing workers set the variable IXI_TFDS_WITHOUT_BUILDER to skip this.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`python -m ixi_tfds`: get a folder of volumes to preprocess, the published one or a made one."""
+"""`python -m ixi_tfds`: download a cohort, or make a synthetic one."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ _MODULES = {"download": "ixi_tfds.download.command", "cohort": "ixi_tfds.demo.co
 
 
 def run(argv: Sequence[str] | None = None) -> int:
-    """Run the command line with `argv` (the process's by default); returns the exit code."""
+    """Run the command line `argv` (default: that of the process) and return the exit code."""
     return commands.run_package("ixi_tfds", _MODULES, argv)
 
 

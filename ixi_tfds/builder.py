@@ -1,8 +1,8 @@
 """The TFDS builders of the cohorts: `import ixi_tfds; tfds.load("ixi_t1/thesis")`.
 
-A builder downloads the cohort itself, or takes a folder of volumes given as TFDS's `manual_dir`,
-and writes the same slices as the Beam job, one process at a time. For a whole cohort the Beam job
-is the faster way; what it writes is read by the builder as well.
+A builder downloads the cohort, or reads the folder of volumes given as TFDS's `manual_dir`. It
+writes the same slices as the Beam job, in a single process. The Beam job is faster for a whole
+cohort, and the builder reads its datasets too.
 """
 
 import functools
@@ -29,7 +29,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 
 
 class SliceBuilderConfig(tfds.core.BuilderConfig):
-    """A `SliceConfig` as TFDS wants it: with a name and a description."""
+    """A `SliceConfig` in the form that TFDS needs."""
 
     def __init__(self, slices: SliceConfig) -> None:
         super().__init__(name=slices.name, version=VERSION, description=slices.description)
@@ -40,18 +40,18 @@ class SliceBuilder(
     tfds.core.GeneratorBasedBuilder,
     skip_registration=True,  # type: ignore[call-arg]  # TFDS has no types
 ):
-    """Builder of a cohort's datasets; one config a geometry and scaling.
+    """Builder of a cohort's datasets, with one config per geometry and scaling.
 
     Attributes:
-      cohort: whose datasets it builds.
-      max_rejected_fraction: share of refused volumes above which nothing is made.
+      cohort: the cohort of the datasets.
+      max_rejected_fraction: the build stops when a larger share of volumes is refused.
     """
 
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "A folder with the volumes (.nii.gz, any depth) and the workbook. Without one, they are "
-        "downloaded where the cohort is published (IXI: 4.5 GB)."
+        "A folder with the volumes (.nii.gz, in any subfolder) and the workbook. Without it, a "
+        "published cohort is downloaded (IXI: 4.5 GB)."
     )
     cohort: ClassVar[Cohort]
     max_rejected_fraction = MAX_REJECTED_FRACTION
@@ -98,7 +98,7 @@ class SliceBuilder(
                 self._refuse(error)
 
     def _refuse(self, error: ScanError) -> None:
-        """Go on without a volume, as the Beam job does, unless too many are refused."""
+        """Skip a volume, as the Beam job does, unless too many are refused."""
         tqdm.write(f"refused: {error}", file=sys.stderr)
         self._refused += 1
         if self._refused > self.max_rejected_fraction * self._volumes:
@@ -113,7 +113,7 @@ class SliceBuilder(
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
-        """Write the shards, and the manifest that the trainer and the evaluator go by."""
+        """Write the shards, and the manifest that the trainer and the evaluator read."""
         self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
         self._refused = 0
         super()._download_and_prepare(dl_manager, download_config)
@@ -123,7 +123,7 @@ class SliceBuilder(
 
 @functools.cache
 def builder_class(cohort: Cohort) -> type[SliceBuilder]:
-    """The builder of a cohort, which TFDS knows by the cohort's name from then on."""
+    """The builder of a cohort; TFDS registers it under the cohort's name."""
     title = "".join(word.capitalize() for word in cohort.name.split("_"))
     fields = {"name": cohort.name, "cohort": cohort, "__module__": __name__}
     return type(title, (SliceBuilder,), fields)
@@ -135,7 +135,7 @@ IxiT1 = builder_class(DEFAULT)
 
 
 def builder_for(config: SliceConfig, data_dir: str, cohort: Cohort = DEFAULT) -> SliceBuilder:
-    """The builder of any config, named above or not; `data_dir` is the root of all datasets."""
+    """The builder of any config, in `CONFIGS` or not; `data_dir` is the root of all datasets."""
     known = config == CONFIGS.get(config.name)
     given = config.name if known else SliceBuilderConfig(config)
     return builder_class(cohort)(config=given, data_dir=data_dir)

@@ -1,4 +1,4 @@
-"""What a dataset's slices look like: which window, which size, which intensity scaling."""
+"""How a dataset's slices are made: window, size and intensity scaling."""
 
 import dataclasses
 import re
@@ -6,9 +6,9 @@ import re
 from ixi_tfds.system.errors import UserError
 
 VERSION = "1.0.0"
-"""Version of the preprocessing and of the dataset that it writes.
+"""Version of the preprocessing and of its datasets.
 
-It changes whenever the same scan would give other bytes.
+It changes whenever the same scan would give different bytes.
 """
 
 SCALINGS = ("slice", "volume")
@@ -16,16 +16,16 @@ SCALINGS = ("slice", "volume")
 
 @dataclasses.dataclass(frozen=True)
 class SliceConfig:
-    """How one volume, in the axes of IXI (PSR), becomes slices.
+    """How a volume, in the axes of IXI (PSR), becomes slices.
 
     Attributes:
-      name: names the dataset's folder; lower-case letters, digits and underscores.
-      in_plane: the (posterior, superior) voxels that a volume must have; None takes any.
-      size: (height, width) of a stored slice; other volumes are padded with scanner zeros or
-        cropped, on both sides alike (the odd voxel goes to the end).
+      name: name of the dataset's folder; lower-case letters, digits and underscores.
+      in_plane: required (posterior, superior) voxels of a volume; None accepts any.
+      size: (height, width) of a stored slice. Volumes of another size are padded with scanner
+        zeros or cropped, equally on both sides (an odd voxel at the end).
       window: slices `[first, last)` of the last (right) axis.
-      scaling: "slice" stretches each slice to its own extrema; "volume" scales by one robust
-        percentile range a volume, taken over the window's voxels.
+      scaling: "slice" stretches each slice to its own extrema; "volume" scales all slices of a
+        volume by one robust percentile range of the window's voxels.
     """
 
     name: str
@@ -49,7 +49,7 @@ class SliceConfig:
 
     @property
     def slices_per_volume(self) -> int:
-        """Number of slices that every volume gives."""
+        """Number of slices per volume."""
         return self.window[1] - self.window[0]
 
     @property

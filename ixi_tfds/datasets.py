@@ -1,4 +1,4 @@
-"""Finding a dataset that was made before, under the root that every command calls `--data_dir`."""
+"""Finding and opening datasets under the root `--data_dir`."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 MARKER = "dataset_info.json"
-"""The file that makes a folder a dataset, for TFDS and for all commands here."""
+"""A folder with this file is a dataset, for TFDS and for all commands here."""
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -24,7 +24,7 @@ def find_dataset(data_dir: str | pathlib.Path, dataset: str) -> pathlib.Path:
       dataset: name and config within it, such as `ixi_t1/thesis`.
 
     Raises:
-      DatasetError: there is none; says which there are.
+      DatasetError: there is none; the message lists the datasets that exist.
     """
     root = storage.at(data_dir)
     if not root.is_dir():
@@ -47,13 +47,13 @@ def open_builder(folder: pathlib.Path) -> "tfds.core.DatasetBuilder":
     """The TFDS builder that reads a dataset.
 
     Raises:
-      DatasetError: TFDS cannot make out its metadata.
+      DatasetError: TFDS cannot read its metadata.
     """
     import tensorflow_datasets as tfds
 
     try:
         return tfds.builder_from_directory(str(folder))
-    except Exception as error:  # garbage makes it raise errors of any kind
+    except Exception as error:  # TFDS raises errors of any kind for damaged files
         raise DatasetError(
             f"{folder}: dataset_info.json or features.json is missing or damaged "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); make the "

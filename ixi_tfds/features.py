@@ -1,7 +1,7 @@
-"""One slice on disk: its fields, and how they become a `tf.train.Example` and come back.
+"""The fields of a stored slice, encoded as a `tf.train.Example` and decoded.
 
-The encoder needs no TensorFlow, so that preprocessing workers stay small; the decoder is
-TensorFlow only, so that it can sit inside a `tf.data` graph.
+The encoder does not need TensorFlow, which keeps preprocessing workers small. The decoder uses
+only TensorFlow operations, so that it works inside a `tf.data` graph.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ ETHNICITIES = ("white", "black", "asian", "chinese", "other", "unknown")
 def slice_features(size: tuple[int, int]) -> tfds.features.FeaturesDict:
     """Features of a slice of `size` = (height, width).
 
-    `image` is uint8 [height, width, 1], rows running to posterior and columns to superior. A value
-    q stands for the scanner value `low + q * (high - low) / 255`. `age` is in years, NaN where
+    `image` is uint8 [height, width, 1]; rows run to posterior and columns to superior. A value q
+    means the scanner value `low + q * (high - low) / 255`. `age` is in years, NaN where
     unknown. `slice_index` counts along the volume's right axis, from 0.
     """
     return tfds.features.FeaturesDict(
@@ -67,20 +67,19 @@ def encode_slice(example: Mapping[str, Any]) -> bytes:
     fields["slice_index"].int64_list.value.append(example["slice_index"])
     fields["sex"].int64_list.value.append(SEXES.index(example["sex"]))
     fields["ethnicity"].int64_list.value.append(ETHNICITIES.index(example["ethnicity"]))
-    # Map fields have no order of their own; a fixed one makes the shards reproducible.
+    # Protocol buffer maps have no order; a fixed order makes the shards reproducible.
     return proto.SerializeToString(deterministic=True)
 
 
 def decode_slices(
     serialized: tf.Tensor, size: tuple[int, int], fields: Sequence[str] = ("image",)
 ) -> dict[str, tf.Tensor]:
-    """Parse a batch of serialized slices, the fields asked for only.
+    """Parse the requested fields of a batch of serialized slices.
 
     Args:
       serialized: string tensor [B].
       size: (height, width) of the slices.
-      fields: which of `slice_features` to return, or `key`, the slice's name as `slice_key`
-        gives it.
+      fields: names from `slice_features`, or `key` for the slice's name as in `slice_key`.
 
     Returns:
       `image` as uint8 [B, height, width, 1], every other field as [B].

@@ -1,7 +1,7 @@
-"""Inflating gzip files: fast, bounded, and to the end.
+"""Inflating gzip files: fast, bounded, and to the checksum at the end.
 
-libdeflate is two to three times as fast as zlib. An inflate that stops early lets most flipped bits
-through.
+libdeflate is two to three times as fast as zlib. An inflate that stops early misses most flipped
+bits.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import deflate
 from ixi_tfds.system.errors import ScanError
 
 GZIP_MAGIC = b"\x1f\x8b"
-"""How gzip files begin."""
+"""The first bytes of a gzip file."""
 
 _SMALLEST_BLOCK = 1 << 12
 
@@ -22,11 +22,11 @@ def inflate(path: str, stored: bytes, size: int) -> memoryview:
     """Inflate a gzip file that holds `size` bytes, to its checked end.
 
     Raises:
-      ScanError: with reason corrupt_data; it holds less or more, or other bytes than it did.
+      ScanError: with reason corrupt_data; the size or the checksum differs.
     """
     with contextlib.suppress(deflate.DeflateError):
         content = deflate.gzip_decompress(stored, size)
-        # It knows one member. The usual file has no other, and ends with its CRC-32 and size.
+        # libdeflate reads one member. A file with no other member ends with its CRC-32 and size.
         if stored.endswith(struct.pack("<II", deflate.crc32(content), size)):
             return memoryview(content)
     members, ended = inflate_start(path, stored, size + 1)
@@ -44,7 +44,7 @@ def inflate(path: str, stored: bytes, size: int) -> memoryview:
 
 
 def inflate_start(path: str, stored: bytes, most: int) -> tuple[bytes, bool]:
-    """At most `most` bytes of a gzip file, and whether they end where a member does.
+    """At most `most` bytes of a gzip file, and whether they end at the end of a member.
 
     Raises:
       ScanError: with reason corrupt_data.
@@ -55,8 +55,8 @@ def inflate_start(path: str, stored: bytes, most: int) -> tuple[bytes, bool]:
     try:
         while missing and stored.startswith(GZIP_MAGIC, position):
             member = zlib.decompressobj(wbits=31)
-            # In growing blocks, for each call copies what it leaves over, and there may be a
-            # member every 20 bytes.
+            # Each call copies the rest of its block, and a member may be only 20 bytes long. So
+            # blocks start small and grow.
             block = _SMALLEST_BLOCK
             while missing and not member.eof and position < len(stored):
                 given = view[position : position + block]

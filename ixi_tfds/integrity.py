@@ -1,7 +1,7 @@
-"""Whether a dataset on disk is still what was written: its files against its manifest.
+"""Comparing the files of a dataset with its manifest, to find damage.
 
-The manifest has the SHA-256 and size of each shard, the SHA-256 of what TFDS reads beside them, and
-one of itself. Needs no TensorFlow.
+The manifest has the SHA-256 and size of each shard, the SHA-256 of each metadata file of TFDS, and
+its own. Finding damage does not need TensorFlow.
 """
 
 import contextlib
@@ -19,26 +19,21 @@ from ixi_tfds.splits import SPLITS
 from ixi_tfds.system.errors import DatasetError
 
 CHECKS = ("full", "quick")
-"""How much is checked: full reads every byte, quick goes by names and sizes."""
+"""How much is checked: full reads every byte, quick compares names and sizes only."""
 
 _SHARD = re.compile(r"\w+-(\w+)\.tfrecord-\d+-of-\d+")
 
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """A file that is not as it was written.
-
-    Attributes:
-      name: of the file, in the dataset's folder.
-      what: is wrong with it.
-    """
+    """A damaged file: its name in the dataset's folder, and what is wrong with it."""
 
     name: str
     what: str
 
 
 def split_of(shard: str) -> str:
-    """The split that a shard belongs to, by its file name; "" where it is none of a shard."""
+    """The split of a shard, by its file name; "" for other files."""
     match = _SHARD.fullmatch(shard)
     return match[1] if match else ""
 
@@ -46,16 +41,16 @@ def split_of(shard: str) -> str:
 def check_dataset(
     folder: pathlib.Path, manifest: Manifest, splits: Collection[str], how: str = "full"
 ) -> None:
-    """Refuse a dataset of which anything that will be read is damaged.
+    """Refuse a dataset if any file that will be read is damaged.
 
     Args:
-      folder: of the dataset.
-      manifest: its own.
-      splits: that will be read.
+      folder: the dataset's folder.
+      manifest: the dataset's manifest.
+      splits: the splits that will be read.
       how: one of `CHECKS`.
 
     Raises:
-      DatasetError: names the first file that is damaged.
+      DatasetError: a file is damaged; the message names the first.
     """
     damaged = find_damage(folder, manifest, splits=splits, full=how == "full")
     if damaged:
@@ -67,7 +62,7 @@ def check_dataset(
 
 
 def repair_hint(folder: pathlib.Path) -> str:
-    """What to do about a damaged dataset."""
+    """How to repair a damaged dataset, for messages."""
     root, name = folder.parents[2], "/".join(folder.parts[-3:-1])
     return (
         f"python -m beam_preprocess verify --data_dir={root} --dataset={name} lists what is "
@@ -82,15 +77,15 @@ def find_damage(
     splits: Collection[str] = SPLITS,
     full: bool = True,
 ) -> list[Damage]:
-    """The files that differ from what the manifest says of them.
+    """The files that differ from their entries in the manifest.
 
-    Manifests of earlier versions tell less, and so less is found by them.
+    Manifests of earlier versions record less, so less damage is found with them.
 
     Args:
-      folder: of the dataset.
-      manifest: its own.
-      splits: whose shards to look at.
-      full: read the shards, rather than go by their names and sizes.
+      folder: the dataset's folder.
+      manifest: the dataset's manifest.
+      splits: the splits to check.
+      full: read the shards, instead of comparing only their names and sizes.
     """
     damaged = [
         Damage(name, what)
@@ -105,7 +100,7 @@ def find_damage(
         unit="B",
         unit_scale=True,
         leave=False,
-        # Nothing to see on a small dataset.
+        # Small datasets are checked before a bar would be useful.
         delay=1,
         disable=None if full else True,
     ) as bar:
@@ -122,10 +117,10 @@ def find_damage(
 
 @contextlib.contextmanager
 def user_error_if_damaged(dataset: str) -> Iterator[None]:
-    """Turn TensorFlow's error at a damaged record, met while reading, into one sentence.
+    """Turn TensorFlow's error on reading a damaged record into one sentence.
 
     Args:
-      dataset: its name, for the message.
+      dataset: the dataset's name, for the message.
 
     Raises:
       DatasetError: a shard is damaged.
@@ -135,7 +130,7 @@ def user_error_if_damaged(dataset: str) -> Iterator[None]:
     try:
         yield
     except tf.errors.DataLossError as error:
-        # Of all that it says, stack and graph included.
+        # The rest of the message is stack and graph.
         found = re.search(r"\w+ record at \d+", str(error))
         raise DatasetError(
             f"--dataset={dataset}: a shard is damaged{f' ({found[0]})' if found else ''}; "
@@ -144,7 +139,7 @@ def user_error_if_damaged(dataset: str) -> Iterator[None]:
 
 
 def records(path: pathlib.Path) -> Iterator[bytes]:
-    """The records of a TFRecord file, their checksums checked.
+    """The records of a TFRecord file, with their checksums verified.
 
     Raises:
       DatasetError: at the first record that is damaged or cut off.
@@ -168,13 +163,13 @@ def records(path: pathlib.Path) -> Iterator[bytes]:
 
 
 def masked_crc(data: bytes) -> int:
-    """The CRC-32C of a TFRecord frame, masked as that format wants it."""
+    """The masked CRC-32C of the TFRecord format."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _wrong(path: pathlib.Path, size: int | None, digest: str, *, full: bool) -> str | None:
-    """What is wrong with a file; None where it is as the manifest says."""
+    """What is wrong with a file; None if it matches the manifest."""
     try:
         found = path.stat().st_size
         differs = size is not None and found != size

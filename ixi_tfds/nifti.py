@@ -1,8 +1,8 @@
 """Reading one NIfTI volume: whole, checked, and in the axes of IXI.
 
-nibabel reads the header and knows the geometry. Checks come in this order: readable, not NIfTI, too
-large, corrupt, not 3-D, geometry, values. Files may come from anyone: what is read or inflated is
-bounded before it is, by the size of the file, by what its header declares, and by `MOST_BYTES`.
+nibabel reads the header and computes the geometry. Checks come in this order: readable, NIfTI,
+size, corruption, 3-D, geometry, values. Files may come from untrusted sources. So the number of
+bytes read or inflated is bounded first: by the file size, by the header, and by `MOST_BYTES`.
 """
 
 import dataclasses
@@ -27,37 +27,37 @@ AXES = "PSR"
 """Axis codes of the IXI volumes: posterior, superior, right; the last counts sagittal slices."""
 
 MIN_SIGNAL = 0.01
-"""A volume is near-empty if fewer of its window's voxels than this differ from the lowest value."""
+"""A volume is near-empty if a smaller share of its window's voxels is above the lowest value."""
 
 MAX_EQUAL_NEIGHBOURS = 0.5
-"""A volume is a label map if more of its neighbouring voxels than this are equal.
+"""A volume is a label map if a larger share of its neighbouring voxels is equal.
 
-Counted along the first axis of the middle slice, leaving out the commonest value. Measured: 0.02 to
+Counted along the first axis of the middle slice, without the most common value. Measured: 0.02 to
 0.09 on IXI scans, 0.79 on label maps of the same heads.
 """
 
 MOST_BYTES = 1 << 31
-"""A file, and its voxels as 32-bit floats, may take no more: 4 times a head of 0.5 mm voxels."""
+"""Largest size of a file, and of its voxels as 32-bit floats: 4 times a head of 0.5 mm voxels."""
 
 _MOST_SIDE = 4096
 _MOST_LEVELS = 1 << 16
 _MAX_DEFLATE_RATIO = 1032
 _LARGEST_HEADER = 540
-# nibabel tells at length what it mends in a header; only what it cannot mend matters here.
+# nibabel logs each repair of a header; only errors that it cannot repair matter here.
 _SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Volume:
-    """The voxels of one scan as stored, and what turns them into scanner units.
+    """The stored voxels of one scan, and how to convert them to scanner units.
 
     Attributes:
       voxels: [posterior, superior, right] in the data type on disk; a view into the file's bytes.
-      slope: multiplies a stored voxel to give scanner units.
-      inter: is added after that.
+      slope: a stored voxel in scanner units is `voxel * slope + inter`.
+      inter: see slope.
       affine: float64 [4, 4], from indices of `voxels` to millimetres (RAS+).
-      header: as the file has it, in the file's own axes.
-      git_blob_sha1: SHA-1 of the file as git hashes it, which tells whether it is the original.
+      header: the file's header, in the file's own axes.
+      git_blob_sha1: SHA-1 of the file as git computes it; it identifies original files.
     """
 
     voxels: np.ndarray
@@ -79,7 +79,7 @@ class Volume:
 
 
 def read_volume(path: str) -> Volume:
-    """Read a `.nii` or `.nii.gz` file whole and turn it to the axes of IXI without resampling.
+    """Read a `.nii` or `.nii.gz` file whole and reorient it to the axes of IXI without resampling.
 
     The reorientation only flips and swaps axes, by the header's best affine. `scl_slope` of NaN or
     0 means that no scaling applies.
@@ -125,10 +125,10 @@ def read_volume(path: str) -> Volume:
 
 
 def read_file(path: str) -> bytes:
-    """The bytes of a regular file; neither a pipe nor a device is waited for.
+    """The bytes of a regular file; pipes and devices are refused, not read.
 
     Raises:
-      OSError: it cannot be read, is no regular file, or has more than `MOST_BYTES`.
+      OSError: it cannot be read, is not a regular file, or has more than `MOST_BYTES`.
     """
     file = storage.at(path)
     facts = file.stat()
@@ -140,9 +140,9 @@ def read_file(path: str) -> bytes:
 
 
 def raise_fault_of_system(error: ScanError) -> None:
-    """Raise the operating system's error behind a refusal, where the scan is not at fault.
+    """Raise the operating system's error behind a refusal if the scan is not at fault.
 
-    To refuse the scan would leave a person out of a dataset for one bad moment.
+    Refusing the scan would leave a subject out of the dataset because of a temporary fault.
 
     Raises:
       OSError: the file has vanished, too many files are open, or the disk fails.
@@ -156,7 +156,7 @@ def raise_fault_of_system(error: ScanError) -> None:
 
 
 def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
-    """Refuse a volume that cannot give the slices of `config`, or whose values are not a scan's.
+    """Refuse a volume that lacks the slices of `config`, or whose values are not those of a scan.
 
     Raises:
       ScanError: with reason wrong_in_plane_size, too_few_slices, non_finite, constant, near_empty
@@ -180,7 +180,7 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
     _check_finite(volume, path)
     window = volume.voxels[:, :, slice(*config.window)]
     lowest = window.min()
-    # As 32-bit floats, which is what datasets and models hold.
+    # As 32-bit floats, the type of datasets and models.
     low, high = volume.scaled(np.array([lowest, window.max()])).astype(np.float32)
     if low == high:
         raise ScanError("constant", path, f"every voxel of its window is {low:g}")
@@ -207,7 +207,7 @@ def has_few_levels(dtype: np.dtype, lowest: np.number, highest: np.number) -> bo
 
 
 def _check_finite(volume: Volume, path: str) -> None:
-    """Refuse voxels that are not finite, or not after scaling, as 32-bit floats."""
+    """Refuse voxels that are not finite, as stored or scaled to 32-bit floats."""
     voxels = volume.voxels
     if voxels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
@@ -239,7 +239,7 @@ def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
         header.check_fix(_SILENT)
         header.get_data_dtype()
         header.get_data_shape()
-    # nibabel's checks raise whatever a broken header leads them to; none of it is a bug of ours.
+    # A broken header makes nibabel's checks raise errors of any kind; none is a bug of ours.
     except Exception as error:
         raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
     if not bytes(header["magic"]).startswith(b"n+"):
@@ -248,7 +248,7 @@ def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
 
 
 def _expected_bytes(path: str, header: nib.Nifti1Header, stored: bytes, compressed: bool) -> int:
-    """Size of the inflated file by its header, refused where the file cannot hold it."""
+    """Size of the inflated file by its header; refused if the file cannot hold it."""
     shape = [int(side) for side in header.get_data_shape()]
     offset = float(header["vox_offset"])
     if min(shape, default=0) < 1 or not 0 <= offset < 2**40:
@@ -300,7 +300,7 @@ def _transform_to_axes(path: str, header: nib.Nifti1Header) -> tuple[np.ndarray,
             raise ScanError("not_nifti", path, f"has an impossible qform ({error})") from error
         axes = affine[:3, :3]
         volume = abs(np.linalg.det(axes)) if np.isfinite(affine).all() else 0.0
-        # Against the box of the same sides, for the affine may be in any unit.
+        # Relative to the box of the same sides, because the affine may be in any unit.
         box = np.prod(np.linalg.norm(axes, axis=0))
     if not 0 < 1e-6 * box < volume:
         raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
@@ -319,7 +319,7 @@ def _is_label_map(middle: np.ndarray) -> bool:
 
 
 def _commonest(voxels: np.ndarray) -> np.number:
-    """The value that occurs most often, the lowest of several."""
+    """The most common value; the lowest one of several."""
     lowest = voxels.min()
     if has_few_levels(voxels.dtype, lowest, voxels.max()):
         counts = np.bincount(np.subtract(voxels, lowest, dtype=np.int64).ravel())

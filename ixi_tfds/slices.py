@@ -1,4 +1,4 @@
-"""From a scan to its slice examples, the one way that the builder and the Beam job share."""
+"""From a scan to its slice examples, for the builder and the Beam job."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,7 +10,7 @@ from ixi_tfds.images.scaling import percentile_range, stored_slice
 from ixi_tfds.nifti import Volume, check_volume, read_volume
 
 MAX_REJECTED_FRACTION = 0.05
-"""Share of refused volumes above which no dataset is made, unless another is asked for."""
+"""Default share of refused volumes above which no dataset is made."""
 
 
 def slices_of(
@@ -18,16 +18,16 @@ def slices_of(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (key, example) for each slice of the window, in the order of the slices.
 
-    Pure: the same file and config give the same examples anywhere. An example has the fields of
+    The same file and config always give the same examples. An example has the fields of
     `ixi_tfds.features.slice_features`.
 
     Args:
-      scan: whose file is read.
+      scan: the scan; its file is read.
       config: geometry and scaling.
-      volume: the scan's volume where the caller has read it already.
+      volume: the scan's volume, if the caller has read it already.
 
     Raises:
-      ScanError: the volume is refused; nothing has been yielded then.
+      ScanError: the volume is refused, before any slice is yielded.
     """
     if volume is None:
         volume = read_volume(scan.path)

@@ -1,7 +1,7 @@
-"""Who is in train, validation and test: by subject, stratified, and a function of names alone.
+"""The train, validation and test splits: by subject, stratified and deterministic.
 
-No random generator is involved: where something has to be drawn, the SHA-256 of the subject's name
-draws it, so that the result depends on nothing but the set of subjects and their strata.
+No random generator is used. The SHA-256 of the subjects' names gives their order, so that the
+splits depend only on the set of subjects and their strata.
 """
 
 import collections
@@ -21,22 +21,21 @@ FRACTIONS: Mapping[str, Fraction] = {
 """The thesis's share of each held-out split; the rest is train."""
 
 _SALT = "ixi_t1 splits"
-"""For all cohorts, whatever their names: another salt would move people between splits."""
+"""The same for all cohorts; another salt would move subjects between splits."""
 
 
 def split_subjects(
     strata: Mapping[str, str], *, fractions: Mapping[str, Fraction] = FRACTIONS
 ) -> dict[str, str]:
-    """Assign every subject to a split, each stratum as evenly as whole people allow.
+    """Assign every subject to a split, each stratum as evenly as whole subjects allow.
 
     Of n subjects a held-out split takes `n * fraction`, rounded half up and at least one; train
     takes the rest, at least one. One or two subjects are all train. In every stratum the count of
-    each split is its proportional share, `stratum size * split total / n`, rounded up or down:
-    never further off than that.
+    each split is its proportional share, `stratum size * split total / n`, rounded up or down.
 
     Args:
-      strata: the stratum of every subject; their order does not matter.
-      fractions: share of `validation` and of `test`, both positive, less than 1 together.
+      strata: the stratum of every subject, in any order.
+      fractions: shares of `validation` and `test`; both positive, with a sum below 1.
 
     Returns:
       The split of every subject, ordered by subject.
@@ -64,16 +63,16 @@ def assign_splits(
     *,
     fractions: Mapping[str, Fraction] = FRACTIONS,
 ) -> dict[str, str]:
-    """The split of every subject that was found.
+    """The split of every scanned subject.
 
-    Volumes of the roster and what was made from them, known by how their names begin (the entry's
-    name up to a trailing `-T1`), are where the roster puts them, however few. All others are split
-    by `split_subjects` among themselves, with sex and ethnicity as strata.
+    Subjects of the roster have the split that the roster gives. A file belongs to a roster entry if
+    its name begins with the entry's name (without a trailing `-T1`). All other subjects are split
+    by `split_subjects`, with sex and ethnicity as strata.
 
     Args:
       scans: one scan for each subject.
-      roster: of the cohort; empty where it has none.
-      fractions: as for `split_subjects`; they do not move people of the roster.
+      roster: the cohort's roster; empty if it has none.
+      fractions: as for `split_subjects`; they do not affect subjects of the roster.
 
     Returns:
       The split of every subject, ordered by subject.
@@ -91,7 +90,7 @@ def assign_splits(
 
 
 def stratum(sex: str, ethnicity: str) -> str:
-    """The stratum of people of a sex and ethnicity."""
+    """The stratum of a sex and ethnicity."""
     return f"{sex}/{ethnicity}"
 
 
@@ -100,7 +99,7 @@ def _draw(text: str) -> bytes:
 
 
 def _totals(n: int, fractions: Mapping[str, Fraction]) -> dict[str, int]:
-    """Number of subjects in every split, n in all."""
+    """Number of subjects in every split; their sum is n."""
     if n < len(SPLITS):
         return {"train": n, "validation": 0, "test": 0}
     held_out = {
@@ -115,14 +114,14 @@ def _totals(n: int, fractions: Mapping[str, Fraction]) -> dict[str, int]:
 def _apportion(sizes: Mapping[str, int], totals: Mapping[str, int]) -> dict[str, dict[str, int]]:
     """Round the table of proportional shares, keeping its row and column sums.
 
-    Each cell gets the floor of its share; what is missing from a row then goes, one to a cell with
-    a fraction, to the columns with the largest fractions. A full column makes room by moving one
-    of its earlier units to another column (an augmenting path). The shares themselves are a
-    fractional flow with these sums, so a whole one exists and augmenting paths find it.
+    Each cell gets the floor of its share. The units missing from a row then go to the columns with
+    the largest fractions, at most one to a cell. A full column makes room by moving one of its
+    earlier units to another column (an augmenting path). The shares are a fractional flow with
+    these sums, so an integer flow exists, and augmenting paths find it.
 
     Args:
       sizes: the row sums, subjects in each stratum.
-      totals: the column sums, subjects in each split, as many in all.
+      totals: the column sums, subjects in each split; the same total.
     """
     n = sum(sizes.values())
     shares = {

@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def published() -> pd.DataFrame:
-    """A row a run, in the thesis's order, indexed by the name of its recipe.
+    """One row per run, in the thesis's order, indexed by the name of its recipe.
 
     Columns: the flags `model`, `weights`, `loss`, `optimizer`, `batch_size` and `epochs`; the best
     validation loss `val_loss` and its `epoch`; mean, std, min and max of PSNR (dB) and SSIM over

@@ -1,10 +1,9 @@
-"""What can go wrong with a slice: blur, black patches, lost pixels, noise.
+"""Corruptions of slices: blur, black patches, lost pixels, noise.
 
-`CORRUPTIONS` has an entry for each; the evaluator scores all of them, and the trainer has a flag
-for those whose entry has one. They apply the same tensor functions, which take float32 images
-[B, H, W, C] in [0, 1] and give the same. None of these functions draws a random number: the
-callers do. All work in graphs and compile under XLA. Importing this module does not import
-TensorFlow.
+The evaluator scores every entry of `CORRUPTIONS`. The trainer has a flag for each entry with a
+`TrainingFlag`. Both apply the same tensor functions, which take and return float32 images
+[B, H, W, C] in [0, 1]. These functions draw no random numbers; the callers do. All functions work
+in graphs and compile under XLA. Importing this module does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ with epy.lazy_imports():
     import tensorflow as tf
 
 Draw = Callable[[Callable[[np.random.Generator], np.ndarray]], np.ndarray]
-"""Calls a function once for each slice, with a generator that depends on the slice alone, and
-stacks what it gives as float32 [B, ...]."""
+"""Calls a function once per slice, with a generator that depends only on the slice, and stacks
+the results as float32 [B, ...]."""
 
 Uniform = Callable[..., "tf.Tensor"]
-"""Takes the sides of a shape and gives random numbers in (0, 1), float32, of that shape."""
+"""Takes the sides of a shape and returns random numbers in (0, 1), float32, of that shape."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainingFlag:
-    """A flag of the trainer whose value, 0 to 1, is the strength of a corruption; 0 is off.
+    """A flag of the trainer for the strength of a corruption, from 0 (off) to 1.
 
     Attributes:
-      name: of the flag, and of its field in the trainer's `AugmentationConfig`.
+      name: the name of the flag and of its field in the trainer's `AugmentationConfig`.
       help: the text in `--help`.
       draws: the random parameters by name. Each function takes a `Uniform`, (B, H, W) of the batch
-        and the strength, and gives float32 [B, ...]. The seed of a draw follows from its name, so
-        no two entries have a name in common.
-      apply: the tensor function; takes the images, and the parameters by their names.
+        and the strength, and returns float32 [B, ...]. The name determines the seed, so names are
+        unique among all entries.
+      apply: the tensor function; takes the images, and the parameters as keyword arguments.
     """
 
     name: str
@@ -51,16 +50,16 @@ class TrainingFlag:
 
 @dataclasses.dataclass(frozen=True)
 class Corruption:
-    """A corruption that models are to undo.
+    """A corruption that models should remove.
 
     Attributes:
-      unit: what its amount is measured in, as reports show it.
+      unit: the unit of its amount, as shown in reports.
       severities: the amounts that the evaluator applies, from weak to strong; severity 1 is the
         first.
       apply: takes slices (float32 [B, H, W, 1] in [0, 1], H and W known), a `Draw` and an amount;
-        gives the corrupted slices. It draws the same numbers for every amount, so that a higher
-        severity is more of the same.
-      flag: of the trainer, if training can add this corruption to its inputs.
+        returns the corrupted slices. It draws the same numbers for every amount, so severities
+        differ only in strength.
+      flag: the trainer's flag, if training can add this corruption to its inputs.
     """
 
     unit: str
@@ -70,7 +69,7 @@ class Corruption:
 
 
 def conditions() -> list[tuple[str, int]]:
-    """Every (corruption, severity) that is scored; the first is ("none", 0), the clean slice."""
+    """Every scored pair (corruption, severity); the first is ("none", 0), the clean slice."""
     corrupted = [
         (name, severity)
         for name, corruption in CORRUPTIONS.items()
@@ -80,12 +79,12 @@ def conditions() -> list[tuple[str, int]]:
 
 
 def gaussian_blur(images: tf.Tensor, sigma: float) -> tf.Tensor:
-    """Blur all images by one Gaussian, the borders reflected.
+    """Blur all images with one Gaussian; borders are reflected.
 
     Args:
       images: float32 [B, H, W, C] in [0, 1].
-      sigma: standard deviation in pixels, above 0; a Python number, for the kernel's size
-        (cut off at 3 sigma) depends on it.
+      sigma: standard deviation in pixels, above 0; a Python number, because the size of the
+        kernel (cut off at 3 sigma) depends on it.
     """
     side = 2 * math.ceil(3 * sigma) + 1
     # Rows, then columns: the same result as one square kernel for a fraction of the work.
@@ -97,13 +96,13 @@ def gaussian_blur(images: tf.Tensor, sigma: float) -> tf.Tensor:
 def zero_patches(images: tf.Tensor, centers: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
     """Set square patches to 0; parts beyond the border are cut off.
 
-    `tfa.image.cutout` does the same for one size a batch, but does not compile under XLA.
+    `tfa.image.cutout` does the same for one size per batch, but does not compile under XLA.
 
     Args:
       images: float32 [B, H, W, C] in [0, 1].
-      centers: float32 [B, K, 2], (row, column) of K patches an image, in pixels; the centre of the
+      centers: float32 [B, K, 2], (row, column) of K patches per image, in pixels; the centre of the
         first pixel is 0.
-      sizes: float32 [B, K], sides in pixels; 0 leaves a patch out. A pixel is inside when
+      sizes: float32 [B, K], sides in pixels; 0 means no patch. A pixel is inside a patch if
         `center - size / 2 <= position < center + size / 2` holds along both axes.
     """
 
@@ -122,8 +121,8 @@ def pixel_dropout(images: tf.Tensor, keep: tf.Tensor) -> tf.Tensor:
 
     Args:
       images: float32 [B, H, W, C] in [0, 1], with static H and W.
-      keep: bool [B, h, w] with h dividing H and w dividing W; each entry decides for a block of
-        H/h x W/w pixels, so a mask of half the resolution makes black 2x2 blocks.
+      keep: bool [B, h, w] with h dividing H and w dividing W; each entry applies to a block of
+        H/h x W/w pixels, so a mask of half the resolution makes black 2x2 blocks. False means 0.
     """
     rows = images.shape[1] // keep.shape[1]
     columns = images.shape[2] // keep.shape[2]
@@ -137,7 +136,7 @@ def gaussian_noise(images: tf.Tensor, noise: tf.Tensor) -> tf.Tensor:
 
 
 def rician_noise(images: tf.Tensor, real: tf.Tensor, imaginary: tf.Tensor) -> tf.Tensor:
-    """Add noise as a magnitude image has it, `sqrt((x + real)^2 + imaginary^2)`, clipped to [0, 1].
+    """Add the noise of a magnitude image: `sqrt((x + real)^2 + imaginary^2)`, clipped to [0, 1].
 
     Args:
       images: float32 [B, H, W, C] in [0, 1].
@@ -151,7 +150,7 @@ def rician_noise(images: tf.Tensor, real: tf.Tensor, imaginary: tf.Tensor) -> tf
 @functools.cache
 def _addons() -> types.ModuleType:
     with warnings.catch_warnings():
-        # On import it warns that it is no longer developed, which the docs say already.
+        # On import it warns that its development has ended; the docs say so already.
         warnings.simplefilter("ignore")
         import tensorflow_addons
     return tensorflow_addons
@@ -162,7 +161,7 @@ _PATCHES = 2
 
 def _zero(slices: tf.Tensor, draw: Draw, share: float) -> tf.Tensor:
     height, width = slices.shape[1:3]
-    # In the middle three fifths of both axes, where the head is.
+    # The centres are in the middle three fifths of both axes, where the head is.
     places = draw(lambda random: random.random((_PATCHES, 2)))
     centers = (0.2 + 0.6 * places) * np.array([height, width], np.float32)
     sizes = np.full((len(places), _PATCHES), round(share * height), np.float32)
@@ -170,7 +169,7 @@ def _zero(slices: tf.Tensor, draw: Draw, share: float) -> tf.Tensor:
 
 
 def _drop(slices: tf.Tensor, draw: Draw, share: float, *, block: int) -> tf.Tensor:
-    # An odd side cannot be cut into blocks of two.
+    # An odd side has no blocks of two.
     shape = [side // block if side % block == 0 else side for side in slices.shape[1:3]]
     return pixel_dropout(slices, draw(lambda random: random.random(shape)) >= share)
 
@@ -187,7 +186,7 @@ def _add_rician_noise(slices: tf.Tensor, draw: Draw, deviation: float) -> tf.Ten
 
 
 def _normal(uniform: Uniform, shape: tuple[int, int, int], deviation: float) -> tf.Tensor:
-    """Normally distributed numbers, float32 [B, H, W, 1], the same on every device."""
+    """Normally distributed numbers, float32 [B, H, W, 1], identical on every device."""
     return deviation * tf.math.ndtri(uniform(*shape, 1))
 
 
@@ -235,7 +234,7 @@ CORRUPTIONS: dict[str, Corruption] = {
         ),
     ),
 }
-"""What the evaluator scores and training can add, by the name that reports show.
+"""The corruptions by their names in reports.
 
-Training applies those with a flag in this order.
+Training applies those that have a flag in this order.
 """

@@ -1,8 +1,9 @@
-"""How alike two batches of slices are: PSNR, SSIM, MS-SSIM and MAE, one value a slice.
+"""Similarity of two batches of slices: PSNR, SSIM, MS-SSIM and MAE, one value per slice.
 
 Every function takes two float32 tensors [B, H, W, 1] with values in [0, 1] (a dynamic range of 1),
-H and W known when the graph is built, and gives float32 [B]. They are plain TensorFlow operations:
-they run eagerly, in a graph, under jit and inside a replica. TensorFlow is loaded at first use.
+H and W known when the graph is built, and returns float32 [B]. The functions use plain TensorFlow
+operations, so they run eagerly, in a graph, under jit and inside a replica. TensorFlow is loaded at
+first use.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ with epy.lazy_imports():
     import tensorflow as tf
 
 PSNR_CAP = 100.0
-"""Largest PSNR, in dB, that `psnr` gives.
+"""Largest PSNR, in dB, that `psnr` returns.
 
 Identical slices have an infinite PSNR, which would make every mean infinite and every standard
 deviation NaN. 8-bit slices that differ in a single pixel of 256x256 by a single level stay below
-97 dB, so the cap touches only what is equal to within rounding.
+97 dB, so the cap affects only slices that are equal within rounding.
 """
 
 _WINDOW = 11
@@ -47,8 +48,8 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """Structural similarity (Wang et al., 2004), the values of `tf.image.ssim` with `max_val=1`.
 
     An 11x11 Gaussian window of sigma 1.5, k1 = 0.01, k2 = 0.03, averaged over the pixels at which
-    the window lies wholly inside the slice. The window is applied one axis after the other, which
-    is what makes this many times faster than `tf.image.ssim` on a CPU.
+    the window lies completely inside the slice. The window is applied along one axis after the
+    other, which is many times faster than `tf.image.ssim` on a CPU.
 
     Raises:
       ValueError: a side of the slices is shorter than the window.
@@ -58,9 +59,9 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
 
 def ms_ssim_scales(height: int, width: int) -> int:
-    """How many of the five scales of MS-SSIM slices of this size allow.
+    """Number of scales of MS-SSIM, at most five, for slices of this size.
 
-    Each scale halves the sides, which must stay as long as the window: five from 176 pixels on,
+    Each scale halves the sides, which must not be shorter than the window: five from 176 pixels on,
     four at 128.
     """
     # Sides are halved and rounded up: ceil(side / 2^n) >= 11 is the same as side / 2^n > 10.
@@ -84,7 +85,7 @@ def ms_ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     for scale, weight in enumerate(weights, start=1):
         luminance, contrast = _similarity(tf.squeeze(a, -1), tf.squeeze(b, -1))
         quality = luminance * contrast if scale == scales else contrast
-        # Structures that are the opposite of one another count as unlike, no less.
+        # Negative similarity (inverted structure) counts as 0.
         product *= tf.nn.relu(tf.reduce_mean(quality, axis=(1, 2))) ** weight
         if scale < scales:
             a, b = _halve(a), _halve(b)
@@ -121,10 +122,9 @@ def _smooth(images: tf.Tensor) -> tf.Tensor:
 def _smooth_rows(images: tf.Tensor) -> tf.Tensor:
     """Gaussian window over [N, H, W] along H, VALID.
 
-    H stands where a convolution has its width, and W where it has its channels: the order that is
-    fastest on a CPU (with H as the height it takes half as long again). A product with a banded
-    matrix would be as short, but takes four times as long, and GPUs round those to TF32 by
-    default, too coarse for the differences of squares above.
+    H is the width of the convolution and W its channels: the fastest order on a CPU (with H as the
+    height it takes 1.5 times as long). A product with a banded matrix takes four times as long,
+    and GPUs round it to TF32 by default, too coarse for the differences of squares above.
     """
     offsets = np.arange(_WINDOW) - _WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
@@ -136,13 +136,13 @@ def _smooth_rows(images: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """A metric, and how it is shown.
+    """A metric and its format in reports.
 
     Attributes:
-      function: two batches to float32 [B], as described above.
-      label: its name for people.
-      unit: of its values; "" for none.
-      places: decimals with which it is shown.
+      function: takes two batches and returns float32 [B], as described above.
+      label: its name in reports.
+      unit: the unit of its values; "" for none.
+      places: number of decimals in reports.
       better: which values are better, "higher" or "lower".
     """
 
@@ -168,4 +168,4 @@ METRICS = {
     "ms_ssim": Metric(ms_ssim, "MS-SSIM"),
     "mae": Metric(mae, "MAE", better="lower"),
 }
-"""The metrics of every evaluation, by the names of their columns, in their order."""
+"""The metrics of every evaluation, by column name, in the order of the columns."""

@@ -1,4 +1,4 @@
-"""Scanner values to 8 bits, to [0, 1] and back, in NumPy and in TensorFlow."""
+"""Scaling scanner values to 8 bits and to [0, 1], and back, in NumPy and in TensorFlow."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def quantize(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarr
 
     Args:
       values: scanner values, any shape.
-      low: scanner value of 0; an array of another shape is broadcast, as NumPy does.
+      low: scanner value of 0; an array is broadcast by the rules of NumPy.
       high: scanner value of 255, likewise.
     """
     high = np.maximum(low, high)
@@ -37,12 +37,11 @@ def quantize(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarr
 
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
-    """`to_unit` of what `quantize` gives, in TensorFlow.
+    """`to_unit` of the result of `quantize`, in TensorFlow.
 
-    The levels are equal where the scanner's values are exact in float32, which the signatures of
-    exported models take (all integers of IXI). Where `scl_slope` makes them inexact, ties may fall
-    the other way: measured on the 62 heads at 2 mm, 0.3% of the voxels are off, each by one level
-    of 255.
+    The levels equal those of `quantize` if the scanner values are exact in float32, the input type
+    of exported models (all integers of IXI are exact). If `scl_slope` makes them inexact, ties may
+    round the other way: on the 62 heads at 2 mm, 0.3% of the voxels differ, by one level of 255.
 
     The operations and their order are part of the graph of exported models.
 
@@ -63,23 +62,23 @@ def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tens
 
 
 def to_unit(images: Any) -> Any:
-    """Levels from 0 to 255 as float32 in [0, 1]: a NumPy array of one, a tensor of a tensor."""
+    """Levels from 0 to 255 as float32 in [0, 1]; NumPy arrays stay arrays, tensors tensors."""
     if isinstance(images, np.ndarray):
         return images.astype(np.float32) / np.float32(255)
     return tf.cast(images, tf.float32) / 255.0
 
 
 def dequantize(image: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Scanner values of 8-bit ones, float64, off by at most half a step of (high - low) / 255."""
+    """Scanner values of 8-bit levels, float64; the error is at most half of (high - low) / 255."""
     return low + np.asarray(image, np.float64) * (high - low) / 255.0
 
 
 def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]:
     """The robust range of a volume in scanner units, over the voxels of the config's window.
 
-    The window is `config.window` slices of the in-plane crop to `config.size`; padding does not
-    count. A percentile is the smallest value with at least that share of the voxels at or below it
-    (NumPy's "inverted_cdf"), so it is a value that occurs and does not depend on interpolation.
+    The window is `config.window` slices of the in-plane crop to `config.size`; padding is
+    excluded. A percentile is the smallest value with at least that share of the voxels at or below
+    it (NumPy's "inverted_cdf"), so it is a value of the volume, without interpolation.
     """
     window = crop(volume.voxels[:, :, slice(*config.window)], config.size)
     lowest = window.min()
@@ -96,21 +95,21 @@ def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]
 def stored_slice(
     volume: Volume, index: int, config: SliceConfig, limits: tuple[float, float] | None
 ) -> tuple[np.ndarray, float, float]:
-    """One slice as it is stored.
+    """One slice of a volume in its stored form.
 
-    The plane is cropped or padded with scanner zeros to `config.size` first and scaled then, so
-    that padding counts in a slice's own extrema.
+    The plane is first cropped or padded with scanner zeros to `config.size` and then scaled, so
+    that a slice's own extrema include the padding.
 
     Args:
       volume: the scan.
-      index: of the slice, along the last axis.
-      config: its window, size and scaling.
+      index: index of the slice, along the last axis.
+      config: window, size and scaling.
       limits: (low, high) in scanner units, or None for the slice's own extrema.
 
     Returns:
       The image, uint8 [height, width], and the scanner values of 0 and 255.
     """
-    # Rows first, as the result will have them: what comes after is fastest in one order.
+    # In the row-major order of the result: the steps below are fastest in one order.
     plane = np.ascontiguousarray(crop(volume.voxels[:, :, index], config.size))
     padding = _padding(plane.shape, config.size)
     padded = any(before or after for before, after in padding)
@@ -123,7 +122,7 @@ def stored_slice(
     low, high = limits
     if has_few_levels(plane.dtype, lowest, highest):
         # Scaling each level once and looking voxels up is exact and several times as fast. A voxel
-        # is its own index: negative ones count from the table's end.
+        # is its index in the table: negative voxels count from the end.
         levels = np.arange(max(int(highest), 0) + 1), np.arange(min(int(lowest), 0), 0)
         image = quantize(volume.scaled(np.concatenate(levels)), low, high).take(plane)
     else:
@@ -141,6 +140,6 @@ def crop(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _padding(shape: tuple[int, ...], size: tuple[int, int]) -> list[tuple[int, int]]:
-    """What each of the two axes lacks, (before, after)."""
+    """Padding of each of the two axes, (before, after)."""
     missing = [want - have for have, want in zip(shape, size, strict=True)]
     return [(lacks // 2, lacks - lacks // 2) for lacks in missing]

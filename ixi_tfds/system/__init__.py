@@ -1,1 +1,1 @@
-"""What every command needs: flags and commands, errors, storage, files."""
+"""Shared by every command: flags, command lines, errors, storage and files."""

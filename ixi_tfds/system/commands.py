@@ -1,4 +1,4 @@
-"""Command lines: `python -m PACKAGE [COMMAND] --flags` in, one line and an exit code out."""
+"""Command lines `python -m PACKAGE [COMMAND] --flags`, their errors and exit codes."""
 
 import dataclasses
 import importlib
@@ -22,11 +22,11 @@ class Command:
     """A command of a package.
 
     Attributes:
-      config: the dataclass whose fields are its flags, made by `flags.flag`.
-      main: does the work, given a config; with `passes_on` also the arguments that are no flags.
+      config: the dataclass of its flags; its fields are made by `flags.flag`.
+      main: does the work. It takes a config and, with `passes_on`, the other arguments.
       summary: one line for the list of commands.
-      usage: the text above the flags in `--help`; its first line is the command line itself.
-      passes_on: hand arguments that are no flags of the config to `main`, rather than refuse them.
+      usage: the text above the flags in `--help`; the first line is the command line.
+      passes_on: pass arguments that are not flags of the config to `main` instead of refusing them.
     """
 
     config: type
@@ -37,16 +37,16 @@ class Command:
 
 
 def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
-    """Run a command of a package, the one that the first argument names.
+    """Run the command of a package that the first argument names.
 
     Args:
-      package: its name, for `--help`.
-      modules: the module of each command, which has it as `COMMAND`; under "" that of the command
-        without a name, if there is one.
-      argv: arguments without the program's name; those of the process by default.
+      package: the package's name, for `--help`.
+      modules: the module of each command, by name; the module defines the command as `COMMAND`.
+        The name "" is for the command without a name, if there is one.
+      argv: arguments without the program's name; by default those of the process.
 
     Returns:
-      The exit code, as `run` gives it.
+      The exit code, as from `run`.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     named = {name: module for name, module in modules.items() if name}
@@ -70,12 +70,12 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Parse the flags of a command and do its work.
 
     Args:
-      command: what to run.
-      argv: arguments without the names of program and command; the process's by default.
+      command: the command to run.
+      argv: arguments without the names of program and command; by default those of the process.
 
     Returns:
-      0 when it was done, 2 when the user has something to put right (one line on standard error
-      says what), 130 when it was interrupted. Other exceptions are bugs and pass through.
+      0 on success, 2 after an error that the user can fix (reported in one line on standard
+      error), 130 after an interruption. Other exceptions are bugs and pass through.
     """
     _quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
@@ -94,10 +94,10 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
 
 
 def parse(command: Command, args: Sequence[str]) -> tuple[Any, list[str]]:
-    """The config that arguments describe, and the arguments that are no flags of it.
+    """The config from the arguments, and the arguments that are not flags of it.
 
     Raises:
-      absl.flags.Error, UserError: an argument is unknown or cannot be used, or one is missing.
+      absl.flags.Error, UserError: an argument is unknown, invalid or missing.
     """
     values = flags.define(command.config)
     rest = values([command.usage.split()[0], *args], known_only=command.passes_on)[1:]
@@ -107,7 +107,7 @@ def parse(command: Command, args: Sequence[str]) -> tuple[Any, list[str]]:
 
 
 def one_line(text: str) -> str:
-    """Text that may hold names of files, as one line that a terminal takes for nothing but text."""
+    """Text as one line without control characters, which file names may contain."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
@@ -134,7 +134,7 @@ def _help(package: str, modules: Mapping[str, str]) -> str:
 
 
 def _quieten_libraries() -> None:
-    """Keep what libraries log off the user's terminal; our own warnings stay."""
+    """Silence the logs of libraries; our own warnings are still shown."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("ixi_tfds").setLevel(logging.WARNING)

@@ -1,31 +1,30 @@
-"""The errors a person can cause, and so should be able to read.
+"""Errors that the user can fix.
 
-Every error below carries one sentence that says what is wrong, where, and what to do. The command
-line prints that sentence and exits with code 2; any other exception is a bug of ours and keeps its
-traceback.
+The message of each is one sentence: what is wrong, where, and what to do. The command line prints
+it and exits with code 2. Any other exception is a bug of ours and keeps its traceback.
 """
 
 
 class UserError(Exception):
-    """Something the user can put right: a flag, a file, a folder."""
+    """An error that the user can fix: in a flag, a file or a folder."""
 
 
 class WorkbookError(UserError):
-    """The demographics workbook cannot be read as one."""
+    """The demographics workbook cannot be read."""
 
 
 class DownloadError(UserError):
-    """A file could not be fetched whole from any of its addresses."""
+    """A file could not be downloaded completely from any of its addresses."""
 
 
 class DatasetError(UserError):
-    """A dataset on disk is missing, unfinished or not the one that was asked for."""
+    """A dataset on disk is missing, unfinished or not the requested one."""
 
 
 class ScanError(UserError):
     """A volume is refused.
 
-    `reason` is one short slug out of `REASONS`; tables and `rejected.jsonl` group by it.
+    `reason` is one of `REASONS`; tables and `rejected.jsonl` group by it.
     """
 
     REASONS = (

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, checksums, and random numbers from a name."""
+"""Atomic writes of files, checksums, and random generators seeded by text."""
 
 import contextlib
 import hashlib
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 import numpy as np
 
 PARTIAL = ".partial-"
-"""How the names of files begin that are not finished."""
+"""Prefix of the names of unfinished files."""
 
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.Path]:
-    """Where to write what `path` shall hold: a file beside it that is renamed when it is finished.
+    """Yield a path beside `path` to write to; the file is renamed to `path` at the end.
 
-    When writing fails the unfinished file is removed, and `path` is left as it was. A process that
-    is killed leaves the unfinished file, which the next one to write `path` replaces.
+    If writing fails, the unfinished file is removed and `path` stays as it was. A killed process
+    leaves the unfinished file, and the next write of `path` replaces it.
 
     Args:
-      path: of the finished file.
-      shared: whether several processes may write `path` at once; each then has a file of its own.
+      path: path of the finished file.
+      shared: whether several processes may write `path` at once; each then uses its own file.
 
     Raises:
-      OSError: as it came, with the path of the unfinished file where it names none.
+      OSError: writing failed; an error without a file name gets that of the unfinished file.
     """
     unique = f"{uuid.uuid4().hex}-" if shared else ""
     partial = path.with_name(f"{PARTIAL}{unique}{path.name}")
@@ -40,7 +40,7 @@ def replacing(path: pathlib.Path, *, shared: bool = False) -> Iterator[pathlib.P
 
 @contextlib.contextmanager
 def with_path(path: pathlib.Path) -> Iterator[None]:
-    """Name a file in errors of the operating system that name none."""
+    """Add the file name to errors of the operating system that have none."""
     try:
         yield
     except OSError as error:
@@ -49,24 +49,24 @@ def with_path(path: pathlib.Path) -> Iterator[None]:
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file completely or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Write a UTF-8 file, line ends as they are, that is there whole or not at all."""
+    """Write a UTF-8 file completely or not at all; line ends are kept."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def generator(text: str) -> np.random.Generator:
-    """A generator of random numbers that depends on `text` alone."""
+    """A random generator whose seed depends only on `text`."""
     digest = hashlib.sha256(text.encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
 def git_blob_sha1(data: bytes) -> str:
-    """The SHA-1, in hex, that git gives a file of these bytes."""
+    """The SHA-1, in hex, of a git blob with these bytes."""
     digest = hashlib.sha1(b"blob %d\0" % len(data), usedforsecurity=False)
     digest.update(data)
     return digest.hexdigest()

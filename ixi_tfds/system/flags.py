@@ -1,7 +1,7 @@
 """Flags from dataclasses: a field of a config declares its flag, default, help text and bounds.
 
-A config is a frozen dataclass whose fields are made by `flag`. A field that holds another such
-dataclass gives its flags too, so that configs can be parts of configs while their flags stay flat.
+A config is a frozen dataclass whose fields are made by `flag`. A config can contain other configs;
+their flags are then flags of the outer config too.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ Config = TypeVar("Config")
 
 @dataclasses.dataclass(frozen=True)
 class _Flag:
-    """What a field says of its flag; `kind` is the type of its values, of their items if many."""
+    """The declaration of a flag; `kind` is the type of its value, or of its items if `many`."""
 
     help: str
     default: Any
@@ -46,40 +46,40 @@ def flag(
     below: float | None = None,
     only_with: str = "",
 ) -> Any:
-    """A field of a config that is a flag as well.
+    """A field of a config that is also a flag.
 
-    The field's type is `str`, `int`, `float`, `bool`, `tuple[str, ...]` or `tuple[int, ...]` (given
-    with commas), or one of these or None.
+    The field's type is `str`, `int`, `float`, `bool`, `tuple[str, ...]` or `tuple[int, ...]` (items
+    separated by commas), or one of these or None.
 
     Args:
       help: the text in `--help`.
-      default: the value without the flag; a flag without a default has to be given.
-      name: of the flag, where it is not that of the field.
-      choices: the values that are allowed, such as a table whose keys they are; none for all.
-      least: the lowest value that is allowed, of a tuple's items if it is one.
-      most: the highest.
-      above: all allowed values are higher.
-      below: all allowed values are lower.
-      only_with: another flag and its value, such as "loss=mix", without which this one is refused.
+      default: the value without the flag; a flag without a default is required.
+      name: the flag's name, if it differs from the field's.
+      choices: the allowed values, such as the keys of a table; empty allows all.
+      least: the lowest allowed value; for tuples, of each item.
+      most: the highest allowed value.
+      above: allowed values are greater than this.
+      below: allowed values are less than this.
+      only_with: another flag and its value, such as "loss=mix", that this flag requires.
     """
     made = _Flag(help, default, name, choices, least, most, above, below, only_with)
     return dataclasses.field(default=default, kw_only=True, metadata={"flag": made})
 
 
 def like(config: type, name: str, help: str = "") -> Any:
-    """A field of another config that is a flag here too, with another help text if given."""
+    """A field that repeats the flag `name` of another config, with another help text if given."""
     declared = flags_of(config)[name]
     made = dataclasses.replace(declared, help=help or declared.help)
     return dataclasses.field(default=made.default, kw_only=True, metadata={"flag": made})
 
 
 def flags_of(config: type) -> dict[str, _Flag]:
-    """The flags of a config, by name, those of the configs in it among them, in their order."""
+    """The flags of a config and of the configs in it, by name, in the order of the fields."""
     return {found.name: found for _, found in _leaves(config)}
 
 
 def define(config: type) -> flags.FlagValues:
-    """The absl flags for a config, without a value yet."""
+    """The absl flags of a config, not parsed yet."""
     values = flags.FlagValues()
     for name, found in flags_of(config).items():
         default = None if found.default is dataclasses.MISSING else found.default
@@ -101,10 +101,10 @@ def define(config: type) -> flags.FlagValues:
 
 
 def config_of(config: type[Config], values: flags.FlagValues) -> Config:
-    """The config that parsed flags describe.
+    """The config with the values of parsed flags.
 
     Raises:
-      UserError: a flag is missing, out of bounds, or given where it has no meaning.
+      UserError: a flag is missing, out of bounds, or given without the flag that it requires.
     """
     for name, found in flags_of(config).items():
         if found.default is dataclasses.MISSING and values[name].value in (None, "", []):
@@ -116,7 +116,7 @@ def config_of(config: type[Config], values: flags.FlagValues) -> Config:
 
 
 def from_flags(config: type[Config], values: Mapping[str, Any]) -> Config:
-    """A config from the values of its flags; those that are not given keep their defaults."""
+    """A config from the values of its flags; the others keep their defaults."""
     given: dict[str, Any] = {}
     for field in dataclasses.fields(config):  # type: ignore[arg-type]  # a dataclass, as all are
         inner = typing.get_type_hints(config)[field.name]
@@ -131,7 +131,7 @@ def from_flags(config: type[Config], values: Mapping[str, Any]) -> Config:
 
 
 def as_flags(config: Any) -> dict[str, Any]:
-    """The values of a config's flags, by name, in their order."""
+    """The values of a config's flags, by name, in the order of the fields."""
     values: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -143,7 +143,7 @@ def as_flags(config: Any) -> dict[str, Any]:
 
 
 def as_lines(values: Mapping[str, Any]) -> list[str]:
-    """Flags as lines of a file for `--flagfile`."""
+    """Flags as the lines of a `--flagfile`."""
     lines = []
     for name, value in values.items():
         if isinstance(value, bool):
@@ -154,10 +154,10 @@ def as_lines(values: Mapping[str, Any]) -> list[str]:
 
 
 def check(config: Any) -> None:
-    """See that every flag of a config has a value that its declaration allows.
+    """Check the value of every flag of a config against its choices and bounds.
 
     Raises:
-      UserError: names the first flag whose value is not one of its choices or out of its bounds.
+      UserError: a value is not allowed; the message names the first such flag.
     """
     values = as_flags(config)
     for name, found in flags_of(type(config)).items():
@@ -171,7 +171,7 @@ def check(config: Any) -> None:
 
 
 def describe(config: type) -> str:
-    """A line a flag, sorted by name, for `--help`."""
+    """One line per flag, sorted by name, for `--help`."""
     lines = []
     for name, found in sorted(flags_of(config).items()):
         has_default = found.default not in (dataclasses.MISSING, None, (), "")
@@ -195,7 +195,7 @@ def _leaves(config: type) -> Iterator[tuple[str, _Flag]]:
 
 
 def _kind(hint: Any) -> tuple[type, bool]:
-    """The type of a flag's value, of its items where it has many; None aside."""
+    """The type of a flag's value or of its items, without None, and whether it has many items."""
     if isinstance(hint, types.UnionType):
         (hint,) = (part for part in hint.__args__ if part is not types.NoneType)
     many = typing.get_origin(hint) is tuple
@@ -203,7 +203,7 @@ def _kind(hint: Any) -> tuple[type, bool]:
 
 
 def _wrong(found: _Flag, value: Any) -> str:
-    """What is wrong with a value; "" where nothing is."""
+    """What is wrong with a value; "" if it is allowed."""
     if found.choices:
         return "" if value in found.choices else f"choose one of {', '.join(found.choices)}"
     if found.least is not None and found.most is not None:
@@ -229,10 +229,10 @@ def _plain(bound: float) -> str:
 
 
 class _Numbers(flags.ArgumentParser[Sequence[int]]):
-    """Whole numbers with commas between them."""
+    """Parser of whole numbers separated by commas."""
 
     def parse(self, argument: Any) -> tuple[int, ...]:
-        """A tuple of the numbers; empty text gives none."""
+        """The numbers as a tuple; empty text gives an empty tuple."""
         if not isinstance(argument, str):
             return tuple(argument)
         try:

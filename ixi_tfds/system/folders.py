@@ -1,8 +1,7 @@
-"""Folders that a command writes to: one command at a time, and whole results or none.
+"""Output folders: one command writes at a time, and results are complete or absent.
 
-All commands share this: what they write is locked while they write it, replaced as a whole, and
-what the operating system refuses meanwhile (no room, no permission, too many files) becomes one
-sentence.
+A command locks its output folder while it writes and replaces results as a whole. Errors of the
+operating system (no room, no permission, too many files) become one sentence for the user.
 """
 
 import contextlib
@@ -32,31 +31,31 @@ _ADVICE = {
     errno.EPERM: _RIGHTS,
     errno.EEXIST: "give the path of a folder",
     errno.ENOTDIR: "give the path of a folder",
-    # Before the next one, whose words begin its own.
+    # Before EMFILE, because its message begins with that of EMFILE.
     errno.ENFILE: _FILES,
     errno.EMFILE: _FILES,
     errno.ENOENT: "bring it back, for it was there at the start",
     errno.EIO: "see whether the disk is in order",
 }
-"""What a person can do about an error of the operating system."""
+"""Advice for the user about each error of the operating system."""
 
 _UNLOCKABLE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
 def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
-    """Make a folder, and keep all other commands of ours from writing to it meanwhile.
+    """Make a folder, and lock it so that no other command writes to it.
 
-    The lock is one of the kernel on the file `.lock` in the folder, which is gone afterwards. A
-    process that is killed leaves the file, but no lock. Remote folders cannot be locked; a line on
-    standard error says so.
+    The kernel locks the file `.lock` in the folder; the file is removed at the end. A killed
+    process leaves the file, but no lock. Remote folders cannot be locked; a warning on standard
+    error says so.
 
     Args:
-      folder: that is written to.
-      flag: the name of the flag that gave it, for messages.
+      folder: the output folder.
+      flag: the name of the flag for the folder, for messages.
 
     Raises:
-      UserError: another process writes there, or the operating system refuses something.
+      UserError: another process writes to the folder, or the operating system reports an error.
     """
     path = storage.at(folder)
     with os_errors_as_user_errors(path, flag):
@@ -71,11 +70,11 @@ def writing(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def os_errors_as_user_errors(folder: str | os.PathLike[str], flag: str) -> Iterator[None]:
-    """Turn errors of the operating system, also those that a library wraps, into one sentence.
+    """Turn errors of the operating system, even inside a library's error, into one sentence.
 
     Args:
-      folder: to name where the error names no file.
-      flag: the name of the flag that gave it.
+      folder: the folder to name if the error names no file.
+      flag: the name of the flag for the folder.
 
     Raises:
       UserError: with the path, what is wrong, and what to do.
@@ -99,11 +98,11 @@ def os_errors_as_user_errors(folder: str | os.PathLike[str], flag: str) -> Itera
 
 
 def _fault(error: BaseException) -> tuple[int, str | None] | None:
-    """Number and file of the operating system's error in an exception; None if it holds none."""
+    """Number and file of the operating system's error in an exception; None if there is none."""
     if isinstance(error, OSError):
         known = error.errno in _ADVICE
         return (error.errno, error.filename) if known and error.errno is not None else None
-    # TensorFlow hands on the words only.
+    # TensorFlow keeps only the message of the error.
     text = str(error)
     for code in _ADVICE:
         words = re.escape(os.strerror(code))
@@ -132,7 +131,7 @@ def _open_locked(path: pathlib.Path, flag: str) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Who held it may have removed it since it was opened.
+            # The previous holder may have removed the file since it was opened.
             if path.exists() and path.stat().st_ino == os.fstat(file).st_ino:
                 return file
         except BlockingIOError:
@@ -162,12 +161,12 @@ def _warn_of_no_lock(folder: pathlib.Path) -> None:
 def write_files(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
     """Write text files that belong together.
 
-    A reader sees the old ones, for a moment fewer, or the new ones; whole, and never old beside
-    new.
+    A reader sees the old files, for a moment fewer files, or the new files. Every file is complete,
+    and old files are never mixed with new ones.
 
     Args:
-      folder: where they stand.
-      texts: content by name; the last one is the last to appear.
+      folder: the folder of the files.
+      texts: content by name; the files appear in this order.
     """
     for leftover in folder.glob(".*.partial"):
         leftover.unlink()
@@ -182,17 +181,17 @@ def write_files(folder: pathlib.Path, texts: Mapping[str, str]) -> None:
 
 
 def put_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> None:
-    """Move a finished folder to where it belongs; what stands there goes.
+    """Move a finished folder to its place, and remove the old folder there.
 
-    A reader sees the old one, for a moment none, or the new one. On this machine that is by
-    renaming, and `recover` makes up for a process that was killed in between. Where folders cannot
-    be renamed, files are moved one by one: without the marker, which goes first and comes last,
-    nothing counts as being there.
+    A reader sees the old folder, for a moment none, or the new one. Local folders are renamed, and
+    `recover` repairs an interrupted rename. Remote folders cannot be renamed, so their files are
+    moved one by one. The marker is removed first and written last, and readers ignore a folder
+    without it.
 
     Args:
       made: the finished folder.
       folder: its place.
-      marker: the file in it without which readers do not take it for one.
+      marker: name of the file that marks a complete folder.
     """
     if storage.is_remote(folder):
         _move_in_place(made, folder, marker)
@@ -211,7 +210,7 @@ def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> Non
     inside = [file.relative_to(pathlib.PurePath(made)) for file in files]
     for name in sorted(inside, key=lambda name: (str(name) == marker, name)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        # Object stores rename files without sending them anywhere.
+        # Object stores rename files without a transfer.
         if storage.is_remote(made):
             (made / name).replace(folder / name)
         else:
@@ -220,12 +219,12 @@ def _move_in_place(made: pathlib.Path, folder: pathlib.Path, marker: str) -> Non
 
 
 def is_whole(folder: pathlib.Path, marker: str) -> bool:
-    """Whether something stands in a place that `put_in_place` fills."""
+    """Whether a complete folder is in the place that `put_in_place` writes."""
     return (folder / marker if storage.is_remote(folder) else folder).exists()
 
 
 def recover(folder: pathlib.Path) -> None:
-    """Put back the folder that a process was about to replace when it was killed."""
+    """Restore the old folder if a process was killed while replacing it."""
     if storage.is_remote(folder):
         return
     old = _replaced(folder)

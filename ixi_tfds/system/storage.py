@@ -1,9 +1,8 @@
-"""Files and folders wherever they are: on this machine, or where TensorFlow's file systems reach.
+"""Local files and folders, and remote ones in the file systems of TensorFlow.
 
-Whatever the packages read or write by name goes through `at`. Paths of this machine are pathlib's
-own. `gs://bucket/folder` and every other scheme that TensorFlow knows have the same methods, so no
-caller asks which of them it has, but for three things: whether a folder can be renamed or locked,
-and whether a file can be synchronised.
+The packages open every path through `at`. A local path is a `pathlib.Path`. A path with a scheme
+that TensorFlow knows, such as `gs://bucket/folder`, has the same methods. Callers need to know the
+difference only to rename or lock folders.
 """
 
 import contextlib
@@ -26,14 +25,14 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
 def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
-    """The path of a file or folder, whether it is there or not.
+    """The path of a file or folder, which need not exist.
 
     Args:
-      path: as a person gives it; with `scheme://` in front where it is not of this machine.
-      parts: further down.
+      path: as given by the user; remote paths begin with `scheme://`.
+      parts: names to append to the path.
 
     Raises:
-      UserError: TensorFlow knows no such scheme.
+      UserError: TensorFlow does not know the scheme.
     """
     if not is_remote(path):
         return pathlib.Path(path, *parts)
@@ -42,15 +41,15 @@ def at(path: str | os.PathLike[str], *parts: str) -> pathlib.Path:
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether a path has a scheme, as `gs://bucket` has."""
+    """Whether a path has a scheme, such as `gs://bucket`."""
     return bool(_SCHEME.match(os.fspath(path)))
 
 
 def check_local(path: str, flag: str) -> None:
-    """Refuse a path that has a scheme, where only this machine's will do.
+    """Refuse a remote path for a flag that needs a local one.
 
     Raises:
-      UserError: names the flag.
+      UserError: the path has a scheme; the message names the flag.
     """
     if is_remote(path):
         raise UserError(
@@ -61,7 +60,7 @@ def check_local(path: str, flag: str) -> None:
 def walk(
     folder: pathlib.Path, onerror: Callable[[OSError], None] | None = None
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Like `os.walk`: folders, from the top, with the names of what is in them."""
+    """Like `os.walk`: folders from the top, with the names of their folders and files."""
     if not is_remote(folder):
         yield from os.walk(folder, onerror=onerror)
         return
@@ -78,7 +77,7 @@ def walk(
 
 
 def synchronise(file: IO[bytes]) -> None:
-    """Have a file's bytes on the disk before going on, where it is one of this machine."""
+    """Write a local file's bytes to the disk before returning."""
     file.flush()
     with contextlib.suppress(io.UnsupportedOperation):
         os.fsync(file.fileno())
@@ -90,10 +89,10 @@ class _Facts(NamedTuple):
 
 
 class _RemotePath(pathlib.PurePosixPath):
-    """As much of `pathlib.Path` as the packages use, by way of TensorFlow's file systems."""
+    """The methods of `pathlib.Path` that the packages use, on TensorFlow's file systems."""
 
     def __str__(self) -> str:
-        # pathlib makes one slash of two.
+        # pathlib turns two slashes into one.
         return re.sub(r"^([^/]+:)/(?!/)", r"\1//", super().__str__())
 
     def resolve(self) -> "_RemotePath":
@@ -106,7 +105,7 @@ class _RemotePath(pathlib.PurePosixPath):
             return _gfile().exists(str(self))
 
     def is_dir(self) -> bool:
-        # Not `isdir`, which takes a store that cannot be reached for an empty one.
+        # Not `isdir`, which cannot tell an unreachable store from an empty one.
         try:
             return stat.S_ISDIR(self.stat().st_mode)
         except FileNotFoundError:
@@ -129,7 +128,7 @@ class _RemotePath(pathlib.PurePosixPath):
         return buffered if "b" in mode else io.TextIOWrapper(buffered, encoding, newline=newline)
 
     def read_bytes(self) -> bytes:
-        # Not by way of `open`, which would ask for a block at a time.
+        # Not with `open`, which would request one block at a time.
         with _telling(self), _gfile().GFile(str(self), "rb") as file:
             return file.read()
 
@@ -176,7 +175,7 @@ class _RemotePath(pathlib.PurePosixPath):
                 raise
 
     def rename(self, target: "_RemotePath") -> "_RemotePath":
-        # To itself, it would be copied and then removed.
+        # A file renamed to itself would be copied and then removed.
         if target != self:
             with _telling(self):
                 _gfile().rename(str(self), str(target), overwrite=True)
@@ -186,13 +185,13 @@ class _RemotePath(pathlib.PurePosixPath):
 
 
 class _RawFile(io.RawIOBase):
-    """A file of TensorFlow as Python's own buffers and decoders take it."""
+    """A TensorFlow file as a raw stream for Python's buffers and decoders."""
 
     def __init__(self, path: _RemotePath, mode: str) -> None:
         self._path, self._mode = path, mode
         with _telling(path):
             self._file = _gfile().GFile(str(path), mode)
-            # It opens at the first use only; a missing file should say so here.
+            # GFile opens the file at first use; a missing file should be an error here.
             self._file.seek(0) if mode == "rb" else self._file.write(b"")
 
     def readable(self) -> bool:
@@ -232,7 +231,7 @@ class _RawFile(io.RawIOBase):
 
 
 def remove_tree(path: pathlib.Path) -> None:
-    """Remove a folder and all in it, if it is there."""
+    """Remove a folder and its content, if it exists."""
     if not path.exists():
         return
     if not is_remote(path):
@@ -243,20 +242,20 @@ def remove_tree(path: pathlib.Path) -> None:
 
 
 def copy(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy a file from anywhere to anywhere."""
+    """Copy a file; source and target may be local or remote."""
     with _telling(target):
         _gfile().copy(str(source), str(target), overwrite=True)
 
 
 def is_storage_fault(error: BaseException) -> bool:
-    """Whether TensorFlow raised an error over remote files, rather than over a computation."""
+    """Whether an error of TensorFlow is about remote files, not about a computation."""
     import tensorflow as tf
 
     return isinstance(error, tf.errors.OpError) and bool(_SCHEME.search(str(error)))
 
 
 def storage_fault(path: str | os.PathLike[str], error: BaseException) -> UserError:
-    """The sentence for an error of remote storage."""
+    """The error to show the user for an error of remote storage."""
     what = " ".join(str(error).split())[:300]
     return UserError(
         f"{path}: the storage refuses or cannot be reached ({what}); see that the bucket is there, "
@@ -267,7 +266,7 @@ def storage_fault(path: str | os.PathLike[str], error: BaseException) -> UserErr
 
 @contextlib.contextmanager
 def _telling(path: pathlib.PurePath) -> Iterator[None]:
-    """Turn TensorFlow's errors into those of the operating system, or into one sentence."""
+    """Turn TensorFlow's errors into `FileNotFoundError` or a `UserError`."""
     import tensorflow as tf
 
     try:
@@ -280,7 +279,7 @@ def _telling(path: pathlib.PurePath) -> Iterator[None]:
 
 @functools.cache
 def _gfile() -> Any:
-    # Seconds, and half a gigabyte: only those pay whose files are elsewhere.
+    # The import takes seconds and half a gigabyte, so only remote files trigger it.
     import tensorflow as tf
 
     return tf.io.gfile
@@ -289,7 +288,7 @@ def _gfile() -> Any:
 @functools.cache
 def _check_scheme(scheme: str) -> None:
     if scheme not in _gfile().get_registered_schemes():
-        # Brings more of them where somebody has installed it, and registers them by itself.
+        # Importing tensorflow_io registers more schemes, if it is installed.
         with contextlib.suppress(ImportError):
             importlib.import_module("tensorflow_io")
     known = sorted(set(_gfile().get_registered_schemes()) - {"", "file"})
@@ -302,7 +301,7 @@ def _check_scheme(scheme: str) -> None:
 
 
 def _register_with_tfds(scheme: str) -> None:
-    """Let TFDS open what stands there, for it knows a few schemes only, and by itself."""
+    """Let TFDS open paths of this scheme; it knows only a few schemes by itself."""
     from etils import epath
 
     epath.register_path_cls(f"{scheme}://")(_RemotePath)
