@@ -31,6 +31,13 @@ SPLITS = {"train": [2, 4, 7, 9, 11, 12], "validation": [3, 6, 10], "test": [1, 5
 """The numbers of the people in each split; P12, whom the roster does not name, is drawn."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten():
+    """Commands that are imported later list the cohorts in their help."""
+    yield
+    COHORTS.pop(COHORT.name, None)
+
+
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
     return second_cohort.write_scans(tmp_path_factory.mktemp("second") / "scans")
