@@ -18,10 +18,14 @@ COHORTS: dict[str, Cohort] = {cohort.name: cohort for cohort in (IXI,)}
 """The cohorts by name. `find_cohort` adds cohorts of other packages."""
 
 
+_NAMES = ", ".join(COHORTS)
+"""Only those of this package: the help does not depend on what was imported before."""
+
+
 def cohort_flag() -> Any:
     """A field of a config that names a cohort, for `find_cohort`."""
     return flag(
-        f"Cohort of the volumes: {', '.join(COHORTS)}, or MODULE:NAME of your own.",
+        f"Cohort of the volumes: {_NAMES}, or MODULE:NAME of your own.",
         DEFAULT.name,
     )
 

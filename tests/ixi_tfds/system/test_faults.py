@@ -234,10 +234,6 @@ def test_a_scan_that_vanishes_stops_the_job(given, tmp_path):
         ("[Errno 28] No space left on device", "--workdir=/w: No space"),
         ("OSError: [Errno 30] Read-only file system: '/w'", "--workdir=/w: Read-only"),
         ("shape (3,) and (4,)", None),
-        (
-            "[Errno 23] Too many open files in system: '/w/c.tfrecord'",
-            "/w/c.tfrecord: Too many open files in system; allow more open files",
-        ),
     ],
 )
 def test_the_words_of_the_system_are_known_in_the_errors_of_libraries(text, said):
