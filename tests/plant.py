@@ -52,7 +52,9 @@ def first_line(output):
 
 def as_text(cell):
     """A cell of a Markdown table that shows the text as it is, without folders of this machine."""
-    short = re.sub(r"/[\w./-]*/pytest-[\w./-]*/", "TMP/", cell)[:160]
+    short = re.sub(r"/[\w./-]*/pytest-[\w./-]*/", "TMP/", cell.replace(sys.executable, "PYTHON"))[
+        :160
+    ]
     return html.escape(short, quote=False).replace("|", "\\|").replace("`", "'")
 
 
