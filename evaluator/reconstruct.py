@@ -23,7 +23,7 @@ from ixi_tfds.system.flags import flag
 
 with epy.lazy_imports():
     from evaluator import volumes
-    from evaluator.lesions import maps as anomaly
+    from evaluator.lesions import maps
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -121,7 +121,7 @@ def reconstruct_scan(
     """
     stack = volumes.open_stack(job.path, geometry)
     shape = stack.volume.voxels.shape
-    maps = [np.zeros(shape, np.float32) for _ in _SUFFIXES]
+    written = [np.zeros(shape, np.float32) for _ in _SUFFIXES]
     rows = []
     with tqdm.tqdm(
         total=shape[2], unit="slice", desc=job.name, disable=None, leave=False
@@ -129,20 +129,20 @@ def reconstruct_scan(
         for first in range(0, shape[2], batch_size):
             last = min(first + batch_size, shape[2])
             slices = volumes.scanner_slices(stack, first, last)
-            reconstruction, residual = anomaly.anomaly_maps(model, slices, stack.limits)
+            reconstruction, residual = maps.anomaly_maps(model, slices, stack.limits)
             if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
                 raise ScanError(
                     "non_finite",
                     job.path,
                     f"the model gives values that are not finite for slices {first} to {last - 1}",
                 )
-            for values, slices_out in zip(maps, (reconstruction, residual), strict=True):
+            for values, slices_out in zip(written, (reconstruction, residual), strict=True):
                 values[:, :, first:last] = volumes.from_slices(stack, slices_out)
             rows += [_row(stack, index, plane) for index, plane in enumerate(residual, start=first)]
             progress.update(last - first)
     facts = _facts(model, geometry, stack, job) | {"slices": rows}
     job.folder.mkdir(parents=True, exist_ok=True)
-    for suffix, values in zip(_SUFFIXES, maps, strict=True):
+    for suffix, values in zip(_SUFFIXES, written, strict=True):
         volumes.write_map(job.folder / f"{job.name}{suffix}.nii.gz", values, stack.volume)
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})

@@ -1,6 +1,7 @@
 """Training autoencoders on the dataset.
 
-- One run: `config`, `training`; `workdir` makes it resumable, `callbacks` report its progress.
+- One run: the command `train`; `config`, `run`; `workdir` makes it resumable,
+  `callbacks` report its progress.
 - Input: `data`, `augmentation`.
 - Model: the table in `models`; `autoencoder`, `losses`.
 - Devices and machines: `distribution`, `cluster`.

@@ -29,7 +29,7 @@ EXAMPLES = 4
 
 @dataclasses.dataclass
 class Tally:
-    """Histograms of one method, int32 [2, BINS], as `curves.count` gives them.
+    """Histograms of one method, int32 [2, BINS], as `histograms.count` gives them.
 
     Attributes:
       subjects: histogram of each subject.
@@ -91,7 +91,7 @@ class Scorer:
       batch_size: slices in a batch.
       blur_sigma: sigma of the blurred input, in pixels.
       smooth_sigma: sigma of a Gaussian over the scores, in pixels; 0 for none.
-      inner: whether only pixels in `anomaly.inner_head` count, rather than all of the head.
+      inner: whether only pixels in `maps.inner_head` count, rather than all of the head.
     """
 
     models: Sequence[Model]
@@ -191,7 +191,7 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
     """Score the voxels of volumes on their own grids, in all slices that show some of the head.
 
     A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
-    (see `anomaly.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
+    (see `maps.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
     in the model's field of view, in the groups `INSIDE` and `BEYOND`.
 
     Raises:
