@@ -1,7 +1,7 @@
 """What the benchmarks share: rivals in processes of their own, alternating; ratios; the results."""
 
-import contextlib
 import argparse
+import contextlib
 import json
 import os
 import pathlib
