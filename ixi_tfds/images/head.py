@@ -48,6 +48,16 @@ def background_of(volume: Volume) -> float:
     return float(np.median(volume.scaled(np.concatenate(faces))))
 
 
+def tilt_of(affine: np.ndarray) -> float:
+    """Largest angle between an axis of the voxels and the axis of the scanner next to it, in degrees.
+
+    0 for straight heads, at most 54.7. `affine` is [4, 4], from voxels to mm.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    nearest = np.abs(axes).max(axis=0).min()
+    return float(np.degrees(np.arccos(min(1.0, nearest))))
+
+
 def find_head(volume: Volume, every_mm: float = 3.0) -> Head:
     """Find the head by the share of foreground in planes along each axis.
 
