@@ -112,7 +112,9 @@ def test_heads_of_mixed_voxels_give_slices_of_the_same_places(made):
     assert fine.shape == (10, 32, 32)
     for stack in stacks.values():
         same, before, after = (
-            alike(fine, stack), alike(fine[1:], stack[:-1]), alike(fine[:-1], stack[1:])
+            alike(fine, stack),
+            alike(fine[1:], stack[:-1]),
+            alike(fine[:-1], stack[1:]),
         )
         assert same > 0.97 and same > max(before, after)
 
@@ -198,7 +200,7 @@ def test_a_window_in_mm_that_leaves_the_volume_is_refused_in_mm(mixed, tmp_path,
 
 
 def test_a_window_of_air_is_refused(tmp_path, capsys):
-    """An axial scan of thick slices: by number, its first slices along right are beside the head."""
+    """Of an axial scan of thick slices, the first ones by number along right show no head."""
     source = tmp_path / "scans"
     source.mkdir()
     write_ball(source, "axial", (1.0, 6.0, 1.0), (160, 22, 256))
