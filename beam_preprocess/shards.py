@@ -22,11 +22,11 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
-from ixi_tfds.images.head import background_of, tilt_of
-from ixi_tfds.images.resampling import share_outside, source_window
+from ixi_tfds.images.head import tilt_of
+from ixi_tfds.images.resampling import share_outside
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import check_spacing, slices_of
+from ixi_tfds.slices import Checked, check_scan, check_spacing, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
@@ -106,14 +106,15 @@ def write_shard(task: ShardTask) -> None:
             volume = read_volume(scan.path)
             if task.zooms:
                 check_spacing(volume, scan.path, task.zooms)
-            examples = list(slices_of(scan, task.config, volume))
+            checked = check_scan(volume, scan.path, task.config)
+            examples = list(slices_of(scan, task.config, volume, checked))
         except ScanError as error:
             raise_fault_of_system(error)
             if task.strict:
                 raise
             rejected.append(_refusal(task, scan, error, volume))
             continue
-        volumes.append(_describe(task, scan, volume, examples))
+        volumes.append(_describe(task, scan, volume, checked, examples))
         for key, example in examples:
             order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
             slices.append((order, encode_slice(example)))
@@ -191,13 +192,17 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
 
 
 def _describe(
-    task: ShardTask, scan: Scan, volume: Volume, examples: list[tuple[str, dict[str, Any]]]
+    task: ShardTask,
+    scan: Scan,
+    volume: Volume,
+    checked: Checked,
+    examples: list[tuple[str, dict[str, Any]]],
 ) -> VolumeRecord:
-    window = volume.voxels[:, :, slice(*source_window(volume, task.config))]
+    window = volume.voxels[:, :, slice(*checked.window)]
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())
     rows, columns, depth = volume.voxels.shape
-    cropped = round(share_outside(volume, task.config), 4)
+    cropped = round(share_outside(volume, task.config, checked.head), 4)
     pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
@@ -213,7 +218,7 @@ def _describe(
         mean=round(mean, 3),
         highest=round(highest, 3),
         thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
-        background=round(background_of(volume), 3) if task.config.padding else None,
+        background=round(checked.head.background, 3) if checked.head else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
     )

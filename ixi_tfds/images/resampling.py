@@ -95,7 +95,7 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     # Products are fastest in row-major order and along its first axis. In most volumes the axes
     # are reversed.
     turned = values.flags.f_contiguous
-    result = np.ascontiguousarray(values.T if turned else values)
+    result = values.T if turned else values
     in_order = matrices[::-1] if turned else matrices
     growth = [matrix.shape[0] / matrix.shape[1] for matrix in in_order]
     for axis in sorted(range(3), key=lambda axis: max(1.0, growth[axis])):
@@ -106,13 +106,13 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     return result
 
 
-def share_outside(volume: Volume, config: SliceConfig) -> float:
+def share_outside(volume: Volume, config: SliceConfig, head: Head | None = None) -> float:
     """Share of a plane of the volume that lies outside the stored slices, cut off by the crop."""
     shape, zooms = volume.voxels.shape, volume.zooms
     if config.spacing is None:
         shares = [min(1.0, size / n) for size, n in zip(config.size, shape, strict=False)]
     else:
-        rows, columns, _ = slice_places(volume, config)
+        rows, columns, _ = slice_places(volume, config, head)
         shares = []
         for field, n, side in zip((rows, columns), shape, zooms, strict=False):
             low = max(field.first - field.side / 2, -side / 2)
@@ -122,13 +122,14 @@ def share_outside(volume: Volume, config: SliceConfig) -> float:
 
 
 def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:
-    """A matrix times a row-major array along one of its three axes, row-major again."""
+    """A matrix times an array along one of its three axes; fastest for a row-major array."""
+    values = np.ascontiguousarray(values)
     a, b, c = values.shape
     if axis == 0:
         return (matrix @ values.reshape(a, b * c)).reshape(-1, b, c)
     if axis == 1:
         return np.stack([matrix @ plane for plane in values])
-    return np.ascontiguousarray((matrix @ values.reshape(a * b, c).T).T).reshape(a, b, -1)
+    return (matrix @ values.reshape(a * b, c).T).reshape(-1, a, b).transpose(1, 2, 0)
 
 
 def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
@@ -187,8 +188,10 @@ def resampled_slices(volume: Volume, config: SliceConfig, head: Head | None = No
     p, s, r = (matrix[:, part] for matrix, part in zip(matrices, parts, strict=True))
     # Means of stored voxels are scaled, which are fewer.
     background = (head.background - volume.inter) / volume.slope
-    made = resample(values, (p, s, r), background).transpose(2, 0, 1)
-    return volume.scaled(made).astype(np.float32)
+    made = np.ascontiguousarray(resample(values, (p, s, r), background).transpose(2, 0, 1))
+    made *= np.float32(volume.slope)
+    made += np.float32(volume.inter)
+    return made
 
 
 def _weights(result: Places, source: Places) -> scipy.sparse.csr_array:
