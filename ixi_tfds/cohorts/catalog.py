@@ -55,6 +55,8 @@ class Scan:
       sex: one of `features.SEXES`.
       ethnicity: one of `features.ETHNICITIES`.
       age: in years, NaN where unknown.
+      alternatives: paths of other volumes of the subject, in the order to try where `path`, and the
+        ones before, are refused when read.
     """
 
     subject: str
@@ -63,6 +65,13 @@ class Scan:
     sex: str = "unknown"
     ethnicity: str = "unknown"
     age: float = math.nan
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def candidates(self) -> "tuple[Scan, ...]":
+        """The scan with one path each, `path` first, in the order to try."""
+        paths = (self.path, *self.alternatives)
+        return tuple(dataclasses.replace(self, path=path, alternatives=()) for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
