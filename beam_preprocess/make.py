@@ -16,8 +16,9 @@ _USAGE = """
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
 Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
-workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first
-sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used. Any other --config names your own geometry:
+workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first good
+sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
+Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
@@ -62,6 +63,8 @@ def summary(made: Made) -> str:
     for kind, reasons in (("rejected", manifest.rejected), ("skipped", manifest.skipped)):
         for reason, count in (reasons or {}).items():
             lines.append(f"{kind + ': ' + reason:<40}{count:>6,}")
+    if manifest.people_lost is not None:
+        lines.append(f"{'people of whom all were rejected':<40}{manifest.people_lost:>6,}")
     lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from beam_preprocess.shards import ShardTask
 from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts.bids_filter import BidsFlags, as_text
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
@@ -71,6 +72,7 @@ class SourceConfig:
 
     source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
@@ -116,8 +118,8 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      scans: the volumes to read, one for each subject.
-      skipped: files refused by name, and further volumes of a person in a BIDS folder.
+      scans: the people, each with the volumes to try.
+      skipped: files refused by name, and volumes of a BIDS folder that are not asked for.
       splits: the split of each subject.
       warnings: about the demographics.
       tasks: the shards to write.
@@ -154,7 +156,8 @@ def plan_job(
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    catalog = find_scans(source.source_dir, cohort, source.people.workbook)
+    asked, workbook = source.bids.asked, source.people.workbook
+    catalog = find_scans(source.source_dir, cohort, workbook, bids_filter=asked)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
@@ -188,7 +191,8 @@ def plan_job(
             "config": codec.to_plain(slices),
             "volumes_per_shard": source.volumes_per_shard,
             "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        },
+        }
+        | ({"bids_filter": as_text(asked)} if asked else {}),
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import quality
+from beam_preprocess import choice, quality
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
@@ -17,7 +17,7 @@ from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
 from ixi_tfds.documents.manifest import Counts, Manifest, Source
-from ixi_tfds.documents.shard_record import Refusal, ShardRecord
+from ixi_tfds.documents.shard_record import Refusal, ShardRecord, lost_people
 from ixi_tfds.splits import SPLITS
 from ixi_tfds.system import folders
 from ixi_tfds.system.files import PARTIAL
@@ -33,8 +33,12 @@ def publish(
     """
     cohort, work_dir = config.cohort, plan.work_dir
     records = _number_shards(cohort.name, work_dir, records)
-    refused = [entry for record in records for entry in record.rejected] + [*plan.skipped]
-    made = _manifest(config, plan, records, fingerprint)
+    taken = {volume.subject: volume.path for record in records for volume in record.volumes}
+    skipped = [*plan.skipped, *choice.left(plan.scans, taken, config.source.source_dir)]
+    refused = [entry for record in records for entry in record.rejected] + skipped
+    made = dataclasses.replace(
+        _manifest(config, plan, records, fingerprint), skipped=_by_reason(skipped)
+    )
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
@@ -57,6 +61,8 @@ def _manifest(
 ) -> Manifest:
     filled = [record for record in records if record.slices]
     volumes = [(record, volume) for record in filled for volume in record.volumes]
+    rejected = [entry for record in records for entry in record.rejected]
+    lost = len(lost_people(rejected))
     return Manifest(
         version=VERSION,
         config=config.slices,
@@ -66,9 +72,10 @@ def _manifest(
         volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
-        rejected=_by_reason(entry for record in records for entry in record.rejected),
-        skipped=_by_reason(plan.skipped),
+        rejected=_by_reason(rejected),
+        people_lost=lost if lost < len(rejected) else None,
         bytes=sum(record.bytes for record in filled),
+        bids_filter=plan.settings.get("bids_filter"),
         volumes={
             volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)
             for record, volume in volumes

@@ -9,6 +9,8 @@ from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
 from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts.bids_filter import BidsFlags
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.integrity import Damage, split_of
@@ -111,6 +113,7 @@ def _tasks(
     source = SourceConfig(
         source_dir=source_dir,
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
+        bids=BidsFlags(bids_filter=manifest.bids_filter),
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )
     return plan_job(source, manifest.config, folder).tasks
@@ -119,8 +122,20 @@ def _tasks(
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:
     # Not by name: shards have other numbers if all volumes of one were refused.
     volumes = (manifest.volumes or {}).items()
-    people = {subject for subject, source in volumes if source.shard == name}
+    people = {subject: source.path for subject, source in volumes if source.shard == name}
     for task in tasks:
-        if task.split == split_of(name) and people <= {scan.subject for scan in task.scans}:
-            return task
+        if task.split == split_of(name) and people.keys() <= {s.subject for s in task.scans}:
+            mine = [scan for scan in task.scans if scan.subject in people]
+            scans = tuple(_as_taken(task, scan, people[scan.subject]) for scan in mine)
+            return dataclasses.replace(task, scans=scans)
     raise _other_source(name)
+
+
+def _as_taken(task: ShardTask, scan: Scan, taken: str) -> Scan:
+    """The scan with the volume that the dataset was made from, where that is among its volumes.
+
+    The preferred volume of a BIDS folder may be another one: refused then and not now, or by the
+    rules of an earlier version.
+    """
+    found = [one for one in scan.candidates if task.relative(one) == taken]
+    return found[0] if found else scan

@@ -14,6 +14,8 @@ from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
+from ixi_tfds.cohorts import bids
+from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import find_volumes, stem_of
 from ixi_tfds.config import VERSION
 from ixi_tfds.system import flags, folders, storage
@@ -54,6 +56,7 @@ class ReconstructConfig:
     input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
     output_dir: str = flag("Folder for the results.")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -80,17 +83,21 @@ class Job:
     name: str
 
 
-def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
+def find_jobs(
+    source: pathlib.Path, output_dir: pathlib.Path, asked: Filter | None = None
+) -> list[Job]:
     """The scan `source`, or the scans in that folder, with the places of their results.
 
-    Files named like results of this command are skipped.
+    Files named like results of this command are skipped. `asked` is a filter for a BIDS folder.
 
     Raises:
       UserError: there is no scan, or two scans would have the same result files.
     """
     if not source.is_dir():
+        if asked:
+            raise UserError(f"--bids_filter: --input={source} is no BIDS folder")
         return [Job(str(source), output_dir, stem_of(str(source)))]
-    paths, refused = find_volumes(str(source))
+    paths, refused = find_volumes(str(source), asked)
     jobs = [
         Job(path, output_dir / storage.at(path).parent.relative_to(source), stem_of(path))
         for path in paths
@@ -105,6 +112,8 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
             raise UserError(f"{other} and {job.path}: their results would be the same files")
     if refused:
         print(f"passed over by name: {len(refused)}, such as {refused[0]}")
+    if asked and "unit1" in asked.get("suffix", ()):
+        print(f"warning: {bids.NOISY}", file=sys.stderr)
     return jobs
 
 
@@ -198,7 +207,8 @@ def main(config: ReconstructConfig) -> None:
         are done.
     """
     with folders.writing(config.output_dir, "output_dir"):
-        jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
+        output_dir = pathlib.Path(config.output_dir)
+        jobs = find_jobs(storage.at(config.input), output_dir, config.bids.asked)
         model, geometry = _load(config)
         refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
     if refused:

@@ -6,13 +6,14 @@ TensorFlow nor pandas.
 
 import dataclasses
 import math
-import os
 import re
 from collections.abc import Iterator
 from pathlib import PurePath
 
 from ixi_tfds.cohorts import bids
+from ixi_tfds.cohorts.bids_filter import Filter
 from ixi_tfds.cohorts.cohort import Cohort, People
+from ixi_tfds.cohorts.participants import read_participants
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
 
@@ -55,6 +56,8 @@ class Scan:
       sex: one of `features.SEXES`.
       ethnicity: one of `features.ETHNICITIES`.
       age: in years, NaN where unknown.
+      alternatives: paths of other volumes of the subject, in the order to try where `path`, and the
+        ones before, are refused when read.
     """
 
     subject: str
@@ -63,6 +66,13 @@ class Scan:
     sex: str = "unknown"
     ethnicity: str = "unknown"
     age: float = math.nan
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def candidates(self) -> "tuple[Scan, ...]":
+        """The scan with one path each, `path` first, in the order to try."""
+        paths = (self.path, *self.alternatives)
+        return tuple(dataclasses.replace(self, path=path, alternatives=()) for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,9 +81,10 @@ class Catalog:
 
     Attributes:
       scans: one for each subject, ordered by subject.
-      refused: files whose names say that they are not T1 volumes, and in a BIDS folder all volumes
-        of a subject except the first; ordered by path.
-      warnings: about the workbook or a BIDS folder's `participants.tsv`, one sentence each.
+      refused: files whose names say that they are not T1 volumes, or are not asked for; ordered by
+        path.
+      warnings: about the workbook or a BIDS folder's `participants.tsv`, and people of a BIDS
+        folder who are left out; one sentence each.
     """
 
     scans: tuple[Scan, ...]
@@ -81,16 +92,24 @@ class Catalog:
     warnings: tuple[str, ...] = ()
 
 
-def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
-    """Find the scans in a folder, one volume for each subject, with sex, ethnicity and age.
+def find_scans(
+    source_dir: str,
+    cohort: Cohort,
+    workbook: str | None = None,
+    *,
+    bids_filter: Filter | None = None,
+) -> Catalog:
+    """Find the scans in a folder, one for each subject, with sex, ethnicity and age.
 
-    In a BIDS folder the first volume of a subject, by name, is taken, so that subjects with several
-    sessions do not count more than others. Sex and age come from `participants.tsv`.
+    In a BIDS folder a scan has all volumes of its subject, in the order of `bids.by_person`; one of
+    them counts, so that subjects with several sessions do not count more than others. Sex and age
+    come from `participants.tsv`.
 
     Args:
       source_dir: the folder, as in `find_volumes`.
       cohort: reads file names and workbook; not used in a BIDS folder. The workbook describes only
         subjects whose file names are in the cohort's form.
+      bids_filter: which volumes of a BIDS folder are asked for; empty or None for all.
       workbook: path of the cohort's workbook, where it is not in the folder.
 
     Raises:
@@ -103,9 +122,9 @@ def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> 
                 f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv "
                 "has sex and age; leave the flag out"
             )
-        return _bids_catalog(source_dir)
+        return _bids_catalog(source_dir, bids_filter or {})
     people = cohort.find_people(source_dir, workbook)
-    paths, refused = find_volumes(source_dir)
+    paths, refused = find_volumes(source_dir, bids_filter)
     scans: dict[str, Scan] = {}
     for path in paths:
         scan = _scan_of(path, cohort, people)
@@ -119,7 +138,9 @@ def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> 
     return Catalog(in_order, tuple(refused), people.warnings)
 
 
-def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
+def find_volumes(
+    source_dir: str, bids_filter: Filter | None = None
+) -> tuple[list[str], list[ScanError]]:
     """The T1 volumes in a folder and the files that are refused by name, both ordered by path.
 
     In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions. In any other
@@ -127,13 +148,19 @@ def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
     to folders are not followed.
 
     Raises:
-      UserError: the folder does not exist, or has no T1 volume.
+      UserError: the folder does not exist, has no T1 volume, or is no BIDS folder and a filter is
+        given.
     """
     if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
-    is_bids = bids.is_bids(source_dir)
-    found = bids.t1_volumes(source_dir) if is_bids else sorted(_volumes_under(source_dir))
-    paths, refused = [], []
+    refused: list[ScanError] = []
+    if bids.is_bids(source_dir):
+        found, refused = bids.t1_volumes(source_dir, bids_filter)
+    elif bids_filter:
+        raise UserError(f"--bids_filter: {source_dir} is no BIDS folder; leave the flag out")
+    else:
+        found = sorted(_volumes_under(source_dir))
+    paths = []
     for path in found:
         error = _refusal(path)
         if error is None:
@@ -143,6 +170,7 @@ def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
     if not paths:
         also = f"; {len(refused)} refused by name, the first as {refused[0]}" if refused else ""
         raise UserError(f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it{also}")
+    refused.sort(key=lambda error: error.path)
     return paths, refused
 
 
@@ -191,24 +219,23 @@ def _refusal(path: str) -> ScanError | None:
     return None
 
 
-def _bids_catalog(source_dir: str) -> Catalog:
-    paths, others = find_volumes(source_dir)
-    people, warnings = bids.read_participants(source_dir)
-    scans: dict[str, Scan] = {}
-    for path in paths:
-        subject = bids.subject_of(path, source_dir)
-        if subject in scans:
-            first = os.path.relpath(scans[subject].path, source_dir)
-            detail = f"is another volume of {subject}, of whom {first} is taken"
-            others.append(ScanError("same_person", path, detail))
-            continue
-        scans[subject] = Scan(subject=subject, site="", path=path, **people.get(subject, {}))
-    others.sort(key=lambda error: error.path)
-    unlisted = sorted(scans.keys() - people.keys()) if people else []
+def _bids_catalog(source_dir: str, asked: Filter) -> Catalog:
+    paths, left = find_volumes(source_dir, asked)
+    people, warnings = read_participants(source_dir)
+    scans = []
+    for subject, (first, *others) in sorted(bids.by_person(paths, source_dir).items()):
+        facts = people.get(subject, {})
+        scans.append(
+            Scan(subject=subject, site="", path=first, alternatives=tuple(others), **facts)
+        )
+    found = {scan.subject for scan in scans}
+    unlisted = sorted(found - people.keys()) if people else []
     if unlisted:
         lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
         warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
-    return Catalog(tuple(scans[name] for name in sorted(scans)), tuple(others), warnings)
+    missing = bids.left_out(source_dir, found, left)
+    noisy = [bids.NOISY] if "unit1" in asked.get("suffix", ()) else []
+    return Catalog(tuple(scans), tuple(left), (*missing, *noisy, *warnings))
 
 
 def _scan_of(path: str, cohort: Cohort, people: People) -> Scan:

@@ -31,6 +31,7 @@ class ScanError(UserError):
         "other_modality",
         "label_map",
         "same_person",
+        "not_asked_for",
         "unreadable",
         "not_nifti",
         "corrupt_data",

@@ -9,9 +9,10 @@ from bids_folder import write_bids
 from volumes import SMALL
 
 from beam_preprocess.__main__ import run
-from ixi_tfds.cohorts.bids import is_bids, read_participants
+from ixi_tfds.cohorts.bids import is_bids
 from ixi_tfds.cohorts.catalog import find_scans, find_volumes
 from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.cohorts.participants import read_participants
 from ixi_tfds.system.errors import UserError, WorkbookError
 
 
