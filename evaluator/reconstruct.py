@@ -16,7 +16,8 @@ from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
 from ixi_tfds.cohorts import bids
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
-from ixi_tfds.cohorts.catalog import find_volumes, stem_of
+from ixi_tfds.cohorts.catalog import find_volumes
+from ixi_tfds.cohorts.names import stem_of
 from ixi_tfds.config import VERSION
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command

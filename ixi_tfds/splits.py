@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from ixi_tfds.cohorts.catalog import Scan, stem_of, without_t1
+from ixi_tfds.cohorts.catalog import Scan
+from ixi_tfds.cohorts.names import stem_of, without_t1
 from ixi_tfds.cohorts.roster import Roster
 
 SPLITS = ("train", "validation", "test")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ixi_tfds.cohorts import DEFAULT
-from ixi_tfds.cohorts.catalog import LESION_MASKS, T1, Scan, find_scans, words_of
+from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts.names import LESION_MASKS, T1, words_of
 from ixi_tfds.nifti import Volume, read_volume
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError

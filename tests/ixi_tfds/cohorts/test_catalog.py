@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ixi_tfds.cohorts import catalog
-from ixi_tfds.cohorts.catalog import Scan, stem_of
+from ixi_tfds.cohorts.catalog import Scan
+from ixi_tfds.cohorts.names import stem_of
 from ixi_tfds.cohorts.cohort import People
 from ixi_tfds.cohorts.ixi import IXI
 from ixi_tfds.cohorts.roster import read_roster
