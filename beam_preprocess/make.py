@@ -46,6 +46,12 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         f"planned subjects {'/'.join(str(n) for n, _ in counts.values())}, "
         f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
     )
+    print("people told apart " + "\n  and ".join(map(one_line, planned.told_apart)))
+    for one in planned.passed_over[:_WARNINGS_SHOWN]:
+        print(f"passed over: {one_line(str(one.error))}")
+    if len(planned.passed_over) > _WARNINGS_SHOWN:
+        more = len(planned.passed_over) - _WARNINGS_SHOWN
+        print(f"passed over: and {more} more kinds or folders; rejected.jsonl lists all of them")
     print(summary(job.run_job(config, planned, options)))
     print(f"dataset: {dataset_dir}\nquality: {dataset_dir / 'quality.html'}")
 
@@ -63,6 +69,8 @@ def summary(made: Made) -> str:
     for kind, reasons in (("rejected", manifest.rejected), ("skipped", manifest.skipped)):
         for reason, count in (reasons or {}).items():
             lines.append(f"{kind + ': ' + reason:<40}{count:>6,}")
+    for kind, count in (manifest.passed_over or {}).items():
+        lines.append(f"{'passed over: ' + kind:<40}{count:>6,}")
     if manifest.people_lost is not None:
         lines.append(f"{'people of whom all were rejected':<40}{manifest.people_lost:>6,}")
     lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.options import Dataset, ModelChecks, check_folders
+from ixi_tfds.cohorts import AS_NAMED, NameFlags
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
@@ -71,6 +72,7 @@ class AnomaliesConfig:
     data: Dataset = dataclasses.field(kw_only=True)
     output_dir: str = flag("Folder for the results.")
     source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
@@ -98,7 +100,12 @@ def main(config: AnomaliesConfig) -> None:
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
         source, batch_size = config.source_dir, config.batch_size
         scored = score_lesions(
-            models, data, config.settings, source_dir=source, batch_size=batch_size
+            models,
+            data,
+            config.settings,
+            source_dir=source,
+            names=config.names,
+            batch_size=batch_size,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -116,6 +123,7 @@ def score_lesions(
     settings: LesionSettings,
     *,
     source_dir: str | None = None,
+    names: NameFlags = AS_NAMED,
     batch_size: int = 32,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
@@ -125,6 +133,7 @@ def score_lesions(
       data: dataset of healthy people.
       settings: how pixels are scored.
       source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
+      names: who is the person in a file of that folder, and whether names are believed.
       batch_size: slices in a batch.
 
     Returns:
@@ -146,7 +155,7 @@ def score_lesions(
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
-        pairs, geometry = _volumes(source_dir, data, facts)
+        pairs, geometry = _volumes(source_dir, names, data, facts)
         found = tallies.tally_volumes(scorer, pairs, geometry)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
@@ -184,14 +193,16 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
     }
 
 
-def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[list[Pair], Geometry]:
+def _volumes(
+    source_dir: str, names: NameFlags, data: Dataset, facts: dict[str, Any]
+) -> tuple[list[Pair], Geometry]:
     """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
     from evaluator import volumes
     from evaluator.lesions import pairs
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
 
-    chosen, alone = pairs.find_pairs(source_dir)
+    chosen, alone = pairs.find_pairs(source_dir, names)
     facts["lesions"] = (
         "1 volume with its mask, scored on its own grid"
         if len(chosen) == 1

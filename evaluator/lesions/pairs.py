@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ixi_tfds.cohorts import DEFAULT
+from ixi_tfds.cohorts import AS_NAMED, DEFAULT, NameFlags
 from ixi_tfds.cohorts.catalog import Scan, find_scans
-from ixi_tfds.cohorts.names import LESION_MASKS, T1, words_of
+from ixi_tfds.cohorts.names import LESION_MASKS, T1, is_mask, words_of
+from ixi_tfds.cohorts.walking import find_files
 from ixi_tfds.nifti import Volume, read_volume
-from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
 
@@ -21,7 +21,7 @@ class Pair:
     mask: str
 
 
-def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
+def find_pairs(source_dir: str, names: NameFlags = AS_NAMED) -> tuple[list[Pair], list[str]]:
     """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
     Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
@@ -30,23 +30,20 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
     `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
     several masks, those with the word lesion are preferred.
 
+    `names` says who is the person in a file, and whether names are believed; masks are always told
+    by name.
+
     Returns:
       The pairs, ordered by subject, and the paths of volumes without a mask.
 
     Raises:
       UserError: there is no pair, or a volume has several masks.
     """
-    catalog = find_scans(source_dir, DEFAULT)
+    catalog = find_scans(source_dir, DEFAULT, names=names, but_masks=True)
     masks: dict[tuple[str, ...], list[str]] = {}
-    files = [
-        storage.at(folder, name)
-        for folder, _, names in storage.walk(storage.at(source_dir))
-        for name in names
-    ]
-    for path in sorted(files):
-        words = words_of(str(path))
-        if path.name.lower().endswith((".nii", ".nii.gz")) and LESION_MASKS & set(words):
-            masks.setdefault(_identity(words), []).append(str(path))
+    for path in find_files(source_dir).volumes:
+        if is_mask(path):
+            masks.setdefault(_identity(words_of(path)), []).append(path)
     pairs, alone = [], []
     for scan in catalog.scans:
         candidates = masks.get(_identity(words_of(scan.path)), [])

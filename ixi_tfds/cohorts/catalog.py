@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ixi_tfds.cohorts import AS_NAMED, NameFlags, bids, subjects
 from ixi_tfds.cohorts.bids_filter import Filter
@@ -17,6 +18,7 @@ from ixi_tfds.cohorts.participants import read_participants
 from ixi_tfds.cohorts.walking import PassedOver, find_files
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
@@ -73,8 +75,15 @@ class Catalog:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Volumes:
-    """What `find_volumes` gives, with what is passed over and the links that were followed."""
+class Volumes:
+    """The volumes in a folder and the files that are not read.
+
+    Attributes:
+      paths: of the T1 volumes, sorted.
+      refused: files that are refused by name, ordered by path.
+      passed_over: images of other formats and the like, ordered by folder.
+      links: paths of links to folders that were followed.
+    """
 
     paths: list[str]
     refused: list[ScanError]
@@ -119,7 +128,7 @@ def find_scans(
         told = f"by the folders of BIDS ({len(catalog.scans)} people): {shown}"
         return dataclasses.replace(catalog, told_apart=(told,))
     people = cohort.find_people(source_dir, workbook)
-    found = _look(source_dir, bids_filter, names.allow_names, but_masks)
+    found = look(source_dir, bids_filter, names.allow_names, but_masks)
     files = {path: _below(path, source_dir) for path in found.paths}
     named, left, warnings = subjects.name_people(files, cohort, names)
     by_person = subjects.by_person(named)
@@ -138,33 +147,38 @@ def find_volumes(
 ) -> tuple[list[str], list[ScanError]]:
     """The T1 volumes in a folder and the files that are refused by name, both ordered by path.
 
+    Arguments and errors are those of `look`.
+    """
+    found = look(source_dir, bids_filter, allow_names)
+    return found.paths, found.refused
+
+
+def look(
+    source_dir: str,
+    bids_filter: Filter | None = None,
+    allow_names: bool = False,
+    but_masks: bool = False,
+) -> Volumes:
+    """The T1 volumes in a folder, and the files there that are not read.
+
     In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions. In any other
-    they are those of `walking.find_files`. `allow_names` takes them whatever their names say.
+    they are those of `walking.find_files`. `allow_names` takes them whatever their names say, with
+    `but_masks` all except those named as masks.
 
     Raises:
       UserError: the folder does not exist, has no T1 volume, or is no BIDS folder and a filter is
         given.
     """
-    found = _look(source_dir, bids_filter, allow_names)
-    return found.paths, found.refused
-
-
-def _look(
-    source_dir: str,
-    bids_filter: Filter | None,
-    allow_names: bool,
-    but_masks: bool = False,
-) -> _Volumes:
     if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
-    found, asked = _Volumes([], []), bids_filter or {}
+    found, asked = Volumes([], []), bids_filter or {}
     if bids.is_bids(source_dir):
-        found = _Volumes(*bids.t1_volumes(source_dir, bids_filter))
+        found = Volumes(*bids.t1_volumes(source_dir, bids_filter))
     elif asked:
         raise UserError(f"--bids_filter: {source_dir} is no BIDS folder; leave the flag out")
     else:
         files = find_files(source_dir)
-        found = _Volumes([*files.volumes], [], files.passed_over, files.links)
+        found = Volumes([*files.volumes], [], files.passed_over, files.links)
     paths, refused = [], [*found.refused]
     for path in found.paths:
         allowed = allow_names and not (but_masks and is_mask(path))
@@ -180,7 +194,7 @@ def _look(
     return looked
 
 
-def _nothing(source_dir: str, looked: _Volumes) -> str:
+def _nothing(source_dir: str, looked: Volumes) -> str:
     """The message for a folder without volumes: all reasons, counted."""
     text = f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it"
     if looked.refused:
@@ -226,14 +240,14 @@ def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
 def _scan_of(scans: Sequence[subjects.Named], people: People) -> Scan:
     """The scan of a person, of whom these are the volumes, in the order to try."""
     first, *others = scans
-    facts: Mapping[str, object] = people.facts.get(first.person, {})
+    facts: Mapping[str, Any] = people.facts.get(first.person, {})
     stated = {name: value for one in reversed(scans) for name, value in one.facts.items()}
     return Scan(
         subject=first.person,
         site=first.site,
         path=first.path,
         alternatives=tuple(one.path for one in others),
-        **{**facts, **stated},  # type: ignore[arg-type]  # by the fields of a scan
+        **{**facts, **stated},
     )
 
 

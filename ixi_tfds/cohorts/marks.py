@@ -12,9 +12,7 @@ _SEPARATORS = re.compile(r"[-_. ]+")
 _ENTITIES = re.compile(
     r"(?:^|(?<=[-_. ]))(?:ses|session|visit|run|echo|acq|rec)-[a-z0-9]+(?=$|[-_. ])"
 )
-_MARKS = re.compile(
-    r" (?:ses|sess|session|visit|run|echo|mpr|acq|tp|timepoint) ?[0-9]{1,4}(?= )"
-)
+_MARKS = re.compile(r" (?:ses|sess|session|visit|run|echo|mpr|acq|tp|timepoint) ?[0-9]{1,4}(?= )")
 """Marks of a visit, run or echo. Nothing else has such names."""
 
 _WEAK_MARKS = re.compile(

@@ -81,9 +81,8 @@ def _any(words: set[str]) -> str:
 
 
 _PLANES = r"(?:ax|axial|sag|sagittal|cor|coronal|tra|trans|inplane|3d|2d|iso|fs|brain|reg)"
-_GLUED_T1 = re.compile(
-    rf"{_PLANES}*t1((?:{_any(_HARMLESS | _CONTRAST_AFTER_T1 | _CONTRAST_AGENT | _WITHOUT_CONTRAST)})*)"
-)
+_T1_TAIL = _any(_HARMLESS | _CONTRAST_AFTER_T1 | _CONTRAST_AGENT | _WITHOUT_CONTRAST)
+_GLUED_T1 = re.compile(rf"{_PLANES}*t1((?:{_T1_TAIL})*)")
 _GLUED = re.compile(
     rf"{_PLANES}*(?:t2|pd|flair)(?:{_any(_T2_TAILS)}|{_PLANES}|t2)*"
     r"|(?:t1|t2|t2star|r1|r2|r2s|r2star|pd|mtr|mtv|mwf|mt|chi|s0|m0|tb1|rb1|b0|b1|field|phase|adc|fa"
@@ -197,9 +196,7 @@ def _meaning(term: str) -> str:
         return "other"
     glued = _GLUED_T1.fullmatch(term)
     if glued:
-        tails = re.findall(
-            _any(_HARMLESS | _CONTRAST_AFTER_T1 | _CONTRAST_AGENT | _WITHOUT_CONTRAST), glued[1]
-        )
+        tails = re.findall(_T1_TAIL, glued[1])
         agent = set(tails) & (_CONTRAST_AFTER_T1 | _CONTRAST_AGENT)
         return "contrast" if agent else "t1"
     return "other" if _GLUED.fullmatch(term) else ""

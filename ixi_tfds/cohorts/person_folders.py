@@ -57,7 +57,7 @@ def person_folder(file: str) -> str | None:
 
 
 def check_parents(folders: Collection[str], flags: str) -> None:
-    """Refuse folders of one name in several places that are no visits: one person or several?
+    """Refuse folders of one name in several places that are no visits, of one person or several.
 
     Raises:
       UserError: there are such folders.

@@ -91,9 +91,7 @@ def row_of(rows: Iterable[Row], file: str, path: str) -> Row | None:
     rows = list(rows)
     exact = [row for row in rows if row.file in names]
     fits = exact or [
-        row
-        for row in rows
-        if any(fnmatch.fnmatchcase(each, row.file) for each in names)
+        row for row in rows if any(fnmatch.fnmatchcase(each, row.file) for each in names)
     ]
     for row in fits:
         if row.person != fits[0].person:

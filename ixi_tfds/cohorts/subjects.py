@@ -8,7 +8,7 @@ leave open whether files show one person or several, nothing is guessed.
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 from ixi_tfds.cohorts import NameFlags, marks, person_folders, subject_table

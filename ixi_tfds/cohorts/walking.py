@@ -91,6 +91,14 @@ def find_files(source_dir: str) -> Found:
     )
 
 
+def by_kind(passed_over: Iterable[PassedOver]) -> dict[str, int]:
+    """The number of files of each kind."""
+    counts: collections.Counter[str] = collections.Counter()
+    for one in passed_over:
+        counts[one.kind] += one.files
+    return dict(sorted(counts.items()))
+
+
 class _Tree:
     """The folders below a root, each once; `hidden`, `followed` and `left` fill on the way.
 
