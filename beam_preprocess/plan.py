@@ -156,8 +156,8 @@ def plan_job(
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    asked, workbook = source.bids.asked, source.people.workbook
-    catalog = find_scans(source.source_dir, cohort, workbook, bids_filter=asked)
+    workbook = source.people.workbook
+    catalog = find_scans(source.source_dir, cohort, workbook, bids_filter=source.bids.asked)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
@@ -186,14 +186,22 @@ def plan_job(
         warnings=catalog.warnings,
         tasks=tasks,
         work_dir=work_dir,
-        settings={
-            "version": VERSION,
-            "config": codec.to_plain(slices),
-            "volumes_per_shard": source.volumes_per_shard,
-            "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        }
-        | ({"bids_filter": as_text(asked)} if asked else {}),
+        settings=_settings(source, slices, catalog.scans, splits),
     )
+
+
+def _settings(
+    source: SourceConfig, slices: SliceConfig, scans: Sequence[Scan], splits: dict[str, str]
+) -> dict[str, Any]:
+    """`Plan.settings`. What earlier versions lack is in it only where a flag asks for it."""
+    settings = {
+        "version": VERSION,
+        "config": codec.to_plain(slices),
+        "volumes_per_shard": source.volumes_per_shard,
+        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
+    }
+    asked = source.bids.asked
+    return settings | {"bids_filter": as_text(asked)} if asked else settings
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:

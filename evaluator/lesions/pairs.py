@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ixi_tfds.cohorts import DEFAULT
+from ixi_tfds.cohorts.bids_filter import Filter
 from ixi_tfds.cohorts.catalog import LESION_MASKS, T1, Scan, find_scans, words_of
 from ixi_tfds.nifti import Volume, read_volume
 from ixi_tfds.system import storage
@@ -20,22 +21,27 @@ class Pair:
     mask: str
 
 
-def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
+def find_pairs(source_dir: str, asked: Filter | None = None) -> tuple[list[Pair], list[str]]:
     """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
     Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
     `LESION_MASKS` among its words. A mask belongs to the volume with the same other words, apart
     from the modality (T1, T1w): `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and
     `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
-    several masks, those with the word lesion are preferred.
+    several masks, those with the word lesion are preferred. Of a person with several volumes, the
+    first that has a mask is taken.
+
+    Args:
+      source_dir: the folder.
+      asked: which volumes of a BIDS folder are asked for; None for all.
 
     Returns:
-      The pairs, ordered by subject, and the paths of volumes without a mask.
+      The pairs, ordered by subject, and the paths of volumes of people without a mask.
 
     Raises:
       UserError: there is no pair, or a volume has several masks.
     """
-    catalog = find_scans(source_dir, DEFAULT)
+    catalog = find_scans(source_dir, DEFAULT, bids_filter=asked)
     masks: dict[tuple[str, ...], list[str]] = {}
     files = [
         storage.at(folder, name)
@@ -47,12 +53,14 @@ def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
         if path.name.lower().endswith((".nii", ".nii.gz")) and LESION_MASKS & set(words):
             masks.setdefault(_identity(words), []).append(str(path))
     pairs, alone = [], []
-    for scan in catalog.scans:
-        candidates = masks.get(_identity(words_of(scan.path)), [])
-        if candidates:
-            pairs.append(Pair(scan, _only(scan.path, candidates)))
+    for person in catalog.scans:
+        for scan in person.candidates:
+            candidates = masks.get(_identity(words_of(scan.path)), [])
+            if candidates:
+                pairs.append(Pair(scan, _only(scan.path, candidates)))
+                break
         else:
-            alone.append(scan.path)
+            alone.append(person.path)
     if not pairs:
         raise UserError(
             f"--source_dir={source_dir}: no volume there has a lesion mask; give both the same "

@@ -156,7 +156,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(source, made, tmp_path, share):
     assert tree(tmp_path / "data") == tree(made)
 
 
-def test_a_person_without_a_good_volume_counts_once(source, tmp_path, capsys):
+def test_a_person_of_whom_all_volumes_are_refused_counts_once(tmp_path, capsys):
     lost = write_study(tmp_path / "lost")
     write_bad(lost, "sub-02/ses-2/anat/sub-02_ses-2_T1w", "size")
     assert run(flags(lost, tmp_path / "data")) == 2
@@ -199,14 +199,16 @@ def test_the_tfds_builder_takes_the_same_volumes(source, made, tmp_path, capsys)
 
 def test_a_filter_makes_a_dataset_of_its_own_that_repairs_without_it(tmp_path, capsys):
     source, data = write_study(tmp_path / "study"), tmp_path / "data"
-    asked = "--bids_filter=session=2,session=null,run=null,run=4"
+    write_head(source / "sub-07/anat", "sub-07_ce-gad_T1w", seed=70)
+    asked = "--bids_filter=session=2,session=null,run=null,run=4,ceagent=null,ceagent=gad"
     assert run(flags(source, data, asked)) == 0
     manifest = manifests.read(dataset(data))
     assert manifest.volumes["sub-03"].path == "sub-03/anat/sub-03_run-4_T1w.nii.gz"
+    assert "sub-07" in manifest.volumes
     assert manifest.skipped == {"not_asked_for": 4} and "session" in manifest.bids_filter
     before = tree(data)
     same = tmp_path / "filter.json"
-    same.write_text('{"t1w": {"run": [null, 4], "session": ["2", null]}}')
+    same.write_text('{"t1w": {"run": [null, 4], "session": ["2", null], "ce": ["gad", null]}}')
     assert run(flags(source, data, f"--bids_filter={same}")) == 0
     assert run(flags(source, data)) == 2
     assert "other inputs or settings" in capsys.readouterr().err
