@@ -162,8 +162,13 @@ def plan_job(
     if not storage.at(source.source_dir).is_dir():
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    asked, workbook = source.bids.asked, source.people.workbook
-    catalog = find_scans(source.source_dir, cohort, workbook, bids_filter=asked, names=source.names)
+    catalog = find_scans(
+        source.source_dir,
+        cohort,
+        source.people.workbook,
+        bids_filter=source.bids.asked,
+        names=source.names,
+    )
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
@@ -194,15 +199,29 @@ def plan_job(
         passed_over=catalog.passed_over,
         tasks=tasks,
         work_dir=work_dir,
-        settings={
-            "version": VERSION,
-            "config": codec.to_plain(slices),
-            "volumes_per_shard": source.volumes_per_shard,
-            "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        }
-        | ({"bids_filter": as_text(asked)} if asked else {})
-        | _said_by_flags(catalog, source),
+        settings=_settings(source, slices, catalog.scans, splits),
     )
+
+
+def _settings(
+    source: SourceConfig, slices: SliceConfig, scans: Sequence[Scan], splits: dict[str, str]
+) -> dict[str, Any]:
+    """`Plan.settings`. What earlier versions lack is in it only where a flag asks for it."""
+    settings = {
+        "version": VERSION,
+        "config": codec.to_plain(slices),
+        "volumes_per_shard": source.volumes_per_shard,
+        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
+    }
+    asked = source.bids.asked
+    if asked:
+        settings["bids_filter"] = as_text(asked)
+    if source.names.subjects or source.names.subject_pattern:
+        volumes = [volume for scan in scans for volume in scan.candidates]
+        settings["people_of_files"] = {
+            os.path.relpath(volume.path, source.source_dir): volume.subject for volume in volumes
+        }
+    return settings
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -214,18 +233,6 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _said_by_flags(catalog: Catalog, source: SourceConfig) -> dict[str, Any]:
-    """The person in each file, for the settings, where a flag says it."""
-    if not (source.names.subjects or source.names.subject_pattern):
-        return {}
-    people = {
-        os.path.relpath(one.path, source.source_dir): one.subject
-        for scan in catalog.scans
-        for one in scan.candidates
-    }
-    return {"people_of_files": people}
 
 
 def _of_links(catalog: Catalog, source_dir: str) -> list[str]:

@@ -201,9 +201,15 @@ def test_any_participants_give_people_or_one_error(tmp_path_factory, lines, name
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("participant_id\tage\nsub-01\t" + "9" * 100_000, "is not an age in years"),
-        ("participant_id\tsex\nsub-01\t<script>alert(1)</script>", "'<script>alert(1)</script>'"),
-        ("participant_id\tage\nsub-01\t30\nsub-01\t31\nsub-01\t32\nsub-01\t33", "disagree on age"),
+        ("participant_id\tsex\tage\nsub-01\tF\t" + "9" * 100_000, "is not an age in years"),
+        (
+            "participant_id\tage\tsex\nsub-01\t\t<script>alert(1)</script>",
+            "'<script>alert(1)</script>'",
+        ),
+        (
+            "participant_id\tage\tsex\nsub-01\t30\nsub-01\t31\nsub-01\t32\nsub-01\t33",
+            "disagree on age",
+        ),
     ],
 )
 def test_hostile_participants_are_warned_of_briefly(tmp_path, content, said):
