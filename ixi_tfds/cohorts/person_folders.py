@@ -1,6 +1,7 @@
 """Folders of persons: `patient01/T1.nii.gz` and `patient02/T1.nii.gz` show two people."""
 
 import collections
+import re
 from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
@@ -13,7 +14,8 @@ def find(files: Mapping[str, str], flags: str) -> dict[str, str]:
 
     This is so for files whose names say no person, such as `T1` and `brain`, and for the others in
     their folder that fit. It is so, too, where names repeat from folder to folder, unless that may
-    be people of the same number in several groups: there must be fewer names than folders.
+    be people of the same name in several groups: there must be fewer names than folders, and less
+    than half as many if names have numbers.
 
     Args:
       files: paths below the source folder, without extension, by any key.
@@ -83,7 +85,9 @@ def _where_names_repeat(
     places = {folder for key, folder in folders.items() if stems[key].lower() in twice}
     group = {key: folder for key, folder in folders.items() if folder in places and folder}
     names = {stems[key].lower() for key in group}
-    return group if None not in places and len(names) < len(places) else {}
+    # A name with a number is more likely that of a person, whom several groups have.
+    weight = 2 if any(re.search(r"[0-9]", marks.core(name)) for name in names) else 1
+    return group if None not in places and weight * len(names) < len(places) else {}
 
 
 def _above(folder: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What is found in a source folder, and what is counted there instead of passed over in silence."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_linked_folders_are_followed_once(tmp_path):
         "real/b.nii",
     ]
     assert found.links == (str(tmp_path / "in/0_link"),)
-    left = {os.path.basename(one.folder): one.detail for one in found.passed_over}
+    left = {Path(one.folder).name: one.detail for one in found.passed_over}
     assert left.keys() == {"0_inside", "1_again"}
     assert all("read already" in detail for detail in left.values())
     assert by_kind(found.passed_over) == {LINK: 2}
