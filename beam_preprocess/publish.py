@@ -32,9 +32,9 @@ def publish(
     theirs. `fingerprint` is that of the settings and input files. Returns the manifest.
     """
     cohort, work_dir = config.cohort, plan.work_dir
-    records = _number_shards(cohort.name, work_dir, records)
     taken = {volume.subject: volume.path for record in records for volume in record.volumes}
     skipped = [*plan.skipped, *choice.left(plan.scans, taken, config.source.source_dir)]
+    records = _number_shards(cohort.name, work_dir, records)
     refused = [entry for record in records for entry in record.rejected] + skipped
     made = dataclasses.replace(
         _manifest(config, plan, records, fingerprint), skipped=_by_reason(skipped)
