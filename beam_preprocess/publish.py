@@ -34,10 +34,10 @@ def publish(
     theirs. `fingerprint` is that of the settings and input files. Returns the manifest.
     """
     cohort, work_dir = config.cohort, plan.work_dir
-    records = _number_shards(cohort.name, work_dir, records)
     taken = {volume.subject: volume.path for record in records for volume in record.volumes}
     source_dir = config.source.source_dir
     skipped = [*plan.skipped, *choice.left(plan.scans, taken, source_dir)]
+    records = _number_shards(cohort.name, work_dir, records)
     refused = [entry for record in records for entry in record.rejected] + skipped
     refused += [
         Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)

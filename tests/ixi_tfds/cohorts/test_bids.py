@@ -129,6 +129,7 @@ def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
         *("sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz", "sub-02/anat/sub-02_label-roi_T1w.nii"),
         *("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T1w.json", "sub-02/sub-02_T1w.nii"),
         *("sub-02/anat/sub-02_T1w.nii.gz.part", "sub-02/anat/x_T1w.nii"),
+        "sub-02/anat/sub-02_ce-gad_T1w.nii.gz",
         *("sub-02/func/sub-02_T1w.nii", "sourcedata/sub-03/anat/sub-03_T1w.nii"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -142,8 +143,10 @@ def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
         (error.reason, error.path.removeprefix(f"{tmp_path}/")) for error in catalog.refused
     ] == [
         ("label_map", "sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz"),
+        ("other_modality", "sub-02/anat/sub-02_ce-gad_T1w.nii.gz"),
         ("label_map", "sub-02/anat/sub-02_label-roi_T1w.nii"),
     ]
+    assert [len(scan.alternatives) for scan in catalog.scans] == [1, 0]
 
 
 def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
