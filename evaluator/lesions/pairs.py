@@ -54,7 +54,11 @@ def find_pairs(
     pairs, alone = [], []
     for person in catalog.scans:
         for scan in person.candidates:
-            candidates = masks.get(_identity(words_of(scan.path)), [])
+            identity = _identity(words_of(scan.path))
+            candidates = masks.get(identity, [])
+            if not identity:
+                # A file such as p01/T1 has its person from the folder, and so has its mask.
+                candidates = [mask for mask in candidates if _beside(mask, scan.path)]
             if candidates:
                 pairs.append(Pair(scan, _only(scan.path, candidates)))
                 break
@@ -88,9 +92,12 @@ def _identity(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word not in LESION_MASKS | T1)
 
 
+def _beside(one: str, other: str) -> bool:
+    return PurePath(one).parent == PurePath(other).parent
+
+
 def _only(path: str, candidates: Sequence[str]) -> str:
-    beside = [mask for mask in candidates if PurePath(mask).parent == PurePath(path).parent]
-    candidates = beside or candidates
+    candidates = [mask for mask in candidates if _beside(mask, path)] or candidates
     certain = [mask for mask in candidates if {"lesion", "lesions"} & set(words_of(mask))]
     chosen = certain or candidates
     if len(chosen) > 1:
