@@ -20,8 +20,8 @@ LESION_MASKS = {
 
 _LABEL_MAPS = LESION_MASKS | {
     "labelmap", "masks", "brainmask", "probseg", "aseg", "aparc", "parc", "wmparc", "parcellation",
-    "atlas", "rois", "segm", "fseg", "segs", "segmentations", "labelmaps", "pveseg", "mask1",
-    "mask2", "seg1", "seg2", "label1", "label2", "defacemask", "otmulticlass",
+    "atlas", "rois", "segm", "fseg", "segs", "segmentations", "labelmaps", "pveseg", "defacemask",
+    "otmulticlass",
 }
 """Words that say a label map wherever they are in a name."""
 
@@ -35,15 +35,15 @@ _LABELS_LAST = {
 """Words that say a label map or a tissue map unless a word for T1 follows."""
 
 _OTHER_MODALITIES = {
-    "dwi", "dti", "dki", "noddi", "adc", "fa", "md", "trace", "tracew", "b0", "b1000", "b2000",
-    "t2star", "t2starw", "swi", "swan", "qsm", "minip", "mip", "mra", "mrv", "angio", "tof",
-    "bold", "fmri", "rsfmri", "rfmri", "func", "functional", "meanfunc", "meanbold", "meanepi",
-    "rest", "epi", "sbref", "zstat", "tstat", "spmt", "spmf",
+    "dwi", "dti", "dki", "hardi", "diffusion", "dmri", "noddi", "adc", "fa", "colfa", "md", "trace",
+    "tracew", "b0", "b1000", "b2000", "t2star", "t2starw", "r2star", "swi", "swan", "qsm", "minip",
+    "mip", "mra", "mrv", "angio", "tof", "bold", "fmri", "rsfmri", "rfmri", "func", "functional",
+    "meanfunc", "meanbold", "meanepi", "rest", "epi", "sbref", "zstat", "tstat", "spmt", "spmf",
     "asl", "cbf", "cbv", "rcbv", "dsc", "dce", "perf", "perfusion", "pwi", "mtt", "ttp", "tmax",
-    "ktrans", "phase", "magnitude", "fieldmap", "map", "maps", "qmap", "jacobian",
-    "warpfield", "thickness", "t1rho", "irt1", "mtr", "mtsat", "mtw", "mton", "mtoff", "vfa",
-    "mese", "megre", "mwf", "inv1", "inv2", "stir", "tirm", "dir", "dp", "ct", "cta", "ctp",
-    "ncct", "cbct", "pet", "fdg", "pib", "av45", "suv", "suvr", "spect",
+    "ktrans", "phase", "phasediff", "ph", "imaginary", "magnitude", "fieldmap", "map", "maps",
+    "jacobian", "warpfield", "thickness", "t1rho", "irt1", "mtr", "mtsat", "mtw", "mton", "mtoff",
+    "vfa", "mese", "megre", "mwf", "inv1", "inv2", "stir", "tirm", "dir", "dp",
+    "ct", "cta", "ctp", "ncct", "cbct", "pet", "fdg", "pib", "av45", "suv", "suvr", "spect",
     "localizer", "localiser", "scout", "survey",
 }
 """Words for other images than T1 volumes; `_GLUED` knows those of T2, PD and FLAIR."""
@@ -82,17 +82,15 @@ def _any(words: set[str]) -> str:
 
 _PLANES = r"(?:ax|axial|sag|sagittal|cor|coronal|tra|trans|inplane|3d|2d|iso|fs|brain|reg)"
 _T1_TAIL = _any(_HARMLESS | _CONTRAST_AFTER_T1 | _CONTRAST_AGENT | _WITHOUT_CONTRAST)
-_GLUED_T1 = re.compile(rf"{_PLANES}*t1((?:{_T1_TAIL})*)")
+_GLUED_T1 = re.compile(rf"{_PLANES}*+t1((?:{_T1_TAIL})*+)")
 _GLUED = re.compile(
-    rf"{_PLANES}*(?:t2|pd|flair)(?:{_any(_T2_TAILS)}|{_PLANES}|t2)*"
-    r"|(?:t1|t2|t2star|r1|r2|r2s|r2star|pd|mtr|mtv|mwf|mt|chi|s0|m0|tb1|rb1|b0|b1|field|phase|adc|fa"
-    r"|md|z|t|f|stat|prob|tissue|thickness|cbf|cbv)maps?"
-    r"|[zt]stat[0-9]+|r2star"
+    rf"{_PLANES}*+(?:t2|pd|flair)(?:{_any(_T2_TAILS)}|{_PLANES}|t2)*+|[a-z0-9]+maps?|[zt]stat[0-9]+"
 )
 _PIECES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CONTRAST_ENTITY = re.compile(r"(?:^|_)ce-[a-z]+", re.IGNORECASE)
+_NUMBERED_LABELS = re.compile(r"(?:mask|seg|label)[0-9]{1,2}")
 _SPM_TISSUE = re.compile(r"s?[0-9]*m0?w[pc][1-6]", re.IGNORECASE)
-_LABEL_FOLDERS = {"labelstr", "labelsts"}
+_LABEL_FOLDERS = {"labelstr", "labelsts", "maskstr", "masksts"}
 """nnU-Net's folders of label maps, whose files have the names of cases."""
 
 
@@ -135,7 +133,7 @@ def refusal(path: str, *, allow_names: bool = False, agents: bool = False) -> Sc
     if allow_names:
         return None
     for word in words_of(path):
-        if word in _LABEL_MAPS:
+        if word in _LABEL_MAPS or _NUMBERED_LABELS.fullmatch(word):
             return ScanError("label_map", path, f"{word!r} in its name says a label map or mask")
     if _SPM_TISSUE.match(stem_of(path)):
         return ScanError("label_map", path, "its name begins as SPM's maps of tissue do")

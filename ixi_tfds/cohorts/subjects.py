@@ -49,12 +49,12 @@ def _convention(name: str, pattern: str, file: str, person: str, prefix: str = "
 
 
 CONVENTIONS = (
-    _convention("OASIS-1", r"(?P<person>OAS1_[0-9]{4})_MR[0-9]+(?![0-9])",
+    _convention("OASIS-1", r"(?:[^/]*_)?(?P<person>OAS1_[0-9]{4})_MR[0-9]+(?![0-9])",
                 "OAS1_0003_MR1_mpr-1_anon.nii.gz", "OAS1_0003"),
-    _convention("OASIS-2", r"(?P<person>OAS2_[0-9]{4})_MR[0-9]+(?![0-9])",
+    _convention("OASIS-2", r"(?:[^/]*_)?(?P<person>OAS2_[0-9]{4})_MR[0-9]+(?![0-9])",
                 "OAS2_0001_MR1/RAW/mpr-1.nii.gz", "OAS2_0001"),
     # With sub-, so that downloads in both forms show the same person.
-    _convention("OASIS-3", r"(?:sub-)?(?P<person>OAS[34][0-9]{4})_(?:MR|ses)[-_]d[0-9]{4}",
+    _convention("OASIS-3", r"(?:sub-)?(?P<person>OAS[34][0-9]{4})_(?:MR|sess?)[-_]d[0-9]{4}",
                 "OAS30001_MR_d0129.nii.gz", "sub-OAS30001", "sub-"),
     _convention("ADNI", r"(?:[^/]*_)?(?P<person>[0-9]{3}_S_[0-9]{4})(?![0-9])",
                 "ADNI_002_S_0295_MR_MPRAGE_br_raw_2006_1_S13408_I13722.nii", "002_S_0295"),

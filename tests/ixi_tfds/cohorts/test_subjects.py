@@ -57,8 +57,8 @@ def test_each_convention_reads_its_example_and_shows_it_in_the_plan(tmp_path, co
     [
         (
             "OAS1_0003_MR2_mpr-1_anon OAS1_0003_MR1_mpr-1_anon OAS1_0003_MR1_mpr-2_anon "
-            "OAS1_0004_MR1_mpr-1_anon",
-            {"OAS1_0003": 3, "OAS1_0004": 1},
+            "OAS1_0004_MR1_mpr-1_anon OASIS_OAS1_0004_MR1/aligned_norm",
+            {"OAS1_0003": 3, "OAS1_0004": 2},
         ),
         (
             "OAS2_0001_MR1/RAW/mpr-1.nifti OAS2_0001_MR1/RAW/mpr-2.nifti "
@@ -66,7 +66,7 @@ def test_each_convention_reads_its_example_and_shows_it_in_the_plan(tmp_path, co
             {"OAS2_0001": 3, "OAS2_0002": 1},
         ),
         (
-            "OAS30001_MR_d0129 sub-OAS30001_ses-d0757_T1w OAS30001_MR_d2430/anat2/x "
+            "OAS30001_MR_d0129 sub-OAS30001_sess-d0757_T1w OAS30001_MR_d2430/anat2/x "
             "sub-OAS30002_ses-d0653_run-01_T1w",
             {"sub-OAS30001": 3, "sub-OAS30002": 1},
         ),
