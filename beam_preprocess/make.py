@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from typing import TYPE_CHECKING
 
 from beam_preprocess import plan
 from beam_preprocess.plan import JobConfig
+from ixi_tfds.cohorts.subjects import CONVENTIONS
 from ixi_tfds.system.commands import Command, one_line
 
 if TYPE_CHECKING:
     from beam_preprocess.job import Made
 
-_USAGE = """
+_PEOPLE = textwrap.fill(
+    f"People are told apart by the names of IXI, {', '.join(one.name for one in CONVENTIONS)} and "
+    "nnU-Net, by a folder for each person, or by the file name; the plan, which is printed first, "
+    "shows examples. --subjects and --subject_pattern decide instead: see docs/people.md.",
+    100,
+)
+_USAGE = f"""
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
 Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
@@ -20,6 +28,7 @@ workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the fi
 sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
 Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
+{_PEOPLE}
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
 """

@@ -159,16 +159,8 @@ def plan_job(
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
     """
-    if not storage.at(source.source_dir).is_dir():
-        raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    catalog = find_scans(
-        source.source_dir,
-        cohort,
-        source.people.workbook,
-        bids_filter=source.bids.asked,
-        names=source.names,
-    )
+    catalog = _catalog(source, cohort)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
@@ -200,6 +192,18 @@ def plan_job(
         tasks=tasks,
         work_dir=work_dir,
         settings=_settings(source, slices, catalog.scans, splits),
+    )
+
+
+def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
+    if not storage.at(source.source_dir).is_dir():
+        raise UserError(f"--source_dir={source.source_dir}: no such folder")
+    return find_scans(
+        source.source_dir,
+        cohort,
+        source.people.workbook,
+        bids_filter=source.bids.asked,
+        names=source.names,
     )
 
 

@@ -52,6 +52,12 @@ def test_each_convention_reads_its_example_and_shows_it_in_the_plan(tmp_path, co
     assert catalog.told_apart == (f"by {convention.name} (1 file): {file} -> {person}",)
 
 
+def test_the_page_has_each_convention_in_the_order_in_which_they_are_tried():
+    page = (Path(__file__).parents[3] / "docs/people.md").read_text()
+    rows = [f"| {one.name} | `{one.example[0]}` | `{one.example[1]}` |" for one in CONVENTIONS]
+    assert "\n".join(rows) in page
+
+
 @pytest.mark.parametrize(
     ("names", "expected"),
     [
