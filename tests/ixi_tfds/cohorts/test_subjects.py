@@ -120,6 +120,10 @@ def test_two_scans_of_one_person_of_a_public_dataset_are_one_person(tmp_path, na
             {"p01": ["p01/ses-1/anat/T1", "p01/ses-2/anat/T1"], "p02": ["p02/ses-1/anat/T1"]},
         ),
         (
+            "p01/scan1/T1 p01/scan2/T1 p02/2019-01-02/T1",
+            {"p01": ["p01/scan1/T1", "p01/scan2/T1"], "p02": ["p02/2019-01-02/T1"]},
+        ),
+        (
             "visit1/p01/T1 visit2/p01/T1 visit1/p02/T1",
             {"p01": ["visit1/p01/T1", "visit2/p01/T1"], "p02": ["visit1/p02/T1"]},
         ),
@@ -222,6 +226,7 @@ def test_a_pattern_that_finds_nobody_is_an_error(tmp_path, pattern, said):
 
 
 TABLE = """file,person,site,sex,age,session
+?_T1,dora,,,,
 a_T1,anna,Guys,F,31.5,
 x/b_T1.nii.gz,anna,Guys,,n/a,2
 c*,carl,,m,,
@@ -233,14 +238,15 @@ def test_a_table_says_who_is_who(tmp_path, ending, mark):
     table = tmp_path / f"people.{ending}"
     table.write_text("\ufeff" + TABLE.replace(",", mark))
     source = tmp_path / "in"
-    catalog = find(source, "a_T1 x/b_T1 c_1 c_2 d_T1", subjects=str(table))
-    anna, carl = catalog.scans
+    catalog = find(source, "a_T1 x/b_T1 c_1 c_2 d_T1 ee_T1", subjects=str(table))
+    anna, carl, dora = catalog.scans
+    assert dora.path.endswith("/d_T1.nii.gz") and not dora.alternatives
     assert (anna.subject, anna.site, anna.sex, anna.age) == ("anna", "Guys", "female", 31.5)
     assert [Path(one.path).name for one in anna.candidates] == ["a_T1.nii.gz", "b_T1.nii.gz"]
     assert (carl.subject, carl.sex, len(carl.alternatives)) == ("carl", "male", 1)
     assert math.isnan(carl.age)
     (error,) = catalog.refused
-    assert (error.reason, Path(error.path).name) == ("no_person", "d_T1.nii.gz")
+    assert (error.reason, Path(error.path).name) == ("no_person", "ee_T1.nii.gz")
     assert catalog.warnings == ()
 
 
