@@ -21,7 +21,8 @@ Filter = Mapping[str, tuple[str | None, ...]]
 LONG_NAMES = {
     "sub": "subject", "ses": "session", "sample": "sample", "task": "task", "acq": "acquisition",
     "ce": "ceagent", "trc": "tracer", "stain": "staining", "rec": "reconstruction",
-    "dir": "direction", "run": "run", "mod": "modality", "echo": "echo", "flip": "flip", "inv": "inv", "mt": "mt", "part": "part",
+    "dir": "direction", "run": "run", "mod": "modality", "echo": "echo",
+    "flip": "flip", "inv": "inv", "mt": "mt", "part": "part",
     "proc": "proc", "hemi": "hemisphere", "space": "space", "split": "split", "chunk": "chunk",
     "res": "resolution", "den": "density", "label": "label", "desc": "desc",
 }
