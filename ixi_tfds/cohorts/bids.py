@@ -25,6 +25,8 @@ _AFTER_PLAIN = ("acquisition", "reconstruction")
 
 _NO_MAGNITUDE = {"phase", "real", "imag"}
 _NAMED = 5
+_NOBODY = "sub-emptyroom"
+"""The folder of MEG noise recordings."""
 
 NOISY = (
     "UNIT1 volumes are read: the background of MP2RAGE's uniform image is noise as bright as the "
@@ -66,8 +68,8 @@ def t1_volumes(folder: str, asked: Filter | None = None) -> tuple[list[str], lis
     if not taken and all(error.reason == "not_asked_for" for error in left):
         values = bids_filter.describe_values(looked_at.values(), asked)
         raise UserError(
-            f"--bids_filter={bids_filter.as_text(asked)}: asks for none of the {len(left)} volumes "
-            f"in {folder}; there are: {values}"
+            f"--bids_filter={bids_filter.in_words(asked)}: asks for none of the {len(left)} "
+            f"volumes in {folder}; there are: {values}"
         )
     return taken, left
 
@@ -102,7 +104,8 @@ def left_out(folder: str, people: Iterable[str], left: Iterable[ScanError]) -> l
         if subject not in with_volume:
             lacking.setdefault(_cause(error, folder), set()).add(subject)
     named = with_volume.union(*lacking.values())
-    others = {path.name for path in storage.at(folder).glob("sub-*") if path.is_dir()} - named
+    folders = {path.name for path in storage.at(folder).glob("sub-*") if path.is_dir()}
+    others = folders - named - {_NOBODY}
     for path, entities in _entities_of_all(folder).items() if others else ():
         subject, suffix = subject_of(path, folder), entities["suffix"]
         if subject in others:

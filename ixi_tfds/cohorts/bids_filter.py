@@ -19,9 +19,10 @@ Filter = Mapping[str, tuple[str | None, ...]]
 
 # fmt: off
 LONG_NAMES = {
-    "sub": "subject", "ses": "session", "sample": "sample", "acq": "acquisition", "ce": "ceagent",
-    "trc": "tracer", "stain": "staining", "rec": "reconstruction", "dir": "direction", "run": "run",
-    "mod": "modality", "echo": "echo", "flip": "flip", "inv": "inv", "mt": "mt", "part": "part",
+    "sub": "subject", "ses": "session", "sample": "sample", "task": "task", "acq": "acquisition",
+    "ce": "ceagent", "trc": "tracer", "stain": "staining", "rec": "reconstruction",
+    "dir": "direction", "run": "run", "mod": "modality", "echo": "echo",
+    "flip": "flip", "inv": "inv", "mt": "mt", "part": "part",
     "proc": "proc", "hemi": "hemisphere", "space": "space", "split": "split", "chunk": "chunk",
     "res": "resolution", "den": "density", "label": "label", "desc": "desc",
 }
@@ -91,6 +92,11 @@ def matches(asked: Filter, entities: Mapping[str, str]) -> bool:
         return name in entities and label(name, entities[name]) == value
 
     return all(any(fits(name, value) for value in values) for name, values in asked.items())
+
+
+def in_words(asked: Filter) -> str:
+    """The filter as entities such as `session=01,run=1`, for messages."""
+    return ",".join(f"{name}={value or 'null'}" for name, all in asked.items() for value in all)
 
 
 def label(name: str, value: str) -> str:

@@ -12,16 +12,16 @@ from typing import Any
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import WorkbookError
 
+_WHEN = "in|at|of|first|baseline|enrollment|scan|mri|acquisition|visit|session|test"
+_UNIT = "years?|yrs?|y|months?"
 _COLUMNS = {
-    "participant_id": ("participantid", "participant", "subjectid", "subject", "subid", "sub"),
-    "sex": ("sex", "gender", "sexatbirth", "birthsex", "biologicalsex", "sexassignedatbirth"),
-    "age": (
-        *("age", "ageyears", "ageinyears", "ageyrs", "ageatscan", "ageatscanyears", "scanage"),
-        *("agescan", "ageatmri", "agemri", "ageatacquisition"),
-        *("agemonths", "ageinmonths", "ageatscanmonths"),
+    "participant_id": re.compile("(participant|subject|sub|patient)s?(id|label|code)?"),
+    "sex": re.compile(
+        "(biological|birth|participant|subject|patient)?(sex|gender)(assigned)?(atbirth)?"
     ),
+    "age": re.compile(f"(participant|subject|patient|scan|mri)?age({_WHEN}|{_UNIT})*"),
 }
-"""Names of columns, the first one preferred, in lower case with letters and digits only."""
+"""Names of columns that are taken, in lower case with letters and digits only."""
 
 _SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 _WORDS = _SEXES | {"woman": "female", "women": "female", "females": "female"}
@@ -81,15 +81,14 @@ def _find_columns(
     if not rows:
         warnings.append(f"{path}: has no rows; sex and age of all subjects will be missing")
         return {}
-    plain: dict[str, str] = {}
-    for header in rows[0]:
-        if header is not None:
-            plain.setdefault(re.sub("[^a-z0-9]", "", header.lower()), header)
-    columns = {
-        wanted: wanted if wanted in rows[0] else plain[next(n for n in names if n in plain)]
-        for wanted, names in _COLUMNS.items()
-        if not plain.keys().isdisjoint(names)
-    }
+    plain = {header: re.sub("[^a-z0-9]", "", header.lower()) for header in rows[0] if header}
+    columns = {}
+    for wanted, names in _COLUMNS.items():
+        fitting = [header for header in plain if names.fullmatch(plain[header])]
+        if fitting:
+            # Of several names the one that says least besides: Age before age_at_first_scan.
+            shortest = min(fitting, key=lambda header: len(plain[header]))
+            columns[wanted] = wanted if wanted in fitting else shortest
     if "participant_id" not in columns:
         raise WorkbookError(f"{path}: has no column 'participant_id', separated by tabs")
     other = [

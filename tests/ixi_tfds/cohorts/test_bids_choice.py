@@ -58,6 +58,7 @@ def test_people_without_a_plain_volume_are_named_with_the_cause(tmp_path):
     contrast = [f"sub-c{number}/ce-gad" for number in range(1, 8)]
     write(tmp_path, "sub-01", "sub-02/acq-a", *contrast, "sub-u/UNIT1", "sub-t/T2w")
     (tmp_path / "sub-f/func").mkdir(parents=True)
+    (tmp_path / "sub-emptyroom/ses-1/meg").mkdir(parents=True)
     catalog = find_scans(str(tmp_path), IXI)
     assert [scan.subject for scan in catalog.scans] == ["sub-01", "sub-02"]
     assert [warning for warning in catalog.warnings if "left out" in warning] == [

@@ -27,6 +27,8 @@ def read(folder, rows, described=None):
         ("Participant_Id age_years sex_at_birth", "'age_years' as age"),
         ("subject_id age(years) Sex", "'subject_id' as participant_id"),
         ("participant age gender", "'gender' as sex"),
+        ("participant_id age_at_first_scan_years sex", "'age_at_first_scan_years' as age"),
+        ("participant_id AgeAtScan BiologicalSex", "'AgeAtScan' as age"),
     ],
 )
 def test_columns_of_other_names_are_taken_and_named(tmp_path, header, said):
@@ -34,6 +36,11 @@ def test_columns_of_other_names_are_taken_and_named(tmp_path, header, said):
     assert people == {"sub-01": ("female", 30.5)}
     (warning,) = warnings
     assert warning.startswith("participants.tsv: takes the column ") and said in warning
+
+
+def test_of_several_columns_the_one_that_says_least_besides_is_taken(tmp_path):
+    people, _ = read(tmp_path, ["participant_id age_at_first_scan Age sex", "sub-01 20 21 F"])
+    assert people == {"sub-01": ("female", 21)}
 
 
 def test_the_name_of_the_specification_comes_first(tmp_path):
@@ -50,6 +57,8 @@ def test_the_name_of_the_specification_comes_first(tmp_path):
         ("participant_id age iq", "sex"),
         ("participant_id a b", "sex and age"),
         ("participant_id voltage sexual_health", "sex and age"),
+        ("participant_id age_at_onset partner_sex", "sex and age"),
+        ("participant_id age_group sex_hormones", "sex and age"),
     ],
 )
 def test_a_column_that_is_missing_is_said_once(tmp_path, header, missing):
