@@ -4,8 +4,9 @@ import csv
 import dataclasses
 import fnmatch
 import math
+import re
 import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -50,8 +51,18 @@ class Row:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read_table(path: str) -> list[Row]:
-    """The rows of a file with values separated by tabs, commas or semicolons.
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The rows of the table in the file `path`, those that are no patterns by their `file` too."""
+
+    path: str
+    rows: tuple[Row, ...]
+    by_name: Mapping[str, Sequence[Row]]
+    patterns: tuple[Row, ...]
+
+
+def read_table(path: str) -> Table:
+    """The table in a file with values separated by tabs, commas or semicolons.
 
     Raises:
       UserError: the file cannot be read, lacks a column, or has a row without file or person, or
@@ -65,38 +76,39 @@ def read_table(path: str) -> list[Row]:
         delimiter = next((mark for mark in "\t,;" if mark in header), ",")
         reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
         columns = _find_columns(reader.fieldnames or [], where)
-        return [
+        rows = [
             _row(f"{where}, line {reader.line_num}", reader.line_num, row, columns)
             for row in reader
             if any((value or "").strip() for value in row.values() if not isinstance(value, list))
         ]
     except (OSError, UnicodeError, csv.Error) as error:
         raise UserError(f"{where}: cannot be read as a table ({error})") from error
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.file, []).append(row)
+    patterns = tuple(row for row in rows if re.search(r"[*?\[]", row.file))
+    return Table(path, tuple(rows), by_name, patterns)
 
 
-def row_of(rows: Iterable[Row], file: str, path: str) -> Row | None:
-    """The row of a file; None without one. A row with its very name goes before patterns.
+def row_of(table: Table, file: str) -> Row | None:
+    """The row of a file, by its path below the source folder; None without one.
 
-    Args:
-      rows: of the table.
-      file: path of the file below the source folder.
-      path: the table's, for the error.
+    A row with the very name of a file goes before patterns.
 
     Raises:
       UserError: rows say two different people.
     """
     name = PurePosixPath(file).name
-    bare = file[: len(file) - len(name)] + stem_of(name)
-    names = {file, bare, name, stem_of(name)}
-    rows = list(rows)
-    exact = [row for row in rows if row.file in names]
-    fits = exact or [
-        row for row in rows if any(fnmatch.fnmatchcase(each, row.file) for each in names)
+    stem = stem_of(name)
+    names = {file, file.removesuffix(name) + stem, name, stem}
+    fits = [row for each in sorted(names) for row in table.by_name.get(each, ())] or [
+        row for row in table.patterns if any(fnmatch.fnmatchcase(each, row.file) for each in names)
     ]
+    fits.sort(key=lambda row: row.line)
     for row in fits:
         if row.person != fits[0].person:
             raise UserError(
-                f"--subjects={path}, lines {fits[0].line} and {row.line}: say two people for "
+                f"--subjects={table.path}, lines {fits[0].line} and {row.line}: say two people for "
                 f"{file}, {fits[0].person} and {row.person}"
             )
     return fits[0] if fits else None

@@ -166,23 +166,24 @@ def told_apart(named: Iterable[Named]) -> tuple[str, ...]:
 
 
 def _by_table(
-    files: Mapping[str, str], table: str
+    files: Mapping[str, str], path_of_table: str
 ) -> tuple[list[Named], list[ScanError], list[str]]:
-    rows = subject_table.read_table(table)
+    table = subject_table.read_table(path_of_table)
+    where = f"--subjects={path_of_table}"
     named, left, used = [], [], set()
     for path, file in sorted(files.items()):
-        row = subject_table.row_of(rows, file, table)
+        row = subject_table.row_of(table, file)
         if row is None:
-            left.append(ScanError("no_person", path, f"no row of --subjects={table} names it"))
+            left.append(ScanError("no_person", path, f"no row of {where} names it"))
             continue
         used.add(row.line)
         rule = "the table of --subjects"
         named.append(Named(path, file, row.person, rule, row.site, row.session, row.facts))
-    idle = [row for row in rows if row.line not in used]
+    idle = [row for row in table.rows if row.line not in used]
     if not named:
-        raise UserError(f"--subjects={table}: none of its {len(rows)} rows fits a volume")
+        raise UserError(f"{where}: none of its {len(table.rows)} rows fits a volume")
     warnings = [
-        f"--subjects={table}: {len(idle)} of {len(rows)} rows fit no volume, the first in line "
+        f"{where}: {len(idle)} of {len(table.rows)} rows fit no volume, the first in line "
         f"{row.line}, {row.file}"
         for row in idle[:1]
     ]
@@ -241,8 +242,9 @@ def _known(path: str, file: str, cohort: Cohort) -> Named | None:
         if read is not None:
             rule = f"{cohort.title}'s names"
             return Named(path, file, read[0], rule, read[1], certain=False)
+    bare = _bare(file)
     for convention in CONVENTIONS:
-        match = convention.pattern.search(_bare(file))
+        match = convention.pattern.search(bare)
         if match:
             return Named(path, file, convention.prefix + match["person"], convention.name)
     return None
