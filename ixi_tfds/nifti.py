@@ -177,7 +177,7 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
             path,
             f"has {depth} slices, the window needs {config.window[1]}; see --slices",
         )
-    _check_finite(volume, path)
+    check_finite(volume, path)
     window = volume.voxels[:, :, slice(*config.window)]
     lowest = window.min()
     # As 32-bit floats, the type of datasets and models.
@@ -206,7 +206,7 @@ def has_few_levels(dtype: np.dtype, lowest: np.number, highest: np.number) -> bo
     return max(int(highest), 0) - min(int(lowest), 0) < _MOST_LEVELS
 
 
-def _check_finite(volume: Volume, path: str) -> None:
+def check_finite(volume: Volume, path: str) -> None:
     """Refuse voxels that are not finite, as stored or scaled to 32-bit floats."""
     voxels = volume.voxels
     if voxels.dtype.kind == "f":

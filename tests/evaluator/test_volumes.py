@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from volumes import ZOOMS, head, image, write_head
 
-from evaluator import volumes
+from evaluator import map_files, volumes
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import codec
@@ -212,7 +212,7 @@ def test_a_map_lies_on_the_grid_of_its_file(tmp_path, axes, kind):
     made.header.set_slope_inter(2.0, 1.0)
     nib.save(made, tmp_path / "x.nii.gz")
     volume = volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY).volume
-    volumes.write_map(tmp_path / "map.nii.gz", volume.scaled(volume.voxels), volume)
+    map_files.write_map(tmp_path / "map.nii.gz", volume.scaled(volume.voxels), volume)
     source, written = nib.load(tmp_path / "x.nii.gz"), nib.load(tmp_path / "map.nii.gz")
     assert type(written) is kind and written.get_data_dtype() == np.float32
     np.testing.assert_array_equal(written.get_fdata(), source.get_fdata())
@@ -221,7 +221,7 @@ def test_a_map_lies_on_the_grid_of_its_file(tmp_path, axes, kind):
     for field in ("sform_code", "qform_code", "xyzt_units", "pixdim", "dim"):
         np.testing.assert_array_equal(written.header[field], source.header[field])
     assert written.header["cal_max"] == 0
-    axis, runs_the_other_way = volumes.file_axis(volume)
+    axis, runs_the_other_way = map_files.file_axis(volume)
     step = np.eye(3)[axis] * (-1 if runs_the_other_way else 1)
     assert (source.affine[:3, :3] @ step)[0] > 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.nii.gz", "x.nii.gz"]
@@ -232,7 +232,7 @@ def test_a_map_has_no_scaling_of_its_scan_and_keeps_values_below_zero(tmp_path):
     path = write_scaled(tmp_path, np.asarray(made.dataobj), made.affine, 0.5, -30.0)
     volume = volumes.open_stack(path, GEOMETRY).volume
     values = np.random.default_rng(0).normal(0, 50, (32, 32, 24))
-    volumes.write_map(tmp_path / "map.nii.gz", values, volume)
+    map_files.write_map(tmp_path / "map.nii.gz", values, volume)
     written = nib.load(tmp_path / "map.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(), values.astype(np.float32))
 
@@ -241,7 +241,7 @@ def test_a_trailing_axis_stays(tmp_path):
     made = image(head())
     nib.save(nib.Nifti1Image(np.asarray(made.dataobj)[..., None], made.affine), tmp_path / "4.nii")
     volume = volumes.open_stack(str(tmp_path / "4.nii"), GEOMETRY).volume
-    volumes.write_map(tmp_path / "map.nii.gz", volume.voxels, volume)
+    map_files.write_map(tmp_path / "map.nii.gz", volume.voxels, volume)
     assert nib.load(tmp_path / "map.nii.gz").shape == (32, 32, 24, 1)
 
 
