@@ -5,13 +5,11 @@ import dataclasses
 import numpy as np
 
 from ixi_tfds.config import SliceConfig
-from ixi_tfds.images.head import find_head
+from ixi_tfds.images.head import Head
 from ixi_tfds.images.resampling import Places, places_of, slice_places
 from ixi_tfds.nifti import Volume
+from ixi_tfds.slices import same_spacing
 from ixi_tfds.system.errors import ScanError
-
-TOLERANCE = 0.05
-"""Relative difference of voxel sides that needs no resampling; those of IXI differ by 4%."""
 
 _MOST_RATIO = 10.0
 
@@ -50,12 +48,12 @@ def rule_for(
             f"has voxels of {own} mm, those of training had {wanted} mm; is its affine in "
             "millimetres?",
         )
-    if config.spacing is None and all(abs(ratio - 1) <= TOLERANCE for ratio in ratios):
+    if config.spacing is None and same_spacing(volume.zooms, sides):
         return config
     return dataclasses.replace(config, spacing=sides)
 
 
-def grid(volume: Volume, rule: SliceConfig) -> tuple[Places, Places, Places, int]:
+def grid(volume: Volume, rule: SliceConfig, head: Head) -> tuple[Places, Places, Places, int]:
     """Places of rows, columns and slices in mm, and the number of the first slice.
 
     Slices have the numbers of the rule's window. They reach beyond both ends of the volume.
@@ -64,7 +62,7 @@ def grid(volume: Volume, rule: SliceConfig) -> tuple[Places, Places, Places, int
     if rule.spacing is None:
         rows, columns = (_around(own, n) for own, n in zip((p, s), rule.size, strict=True))
         return rows, columns, r, 0
-    rows, columns, slices = slice_places(volume, rule)
+    rows, columns, slices = slice_places(volume, rule, head)
     side = slices.side
     before = 1 + max(0, int((slices.first + 0.5 * r.side) / side))
     end = (r.n - 0.5) * r.side - slices.first
@@ -82,14 +80,14 @@ def _around(own: Places, n: int) -> Places:
     return Places(n, own.side, shift * own.side)
 
 
-def middle(volume: Volume, rule: SliceConfig) -> float:
+def middle(volume: Volume, rule: SliceConfig, head: Head) -> float:
     """Where places along right are told from, in mm from the centre of the first voxel.
 
     It is the middle of the head if the window is in mm, else that of the volume.
     """
     if rule.window_mm is None:
         return (volume.voxels.shape[2] - 1) / 2 * volume.zooms[2]
-    return find_head(volume).middle[2] * volume.zooms[2]
+    return head.middle[2] * volume.zooms[2]
 
 
 def window(path: str, volume: Volume, rule: SliceConfig, numbers: np.ndarray) -> tuple[int, int]:

@@ -7,7 +7,6 @@ import numpy as np
 from evaluator import map_files, placing, volumes
 from evaluator.models import Model
 from evaluator.volumes import Geometry, Stack
-from ixi_tfds.images.head import background_of
 
 LEAST_SEEN = 0.95
 """A warning is given if the model sees a smaller share of the head."""
@@ -34,7 +33,7 @@ def describe(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[
         "slice_axis": axis,
         "scaling": geometry.config.scaling,
         "range": stack.limits,
-        "background": round(background_of(stack.volume), 6),
+        "background": round(stack.head.background, 6),
         "padding": "background"
         if placing.pads_with_background(geometry.config)
         else "scanner zeros",

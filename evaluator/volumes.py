@@ -6,7 +6,7 @@ right; slices are sagittal), without loss. Its slices then follow the rule of th
 - A config with a spacing: the volume is resampled to it along all three axes, as in preprocessing.
   If the window is in mm, window and planes lie around the middle of the head.
 - A config without a spacing, and voxels whose sides differ from those of training by at most
-  `placing.TOLERANCE`: planes are cropped or padded around their middle, and slices have their
+  `SAME_SPACING`: planes are cropped or padded around their middle, and slices have their
   numbers in the volume, as in preprocessing.
 - The same config, and other voxels: the volume is first resampled to the voxels of training.
 
@@ -24,7 +24,7 @@ from evaluator import placing
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
-from ixi_tfds.images.head import LEVEL, background_of, find_head
+from ixi_tfds.images.head import LEVEL, Head, find_head
 from ixi_tfds.images.resampling import (
     Places,
     Weights,
@@ -34,8 +34,8 @@ from ixi_tfds.images.resampling import (
     resampled_slices,
     weights,
 )
-from ixi_tfds.images.scaling import PERCENTILES, percentile_range
-from ixi_tfds.nifti import Volume, check_finite, check_volume, read_volume
+from ixi_tfds.images.scaling import percentile_range, range_of_slices
+from ixi_tfds.nifti import Volume, check_finite, check_window, read_volume
 from ixi_tfds.system.errors import UserError
 
 _MOST_SLICES = 10**6
@@ -63,6 +63,7 @@ class Stack:
     Attributes:
       volume: the scan, in PSR.
       rule: the config of training; with a spacing if the volume is resampled.
+      head: where the head lies in the volume, and the value of the background.
       slices: places of the slices along right.
       window: the slices [first, last) of the stack that are in the window of training.
       middle: where the middle of the head, for a window in mm, or of the volume lies along right,
@@ -77,6 +78,7 @@ class Stack:
 
     volume: Volume
     rule: SliceConfig
+    head: Head
     slices: Places
     window: tuple[int, int]
     middle: float
@@ -131,21 +133,23 @@ def open_stack(path: str, geometry: Geometry) -> Stack:
     volume = read_volume(path)
     check_finite(volume, path)
     rule = placing.rule_for(path, volume, geometry.config, geometry.zooms)
+    head = find_head(volume)
     by_background = placing.pads_with_background(geometry.config)
-    stack = _stack(path, volume, rule, background_of(volume) if by_background else 0.0)
+    stack = _stack(path, volume, rule, head, head.background if by_background else 0.0)
     planes = stack.there[2][slice(*stack.window)].indices
-    own = SliceConfig(
-        "own", None, rule.size, (int(planes.min()), int(planes.max()) + 1), rule.scaling
-    )
-    check_volume(volume, path, own)
-    if rule.spacing is not None:
-        exact = geometry.config.spacing is not None
-        stack = dataclasses.replace(stack, values=_values(stack, as_in_training=exact))
+    window = int(planes.min()), int(planes.max()) + 1
+    check_window(volume, path, window)
+    if rule.spacing is None:
+        if rule.scaling == "slice":
+            return stack
+        limits = percentile_range(volume, dataclasses.replace(rule, window=window))
+        return dataclasses.replace(stack, limits=limits)
+    values = _values(stack, as_in_training=geometry.config.spacing is not None)
+    limits = None
     if rule.scaling == "volume":
-        values = stack.values
-        limits = percentile_range(volume, own) if values is None else _limits(stack, values)
-        stack = dataclasses.replace(stack, limits=limits)
-    return stack
+        rows, columns = map(reached, stack.there[:2])
+        limits = range_of_slices(values[slice(*stack.window)], rows, columns)
+    return dataclasses.replace(stack, values=values, limits=limits)
 
 
 def to_slices(stack: Stack, values: np.ndarray) -> np.ndarray:
@@ -212,8 +216,7 @@ def seen(stack: Stack) -> np.ndarray:
 
 def share_of_head(stack: Stack) -> float:
     """Share of the head that the model sees, from 0 to 1, counted on voxels 3 mm apart."""
-    volume = stack.volume
-    head = find_head(volume)
+    volume, head = stack.volume, stack.head
     picked = tuple(
         slice(max(0, int(np.ceil(low))), int(high) + 1, max(1, int(3 / side)))
         for low, high, side in zip(head.low, head.high, volume.zooms, strict=True)
@@ -225,9 +228,9 @@ def share_of_head(stack: Stack) -> float:
     return float(counted / max(1, foreground.sum()))
 
 
-def _stack(path: str, volume: Volume, rule: SliceConfig, padding: float) -> Stack:
+def _stack(path: str, volume: Volume, rule: SliceConfig, head: Head, padding: float) -> Stack:
     """The geometry of a stack, without values and limits."""
-    rows, columns, slices, first = placing.grid(volume, rule)
+    rows, columns, slices, first = placing.grid(volume, rule, head)
     voxels = places_of(volume)
     p, s, r = weights((rows, columns, slices), voxels)
     # Pixels outside the volume show nothing of it, and give nothing back.
@@ -239,9 +242,10 @@ def _stack(path: str, volume: Volume, rule: SliceConfig, padding: float) -> Stac
     return Stack(
         volume=volume,
         rule=rule,
+        head=head,
         slices=Places(int(shown[2].sum()), slices.side, start),
         window=window,
-        middle=placing.middle(volume, rule),
+        middle=placing.middle(volume, rule, head),
         limits=None,
         padding=padding,
         there=(p, s, r[shown[2]]),
@@ -261,18 +265,13 @@ def _without(matrix: scipy.sparse.csr_array, dropped: np.ndarray) -> scipy.spars
 
 def _values(stack: Stack, *, as_in_training: bool) -> np.ndarray:
     """The slices of a rule with a spacing, float32 [n, H, W] in scanner units."""
-    whole = stack.volume.scaled(stack.volume.voxels).astype(np.float32)
-    values = resample(whole, stack.there, stack.padding).transpose(2, 0, 1)
+    volume = stack.volume
+    # As in preprocessing, means of stored voxels are scaled.
+    padding = (stack.padding - volume.inter) / volume.slope
+    made = resample(volume.voxels.astype(np.float32, order="F"), stack.there, padding)
+    values = volume.scaled(made.transpose(2, 0, 1)).astype(np.float32)
     complete = stack.window[1] - stack.window[0] == stack.rule.slices_per_volume
     if as_in_training and complete:
         # A product along the axes in another order would round differently.
-        values[slice(*stack.window)] = resampled_slices(stack.volume, stack.rule)
+        values[slice(*stack.window)] = resampled_slices(volume, stack.rule, stack.head)
     return values
-
-
-def _limits(stack: Stack, values: np.ndarray) -> tuple[float, float]:
-    """The robust range of the pixels of the window that lie in the volume; values [n, H, W]."""
-    rows, columns = (reached(matrix) for matrix in stack.there[:2])
-    window = values[slice(*stack.window)][:, rows][:, :, columns]
-    low, high = np.percentile(window, PERCENTILES, method="inverted_cdf").tolist()
-    return low, high

@@ -49,7 +49,7 @@ def background_of(volume: Volume) -> float:
 
 
 def tilt_of(affine: np.ndarray) -> float:
-    """Largest angle between an axis of the voxels and the axis of the scanner next to it, in degrees.
+    """Largest angle between an axis of the voxels and the scanner's axis next to it, in degrees.
 
     0 for straight heads, at most 54.7. `affine` is [4, 4], from voxels to mm.
     """

@@ -106,6 +106,21 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     return result
 
 
+def share_outside(volume: Volume, config: SliceConfig) -> float:
+    """Share of a plane of the volume that lies outside the stored slices, cut off by the crop."""
+    shape, zooms = volume.voxels.shape, volume.zooms
+    if config.spacing is None:
+        shares = [min(1.0, size / n) for size, n in zip(config.size, shape, strict=False)]
+    else:
+        rows, columns, _ = slice_places(volume, config)
+        shares = []
+        for field, n, side in zip((rows, columns), shape, zooms, strict=False):
+            low = max(field.first - field.side / 2, -side / 2)
+            high = min(field.first + (field.n - 0.5) * field.side, (n - 0.5) * side)
+            shares.append(max(0.0, high - low) / (n * side))
+    return 1 - shares[0] * shares[1]
+
+
 def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:
     """A matrix times a row-major array along one of its three axes, row-major again."""
     a, b, c = values.shape
@@ -121,9 +136,7 @@ def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
     return np.diff(matrix.indptr) > 0
 
 
-def source_window(
-    volume: Volume, config: SliceConfig, head: Head | None = None
-) -> tuple[int, int]:
+def source_window(volume: Volume, config: SliceConfig, head: Head | None = None) -> tuple[int, int]:
     """The slices [first, last) of the volume itself that the window of a config lies in.
 
     Without `spacing` this is `config.window`. With it, some of them, or all, may not exist in the
@@ -140,9 +153,16 @@ def source_window(
     return start, max(start + 1, math.ceil(high - _EXACT))
 
 
-def resampled_slices(
+def pixels_inside(
     volume: Volume, config: SliceConfig, head: Head | None = None
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows and which columns of the slices of a config with `spacing` lie in the volume."""
+    places = slice_places(volume, config, head)
+    rows, columns, _ = weights(places, places_of(volume))
+    return reached(rows), reached(columns)
+
+
+def resampled_slices(volume: Volume, config: SliceConfig, head: Head | None = None) -> np.ndarray:
     """The slices of a config with `spacing`, float32 [n, height, width] in scanner units.
 
     Args:
