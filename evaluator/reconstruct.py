@@ -224,7 +224,7 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
             f"--saved_model={saved_model}: takes slices of {model.size[0]}x{model.size[1]}, its "
             f"card tells of {geometry.config.size[0]}x{geometry.config.size[1]}; export it again"
         )
-    if geometry.zooms is None:
+    if geometry.zooms is None and geometry.config.spacing is None:
         print(
             "warning: the model's card does not tell the voxel size of its training data, so scans "
             "are cropped or padded and never resampled",

@@ -139,14 +139,12 @@ def open_stack(path: str, geometry: Geometry) -> Stack:
     planes = stack.there[2][slice(*stack.window)].indices
     window = int(planes.min()), int(planes.max()) + 1
     check_window(volume, path, window)
-    if rule.spacing is None:
-        if rule.scaling == "slice":
-            return stack
+    values = limits = None
+    if rule.spacing is not None:
+        values = _values(stack, as_in_training=geometry.config.spacing is not None)
+    if rule.scaling == "volume" and values is None:
         limits = percentile_range(volume, dataclasses.replace(rule, window=window))
-        return dataclasses.replace(stack, limits=limits)
-    values = _values(stack, as_in_training=geometry.config.spacing is not None)
-    limits = None
-    if rule.scaling == "volume":
+    elif rule.scaling == "volume" and values is not None:
         rows, columns = map(reached, stack.there[:2])
         limits = range_of_slices(values[slice(*stack.window)], rows, columns)
     return dataclasses.replace(stack, values=values, limits=limits)

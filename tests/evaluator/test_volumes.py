@@ -18,6 +18,17 @@ from ixi_tfds.system.errors import ScanError, UserError
 
 CONFIG = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
 GEOMETRY = volumes.Geometry(CONFIG, (32, 32, 24), ZOOMS)
+MILLIMETRES = volumes.Geometry(
+    SliceConfig(
+        "mm",
+        None,
+        (30, 30),
+        (0, 8),
+        spacing=(3.0,) * 3,
+        window_mm=(-12.0, 12.0),
+        padding="background",
+    )
+)
 
 
 def sized(height, width):
@@ -25,7 +36,7 @@ def sized(height, width):
 
 
 def whole(stack):
-    return volumes.scanner_slices(stack, 0, stack.volume.voxels.shape[2])
+    return volumes.scanner_slices(stack, 0, stack.slices.n)
 
 
 def write_scaled(folder, voxels, affine, slope, inter):
@@ -61,10 +72,11 @@ def test_without_resampling_slices_are_those_of_preprocessing(tmp_path, size, sc
 def test_without_resampling_there_and_back_is_exact(tmp_path, size):
     stack = volumes.open_stack(str(write_head(tmp_path, "x")), sized(*size))
     back = volumes.from_slices(stack, whole(stack))
-    seen = volumes.field_of_view(stack)
-    assert seen.sum() == min(size[0], 32) * min(size[1], 32)
-    np.testing.assert_array_equal(back[seen], head()[seen])
-    assert not back[~seen].any()
+    seen = volumes.seen(stack)
+    assert (seen > 0).sum() == 24 * min(size[0], 32) * min(size[1], 32)
+    assert (seen == 2).sum() == 6 * min(size[0], 32) * min(size[1], 32)
+    np.testing.assert_array_equal(back[seen > 0], head()[seen > 0])
+    assert np.isnan(back[seen == 0]).all()
 
 
 def test_the_middle_of_the_head_stays_in_the_middle(tmp_path):
@@ -158,45 +170,69 @@ def test_beyond_the_volume_there_are_scanner_zeros(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "depth", "window"),
+    ("spacing", "depth", "window", "planes"),
     [
-        (5.0, 24, (8, 14)),  # as in training: the same numbers, wherever the volume ends
-        (5.1, 30, (8, 14)),
-        (5.0, 11, (8, 11)),
-        (2.5, 48, (16, 28)),  # -20 to +10 mm from the middle, as in training
-        (2.5, 60, (22, 34)),
-        (10.0, 12, (4, 7)),
-        (10.0, 2, (0, 2)),  # it begins before the volume does
+        (5.0, 24, (8, 14), (8, 14)),  # as in training: the same numbers, wherever the volume ends
+        (5.1, 30, (8, 14), (8, 14)),
+        (5.0, 11, (8, 11), (8, 11)),
+        (2.5, 48, (8, 14), (16, 28)),  # others: numbers in the volume of 5 mm, 24 slices here
+        (2.5, 60, (8, 14), (16, 28)),
+        (10.0, 12, (8, 14), (4, 7)),
+        (10.0, 6, (8, 12), (4, 6)),  # it ends before the window does
     ],
 )
-def test_the_window_lies_where_that_of_training_lay(tmp_path, spacing, depth, window):
+def test_the_window_has_its_numbers_on_the_grid_of_training(
+    tmp_path, spacing, depth, window, planes
+):
     made = image(head((32, 32, depth)))
     scaled = made.affine * [1, 1, spacing / ZOOMS[2], 1]
     nib.save(nib.Nifti1Image(np.asarray(made.dataobj), scaled), tmp_path / "x.nii.gz")
-    assert volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY).window == window
+    stack = volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY)
+    assert stack.window == window
+    inside = volumes.planes_in_window(stack)
+    np.testing.assert_array_equal(np.flatnonzero(inside), np.arange(*planes))
+    np.testing.assert_array_equal((volumes.seen(stack) == 2)[16, 16], inside)
 
 
-def test_a_range_by_volume_is_that_of_the_window_in_view(tmp_path):
-    config = dataclasses.replace(CONFIG, scaling="volume", size=(32, 32))
+@pytest.mark.parametrize("side", [2.0, 3.9, 6.0])
+def test_the_window_in_mm_moves_with_the_head_and_never_jumps(tmp_path, side):
+    """Whatever the voxels and the slices around it, the same place of the head is in the window."""
+    ball, expected = np.zeros((40, 40, 40), np.int16), None
+    ball[8:32, 8:32, 8:32] = np.random.default_rng(0).integers(500, 900, (24, 24, 24))
+    for padded in range(12):
+        voxels = np.pad(ball, ((0, 0), (0, 0), (padded, 0)))
+        affine = image(voxels).affine * [1, 1, side / ZOOMS[2], 1]
+        nib.Nifti1Image(voxels, affine).to_filename(tmp_path / "x.nii.gz")
+        stack = volumes.open_stack(str(tmp_path / "x.nii.gz"), MILLIMETRES)
+        assert stack.window[1] - stack.window[0] == 8
+        first = stack.slices.first + (stack.window[0] - 0.5) * stack.slices.side
+        # The head's middle is 19.5 slices in, and the window begins 12 mm before it.
+        assert first == pytest.approx((19.5 + padded) * side - 12, abs=1e-4)
+        values = whole(stack)[slice(*stack.window)]
+        expected = values if expected is None else expected
+        np.testing.assert_allclose(values, expected, atol=1e-2)
+        assert volumes.seen(stack).any(axis=(0, 1)).all()
+
+
+def test_a_range_by_volume_is_that_of_the_resampled_window_in_view(tmp_path):
+    """32 x 20 pixels of 3 x 3 mm, in 96 x 128 mm of the volume; 18 mm of height are padding."""
+    config = dataclasses.replace(CONFIG, scaling="volume", size=(38, 20))
+    fine = volumes.Geometry(config, (32, 43, 24), (3.0, 3.0, 5.0))
+    voxels = np.random.default_rng(0).integers(1, 4000, (24, 32, 24)).astype(np.int16)
+    stack = volumes.open_stack(str(write_head(tmp_path, "x", voxels=voxels)), fine)
+    inside = whole(stack)[8:14, 3:35]
+    assert not whole(stack)[:, [*range(3), *range(35, 38)]].any() and inside.min() > 0
+    expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
+    assert stack.limits == tuple(expected)
+
+
+def test_a_range_without_resampling_is_of_the_voxels_of_window_and_view(tmp_path):
+    config = dataclasses.replace(CONFIG, scaling="volume", size=(16, 40))
     path = str(write_head(tmp_path, "x"))
-    fine = volumes.Geometry(config, (64, 64, 24), (2.0, 2.0, 5.0))
-    inside = head()[8:24, 8:24, 8:14]
+    inside = head()[8:24, :, 8:14]
     expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
-    assert volumes.open_stack(path, fine).limits == tuple(expected)
-
-
-def test_the_range_is_of_the_window_and_view_in_this_volumes_own_voxels(tmp_path):
-    """64 x 32 mm of 4 x 2 mm pixels, and the slices 20 mm below to 10 mm above the middle."""
-    voxels = np.random.default_rng(0).integers(0, 4000, (32, 40, 48)).astype(np.int16)
-    affine = image(voxels).affine * [1, 0.5, 0.5, 1]
-    nib.Nifti1Image(voxels, affine).to_filename(tmp_path / "x.nii.gz")
-    config = dataclasses.replace(CONFIG, scaling="volume", size=(32, 8))
-    stack = volumes.open_stack(
-        str(tmp_path / "x.nii.gz"), volumes.Geometry(config, (64, 64, 24), (2.0, 4.0, 5.0))
-    )
-    inside = voxels[8:24, 12:28, 16:28]
-    expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
-    assert stack.window == (16, 28) and stack.limits == tuple(expected)
+    stack = volumes.open_stack(path, volumes.Geometry(config, (32, 32, 24), ZOOMS))
+    assert stack.limits == tuple(expected)
 
 
 @pytest.mark.parametrize("axes", ["PSR", "RAS", "LPI", "SLA", "AIL"])

@@ -388,6 +388,15 @@ def write_pair(folder, name, *, seed, axes="PSR"):
     return voxels, mask
 
 
+def counts_of(heads, lesion_voxels, scored, unseen=0):
+    return {
+        "volumes": heads,
+        "lesion_voxels": lesion_voxels,
+        "lesion_voxels_scored": scored,
+        "lesion_voxels_unseen": unseen,
+    }
+
+
 def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     source = tmp_path / "source"
     voxels, mask = write_pair(source, "a", seed=0)
@@ -397,7 +406,7 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
         evaluator.run(arguments(model, heads_dir, tmp_path / "out", f"--source_dir={source}")) == 0
     )
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 256, "lesion_voxels_scored": 256}
+    assert facts["counts"] == counts_of(2, 256, 256)
     assert facts["volumes_without_mask"] == 1
     rows = read_rows(tmp_path / "out")
     assert {row["group"] for row in rows if row["group"]} == {
@@ -456,7 +465,7 @@ def test_each_volume_is_scored_by_its_own_mask_inside_and_beyond_the_window(
     both = sum(expected.values())
     assert f"{160 / both[:, 0].sum():.3%} of {both[:, 0].sum()} pixels" in shown.out
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 164, "lesion_voxels_scored": 160}
+    assert facts["counts"] == counts_of(2, 164, 160)
     assert facts["volumes_without_mask"] == 0
     inside, beyond = "inside the window of training", "beyond the window of training"
     rows = read_rows(tmp_path / "out")
@@ -854,7 +863,7 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
         evaluator.run(arguments(model, data_dir, tmp_path / "out", f"--source_dir={source}")) == 0
     )
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 1, "lesion_voxels": 1300, "lesion_voxels_scored": 1300}
+    assert facts["counts"] == counts_of(1, 1300, 1300)
     names = {row["method"] for row in facts["overall"]}
     assert names == {"blur", "blurred input", "intensity"}
 
@@ -862,12 +871,15 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
         str(source / "openms_p07_T1_MNI.nii.gz"),
         volumes.Geometry(config, (120, 120, 90), (2.0, 2.0, 2.0)),
     )
-    slices = volumes.scanner_slices(stack, 0, 182)
+    slices = volumes.scanner_slices(stack, 0, stack.slices.n).astype(np.float64)
+    # 182 slices of 1 mm become 91 of 2 mm, as many as the slices of the heads of training.
+    assert stack.slices.n == 91
     heads = np.stack([maps.head_mask(stored(plane)) for plane in slices])
-    inside = volumes.from_slices(stack, heads) >= 0.5
+    inside = volumes.from_slices(stack, heads.astype(float)) >= 0.5
+    used = np.flatnonzero(heads.any(axis=(1, 2)))
     low, high = slices.min(axis=(1, 2), keepdims=True), slices.max(axis=(1, 2), keepdims=True)
     slices = ((slices - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
-    dark = volumes.from_slices(stack, 1 - slices)
+    dark = volumes.from_slices(stack, 1.0 - slices[used].astype(np.float64), given=used)
     mask = nib.as_closest_canonical(nib.load(source / "openms_p07_lesion_MNI.nii.gz"))
     # From RAS to PSR.
     marked = np.asarray(mask.dataobj).transpose(1, 2, 0)[::-1] > 0
