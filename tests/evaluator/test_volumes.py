@@ -194,6 +194,16 @@ def test_the_window_has_its_numbers_on_the_grid_of_training(
     np.testing.assert_array_equal((volumes.seen(stack) == 2)[16, 16], inside)
 
 
+def test_what_lies_beyond_the_volume_gives_nothing_back(tmp_path):
+    """Pixels of air around it have values of their own, which voxels at its edge do not get."""
+    path = str(write_head(tmp_path, "x", voxels=head() + np.int16(50)))
+    stack = volumes.open_stack(path, dataclasses.replace(sized(32, 32), zooms=(6.0, 7.0, 8.0)))
+    shown = whole(stack) > 0
+    assert not shown.all()
+    back = volumes.from_slices(stack, np.where(shown, 1.0, -1000.0))
+    np.testing.assert_allclose(back, 1.0)
+
+
 @pytest.mark.parametrize("side", [2.0, 3.9, 6.0])
 def test_the_window_in_mm_moves_with_the_head_and_never_jumps(tmp_path, side):
     """Whatever the voxels and the slices around it, the same place of the head is in the window."""
