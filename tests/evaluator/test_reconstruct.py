@@ -261,6 +261,32 @@ def test_a_head_that_is_seen_whole_gets_no_warning(copier, tmp_path, capsys):
     assert json.loads((tmp_path / "out/x_reconstruction.json").read_text())["warnings"] == []
 
 
+def test_a_neck_in_the_file_takes_the_model_off_the_head_unless_its_config_is_in_mm(
+    tmp_path, capsys
+):
+    """The middle of the file lies low; a config in mm looks for the head."""
+    voxels = np.zeros((32, 56, 24), np.int16)
+    voxels[:, 24:] = head()
+    neck = np.random.default_rng(0).integers(300, 500, (12, 26, 10))
+    voxels[10:22, :26, 7:17] = np.maximum(voxels[10:22, :26, 7:17], neck)
+    path = write_head(tmp_path, "x", voxels=voxels, axes="RAS")
+    shares = {}
+    for config in (
+        SMALL,
+        SliceConfig("mm", None, (40, 44), (0, 8), "slice", (4.0,) * 3, (-16.0, 16.0), "background"),
+    ):
+        model = write_copier(tmp_path / config.name, config, SMALL_GEOMETRY)
+        out = tmp_path / f"out_{config.name}"
+        assert reconstruct(model, path, out) == 0
+        facts = json.loads((out / "x_reconstruction.json").read_text())
+        shares[config.name] = facts["share_of_head_seen"]
+        warned = f"the model saw only {shares[config.name]:.0%} of the head"
+        assert capsys.readouterr().err.count(warned) == (config is SMALL)
+        padding = "scanner zeros" if config is SMALL else "background"
+        assert facts["padding"] == padding
+    assert shares["small"] < 0.75 and shares["mm"] > 0.99
+
+
 def test_each_scan_of_a_folder_gets_its_own_maps(tmp_path):
     model = write_copier(tmp_path / "half", SMALL, SMALL_GEOMETRY, factor=0.5)
     heads = {name: head(seed=seed) for seed, name in enumerate(["b", "a", "c"])}
