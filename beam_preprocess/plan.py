@@ -286,7 +286,7 @@ def _spacing(text: str) -> tuple[float, float, float]:
         sides = [float(side) for side in text.split("x")]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 3) or not all(map(math.isfinite, sides)):
+    if len(sides) not in (1, 3) or not all(0 < side < math.inf for side in sides):
         raise UserError(f"--spacing={text}: give a side in mm as in 2, or three as in 2x2x2")
     posterior, superior, right = sides if len(sides) == 3 else sides * 3
     return posterior, superior, right

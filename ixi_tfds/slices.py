@@ -137,7 +137,8 @@ def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) ->
             "too_few_slices",
             path,
             f"reaches from {low - middle:.0f} to {high - middle:.0f} mm around the middle of the "
-            f"head, the window needs {config.window_mm[0]:g} to {config.window_mm[1]:g} mm; see --slices",
+            f"head, the window from {config.window_mm[0]:g} to {config.window_mm[1]:g} mm; see "
+            "--slices",
         )
     return source_window(volume, config, head)
 
