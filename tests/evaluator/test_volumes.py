@@ -243,6 +243,8 @@ def test_the_window_in_mm_moves_with_the_head_and_never_jumps(tmp_path, side):
         values = whole(stack)[slice(*stack.window)]
         expected = values if expected is None else expected
         np.testing.assert_allclose(values, expected, atol=1e-2)
+        placed = volumes.to_slices(stack, voxels.astype(float))[slice(*stack.window)]
+        np.testing.assert_allclose(values, placed, atol=1e-2)
         assert volumes.seen(stack).any(axis=(0, 1)).all()
 
 
