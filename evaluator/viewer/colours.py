@@ -5,8 +5,8 @@ Both grow lighter with the size, so that the size can be read in grey, too.
 
 import numpy as np
 
-BRIGHT = ((150, 60, 0), (235, 120, 0), (255, 190, 60), (255, 240, 190))
-DARK = ((0, 60, 150), (0, 120, 220), (80, 180, 245), (205, 238, 255))
+BRIGHT = ((120, 50, 0), (215, 95, 0), (255, 140, 0), (255, 195, 40))
+DARK = ((0, 50, 130), (0, 100, 210), (30, 150, 255), (100, 200, 255))
 
 
 def colours_of(anomaly: np.ndarray, limit: float) -> np.ndarray:

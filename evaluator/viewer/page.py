@@ -65,7 +65,7 @@ def render(shown: Shown, title: str, meaning: str, facts: Mapping[str, str]) -> 
         meaning=meaning,
         facts=facts,
         style=_text("view.css"),
-        script=_text("view.js"),
+        scripts=[_text("marks.js"), _text("view.js")],
         parts={"niivue": script, **parts},
         shown=json.dumps(_described(shown)).replace("<", "\\u003c"),
         zooms=_as_mm(shown),

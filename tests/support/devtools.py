@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 import PIL.Image
-from browser import CHROMIUM
+from browser import chromium
 
 _SECONDS = 240
 _FLAGS = (
@@ -128,10 +128,9 @@ class Page:
             clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"]}
         else:
             clip = dict(zip(("x", "y", "width", "height"), self.box(name), strict=True))
-            clip["y"] += self.run("scrollY")
-        shot = self.call(
-            "Page.captureScreenshot", clip=clip | {"scale": 1}, captureBeyondViewport=True
-        )
+        # Beyond what fits into the window, the page would be laid out anew.
+        whole = {"captureBeyondViewport": name is None}
+        shot = self.call("Page.captureScreenshot", clip=clip | {"scale": 1}, **whole)
         png = base64.b64decode(shot["data"])
         return np.asarray(PIL.Image.open(io.BytesIO(png)).convert("RGB"))
 
@@ -166,7 +165,7 @@ def opened(path, profile, *, width, mobile=False):
     ours_in, theirs_out = os.pipe()
     # Chromium reads from descriptor 3 and writes to 4.
     launch = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    command = ["bash", "-c", launch, "bash", CHROMIUM, *_FLAGS, f"--user-data-dir={profile}"]
+    command = ["bash", "-c", launch, "bash", chromium(), *_FLAGS, f"--user-data-dir={profile}"]
     with subprocess.Popen(
         command,
         pass_fds=(theirs_in, theirs_out),
