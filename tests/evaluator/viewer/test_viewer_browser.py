@@ -157,12 +157,20 @@ def test_right_is_on_the_right_and_on_the_left_in_radiological_convention(page):
     ends = (ends / ends[-1] * width).astype(int)
     for side, on_right in (("neurological", True), ("radiological", False)):
         page.set("side", side)
-        marked = orange(stage(page))
+        pixels = stage(page)
+        page.set("show-lesion", False)
+        outline = np.abs(stage(page) - pixels).max(axis=-1) > 40
+        page.set("show-lesion", True)
         for plane, expected in ((0, on_right), (1, on_right), (2, True)):
-            rows, columns = np.nonzero(marked[:, ends[plane] : ends[plane + 1]])
+            part = slice(ends[plane], ends[plane + 1])
+            rows, columns = np.nonzero(orange(pixels[:, part]))
             middle = (ends[plane + 1] - ends[plane]) / 2
             assert (columns.mean() > middle) == expected
-            assert rows.mean() < marked.shape[0] / 2
+            assert rows.mean() < len(pixels) / 2
+            # What we draw above the planes is around what NiiVue draws.
+            drawn = [(line.min() + line.max()) / 2 for line in np.nonzero(outline[:, part])]
+            wanted = [(line.min() + line.max()) / 2 for line in (rows, columns)]
+            np.testing.assert_allclose(drawn, wanted, atol=4)
 
 
 @pytest.mark.parametrize("name", ["show-window", "show-unseen", "show-lesion"])
