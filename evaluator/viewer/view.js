@@ -79,7 +79,8 @@ function inWindow(at) {
 
 /** Values at the crosshair, and the sliders of its place. */
 function report(nv, values, marks) {
-  const at = voxel(nv), where = index(at), anomaly = values.anomaly[where];
+  const at = voxel(nv), where = index(at), step = shown.limit / 127;
+  const anomaly = Math.abs(values.anomaly[where]) < step / 2 ? 0 : values.anomaly[where];
   const beyond = Math.abs(anomaly) >= shown.limit * (1 - 1e-6) ? (anomaly < 0 ? "\u2264 " : "\u2265 ") : "";
   const unseen = (marks[where] & UNSEEN) !== 0;
   const sense = anomaly > 0 ? "brighter" : "darker";
@@ -208,6 +209,8 @@ async function openViewer(files) {
     isOrientationTextVisible: false,
   });
   await nv.attachToCanvas(byId("planes"), false);
+  // The stage around it is what the keyboard reaches.
+  byId("planes").tabIndex = -1;
   nv.addColormap("bright", colourMap(shown.bright));
   nv.addColormap("dark", colourMap(shown.dark));
   nv.addColormap("nothing", { R: [0, 0], G: [0, 0], B: [0, 0], A: [0, 0], I: [0, 255] });

@@ -21,7 +21,7 @@ _FLAGS = (
     *("--disable-quic", "--disable-background-networking", "--disable-component-update"),
     *("--disable-sync", "--hide-scrollbars", "--force-device-scale-factor=1"),
 )
-_KEYS = {"ArrowRight": 39, "ArrowUp": 38, "PageUp": 33, "v": 86}
+_KEYS = {"ArrowRight": 39, "ArrowUp": 38, "PageUp": 33, "KeyV": 86}
 
 
 class Page:
@@ -97,8 +97,8 @@ class Page:
 
     def press(self, key):
         for kind in ("keyDown", "keyUp"):
-            code = {"windowsVirtualKeyCode": _KEYS[key]}
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **code)
+            number = {"windowsVirtualKeyCode": _KEYS[key]}
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, **number)
         self.settle()
 
     def click(self, x, y):

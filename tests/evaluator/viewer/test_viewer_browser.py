@@ -107,19 +107,22 @@ def test_the_sliders_move_the_planes_and_the_values_are_those_of_the_maps(page):
 
 def test_a_click_and_the_keys_move_the_planes(page):
     go(page, (15, 20, 20))
-    page.run("document.getElementById('stage').focus()")
-    for key, name, wanted in (("ArrowRight", "x", 16), ("PageUp", "y", 21), ("ArrowUp", "z", 21)):
-        page.press(key)
-        assert page.run(f"Number(document.getElementById('{name}').value)") == wanted
-    planes = stage(page)
-    # A key by which NiiVue alone would show one plane instead of three.
-    page.press("v")
-    np.testing.assert_array_equal(stage(page), planes)
     left, top, width, height = page.box("stage")
     # The axial plane is the first of three: towards its left and front.
     page.click(left + width * 0.1, top + height * 0.2)
     x, y, z = (page.run(f"Number(document.getElementById('{name}').value)") for name in "xyz")
-    assert (x < 13, y > 25, z) == (True, True, 21)
+    assert (x < 13, y > 25, z) == (True, True, 20)
+    for key, name, wanted in (
+        ("ArrowRight", "x", x + 1),
+        ("PageUp", "y", y + 1),
+        ("ArrowUp", "z", 21),
+    ):
+        page.press(key)
+        assert page.run(f"Number(document.getElementById('{name}').value)") == wanted
+    planes = stage(page)
+    # The key by which NiiVue alone would show one plane instead of three.
+    page.press("KeyV")
+    np.testing.assert_array_equal(stage(page), planes)
 
 
 def test_the_threshold_hides_what_is_below_it(page):
@@ -132,6 +135,11 @@ def test_the_threshold_hides_what_is_below_it(page):
     # Noise, then the bright block alone.
     assert seen[0] > 3 * seen[1] > 3000
     assert seen[1] == pytest.approx(seen[2], rel=0.1)
+    # A little below the threshold is hidden, too.
+    go(page, DARK)
+    for threshold, visible in ((0.9 * 60, True), (1.1 * 60, False)):
+        page.set("threshold", str(127 * threshold / limit))
+        assert (blue(stage(page)).sum() > 500) == visible
 
 
 def test_an_anomaly_is_orange_or_blue_by_its_sign_and_can_be_shown_alone(page):
