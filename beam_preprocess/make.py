@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import plan
@@ -19,6 +20,8 @@ Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any 
 workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first
 sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used. Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
+Heads of mixed voxels are resampled, and their slices counted in mm from the middle of the head, by
+  --config=all_2mm --spacing=2 --size=128x128 --slices=-36mm:36mm
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
 """
@@ -33,9 +36,14 @@ def make(config: JobConfig, arguments: list[str]) -> None:
     from beam_preprocess import job, runner
 
     options = runner.beam_options(arguments)
-    planned = plan.plan_job(config.source, slices, dataset_dir, strict=config.strict)
-    for warning in planned.warnings[:_WARNINGS_SHOWN]:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    planned = plan.plan_job(
+        config.source,
+        slices,
+        dataset_dir,
+        strict=config.strict,
+        allow_spacing=config.allow_spacing,
+    )
+    _warn(planned.warnings[:_WARNINGS_SHOWN])
     if len(planned.warnings) > _WARNINGS_SHOWN:
         more = len(planned.warnings) - _WARNINGS_SHOWN
         print(f"warning: and {more} more; quality.html lists all of them", file=sys.stderr)
@@ -45,8 +53,15 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         f"planned subjects {'/'.join(str(n) for n, _ in counts.values())}, "
         f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
     )
-    print(summary(job.run_job(config, planned, options)))
+    made = job.run_job(config, planned, options)
+    _warn(made.warnings)
+    print(summary(made))
     print(f"dataset: {dataset_dir}\nquality: {dataset_dir / 'quality.html'}")
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
 
 
 def summary(made: Made) -> str:
@@ -62,6 +77,8 @@ def summary(made: Made) -> str:
     for kind, reasons in (("rejected", manifest.rejected), ("skipped", manifest.skipped)):
         for reason, count in (reasons or {}).items():
             lines.append(f"{kind + ': ' + reason:<40}{count:>6,}")
+    if manifest.voxels:
+        lines.append(f"voxels of the volumes: {manifest.voxels.in_words}")
     lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")
     return "\n".join(lines)
 

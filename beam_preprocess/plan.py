@@ -7,15 +7,17 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_preprocess.shards import ShardTask
+from beam_preprocess.spacing import CohortSpacing, cohort_spacing
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
+from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig, slices_in
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
@@ -23,6 +25,11 @@ from ixi_tfds.splits import SPLITS, assign_splits
 from ixi_tfds.system import flags, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
+
+PADDING = "background"
+"""Padding of configs of the user's own. Those of earlier versions were padded with zeros."""
+
+_MILLIMETRES = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)mm:([-+]?[0-9]+(?:\.[0-9]+)?)mm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +41,16 @@ class SliceFlags:
         "Voxels (posterior x superior) a volume must have, or 'any'. --size is the default.", None
     )
     size: str | None = flag("Height x width of stored slices; others are padded or cropped.", None)
-    slices: str | None = flag("Slices FIRST:LAST of the right axis to store, without LAST.", None)
+    slices: str | None = flag(
+        "Slices FIRST:LAST of the right axis to store, without LAST. With --spacing also in mm "
+        "around the middle of the head, as in -36mm:36mm.",
+        None,
+    )
+    spacing: str | None = flag(
+        "Resample every volume to voxels of this size in mm before slicing: 2, or 2x2x2 for "
+        "posterior x superior x right.",
+        None,
+    )
     scaling: str | None = flag("Scale to 8 bits by slice or by volume.", None, choices=SCALINGS)
 
     def slice_config(self) -> SliceConfig:
@@ -43,26 +59,39 @@ class SliceFlags:
         Raises:
           UserError: an unknown name without a geometry, or a geometry under a known name.
         """
-        window = _pair("slices", self.slices, ":") if self.slices else None
-        in_plane = size = _pair("size", self.size, "x") if self.size else None
-        if self.in_plane == "any":
-            in_plane = None
-        elif self.in_plane:
-            in_plane = _pair("in_plane", self.in_plane, "x")
         if self.config in CONFIGS:
-            for name in ("slices", "size", "in_plane", "scaling"):
+            for name in ("slices", "size", "in_plane", "spacing", "scaling"):
                 if getattr(self, name) is not None:
                     raise UserError(
                         f"--{name}: the config {self.config} is fixed; name a geometry of your own "
                         "by another --config"
                     )
             return CONFIGS[self.config]
-        if not (window and size):
+        if not (self.slices and self.size):
             raise UserError(
                 f"--config={self.config}: not one of {', '.join(CONFIGS)}; a config of your own "
                 "needs --slices and --size"
             )
-        return SliceConfig(self.config, in_plane, size, window, self.scaling or "slice")
+        if self.in_plane and self.spacing:
+            raise UserError("--in_plane: not with --spacing, which takes volumes of any size")
+        size = _pair("size", self.size, "x")
+        in_plane: tuple[int, int] | None = size
+        if self.in_plane == "any" or self.spacing:
+            in_plane = None
+        elif self.in_plane:
+            in_plane = _pair("in_plane", self.in_plane, "x")
+        spacing = _spacing(self.spacing) if self.spacing else None
+        window, window_mm = _window(self.slices, spacing)
+        return SliceConfig(
+            name=self.config,
+            in_plane=in_plane,
+            size=size,
+            window=window,
+            scaling=self.scaling or "slice",
+            spacing=spacing,
+            window_mm=window_mm,
+            padding=PADDING,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +116,11 @@ class JobConfig:
         MAX_REJECTED_FRACTION,
         least=0,
         most=1,
+    )
+    allow_spacing: bool = flag(
+        "Without --spacing, take volumes whose voxels differ by more than 5% from the cohort's "
+        "median.",
+        False,
     )
     overwrite: bool = flag("Replace a dataset that was made from other inputs.", False)
 
@@ -124,6 +158,7 @@ class Plan:
       work_dir: folder of the unfinished dataset.
       settings: everything except the contents of the input files that decides the bytes of the
         dataset, as JSON values.
+      spacing: voxel sizes of the scans where those of other sizes are refused, else None.
     """
 
     scans: tuple[Scan, ...]
@@ -133,6 +168,7 @@ class Plan:
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
+    spacing: CohortSpacing | None = None
 
     def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
         """Numbers of subjects and slices in each split if no volume is refused."""
@@ -141,12 +177,18 @@ class Plan:
 
 
 def plan_job(
-    source: SourceConfig, slices: SliceConfig, dataset_dir: pathlib.Path, *, strict: bool = False
+    source: SourceConfig,
+    slices: SliceConfig,
+    dataset_dir: pathlib.Path,
+    *,
+    strict: bool = False,
+    allow_spacing: bool = False,
 ) -> Plan:
     """Find the scans, look up the people, and divide the scans among splits and shards.
 
     `dataset_dir` is the folder of the finished dataset. With `strict` the first refused volume
-    fails its task.
+    fails its task. Under a config of the user's own without `spacing`, volumes whose voxels are of
+    another size than those of the cohort are refused, unless `allow_spacing`.
 
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
@@ -157,6 +199,9 @@ def plan_job(
     catalog = find_scans(source.source_dir, cohort, source.people.workbook)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
+    spacing = None
+    if slices.padding and slices.spacing is None and not allow_spacing:
+        spacing = cohort_spacing([scan.path for scan in catalog.scans])
     tasks = tuple(
         ShardTask(
             dataset=cohort.name,
@@ -168,6 +213,7 @@ def plan_job(
             source_dir=source.source_dir,
             work_dir=str(work_dir),
             strict=strict,
+            zooms=spacing.typical if spacing else None,
         )
         for split in SPLITS
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
@@ -183,12 +229,8 @@ def plan_job(
         warnings=catalog.warnings,
         tasks=tasks,
         work_dir=work_dir,
-        settings={
-            "version": VERSION,
-            "config": codec.to_plain(slices),
-            "volumes_per_shard": source.volumes_per_shard,
-            "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        },
+        settings=_settings(source, slices, catalog.scans, splits, spacing),
+        spacing=spacing,
     )
 
 
@@ -201,6 +243,26 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _settings(
+    source: SourceConfig,
+    slices: SliceConfig,
+    scans: Sequence[Scan],
+    splits: Mapping[str, str],
+    spacing: CohortSpacing | None,
+) -> dict[str, Any]:
+    """The `settings` of a plan. Refused voxel sizes are in them only where there are any."""
+    settings = {
+        "version": VERSION,
+        "config": codec.to_plain(slices),
+        "volumes_per_shard": source.volumes_per_shard,
+        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
+    }
+    if spacing and spacing.others:
+        others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
+        settings["other_spacing"] = sorted(others)
+    return settings
 
 
 def _describe(scan: Scan, split: str) -> list[str | float | None]:
@@ -216,6 +278,33 @@ def _deal(
     mine.sort(key=lambda scan: hashlib.sha256(f"shards:{scan.subject}".encode()).digest())
     count = math.ceil(len(mine) / volumes_per_shard)
     return [tuple(mine[index::count]) for index in range(count)]
+
+
+def _spacing(text: str) -> tuple[float, float, float]:
+    """The three sides of a voxel in `--spacing`."""
+    try:
+        sides = [float(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 3) or not all(map(math.isfinite, sides)):
+        raise UserError(f"--spacing={text}: give a side in mm as in 2, or three as in 2x2x2")
+    posterior, superior, right = sides if len(sides) == 3 else sides * 3
+    return posterior, superior, right
+
+
+def _window(
+    text: str, spacing: tuple[float, float, float] | None
+) -> tuple[tuple[int, int], tuple[float, float] | None]:
+    """`window` and `window_mm` of a config, from `--slices`."""
+    if "mm" not in text:
+        return _pair("slices", text, ":"), None
+    found = _MILLIMETRES.fullmatch(text)
+    if not found:
+        raise UserError(f"--slices={text}: give a window in mm as in -36mm:36mm")
+    if spacing is None:
+        raise UserError(f"--slices={text}: a window in mm needs --spacing, such as --spacing=2")
+    window_mm = float(found[1]), float(found[2])
+    return (0, slices_in(window_mm, spacing)), window_mm
 
 
 def _pair(flag: str, text: str, separator: str) -> tuple[int, int]:

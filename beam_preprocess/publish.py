@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import quality
+from beam_preprocess import quality, spacing
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
@@ -38,7 +38,8 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    page = quality.render(made, records, refused, plan.warnings, cohort)
+    notes = spacing.warnings_of(config.slices, records)
+    page = quality.render(made, records, refused, (*notes, *plan.warnings), cohort)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
@@ -63,6 +64,7 @@ def _manifest(
         fingerprint=fingerprint,
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
+        voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
         volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),

@@ -113,7 +113,13 @@ def _tasks(
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )
-    return plan_job(source, manifest.config, folder).tasks
+    # Which volumes were refused is known, and their neighbours in the cohort may be others now.
+    return [
+        dataclasses.replace(
+            task, scans=tuple(s for s in task.scans if s.subject in (manifest.volumes or {}))
+        )
+        for task in plan_job(source, manifest.config, folder, allow_spacing=True).tasks
+    ]
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:

@@ -12,7 +12,7 @@ import io
 import os
 import pathlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,17 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
+from ixi_tfds.images.head import background_of, tilt_of
+from ixi_tfds.images.resampling import share_outside, source_window
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import slices_of
+from ixi_tfds.slices import check_spacing, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
+_SQUARE = 1.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class ShardTask:
       source_dir: folder that paths in the record are relative to.
       work_dir: folder of the unfinished dataset.
       strict: fail at the first refused volume.
+      zooms: sides of a voxel in mm that a volume must have, to 5%; None takes any.
     """
 
     dataset: str
@@ -57,6 +61,7 @@ class ShardTask:
     source_dir: str
     work_dir: str
     strict: bool = False
+    zooms: tuple[float, float, float] | None = None
 
     @property
     def file_name(self) -> str:
@@ -99,6 +104,8 @@ def write_shard(task: ShardTask) -> None:
         volume = None
         try:
             volume = read_volume(scan.path)
+            if task.zooms:
+                check_spacing(volume, scan.path, task.zooms)
             examples = list(slices_of(scan, task.config, volume))
         except ScanError as error:
             raise_fault_of_system(error)
@@ -186,10 +193,12 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
 def _describe(
     task: ShardTask, scan: Scan, volume: Volume, examples: list[tuple[str, dict[str, Any]]]
 ) -> VolumeRecord:
-    window = volume.voxels[:, :, slice(*task.config.window)]
+    window = volume.voxels[:, :, slice(*source_window(volume, task.config))]
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())
     rows, columns, depth = volume.voxels.shape
+    cropped = round(share_outside(volume, task.config), 4)
+    pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
         subject=scan.subject,
@@ -203,15 +212,22 @@ def _describe(
         lowest=round(lowest, 3),
         mean=round(mean, 3),
         highest=round(highest, 3),
-        thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0]),
+        thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
+        background=round(background_of(volume), 3) if task.config.padding else None,
+        cropped=cropped or None,
+        tilt=round(tilt_of(volume.affine), 1),
     )
 
 
-def _thumbnail(image: np.ndarray) -> str:
-    """A small, upright JPEG of a slice, in base64."""
+def _thumbnail(image: np.ndarray, pixel: Sequence[float] = (1, 1)) -> str:
+    """A small, upright JPEG of a slice, in base64; `pixel` is (posterior, superior) in mm."""
     from PIL import Image
 
     picture = Image.fromarray(np.rot90(image))
+    sides = [side / min(pixel) for side in pixel]
+    if max(sides) > _SQUARE:
+        width, height = (round(n * side) for n, side in zip(picture.size, sides, strict=True))
+        picture = picture.resize((width, height))
     picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=70)

@@ -177,8 +177,17 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
             path,
             f"has {depth} slices, the window needs {config.window[1]}; see --slices",
         )
-    _check_finite(volume, path)
-    window = volume.voxels[:, :, slice(*config.window)]
+    check_finite(volume, path)
+    check_window(volume, path, config.window)
+
+
+def check_window(volume: Volume, path: str, slices: tuple[int, int]) -> None:
+    """Refuse a volume whose finite values in the window of slices [first, last) are not a scan's.
+
+    Raises:
+      ScanError: with reason constant, near_empty or label_map.
+    """
+    window = volume.voxels[:, :, slice(*slices)]
     lowest = window.min()
     # As 32-bit floats, the type of datasets and models.
     low, high = volume.scaled(np.array([lowest, window.max()])).astype(np.float32)
@@ -206,8 +215,12 @@ def has_few_levels(dtype: np.dtype, lowest: np.number, highest: np.number) -> bo
     return max(int(highest), 0) - min(int(lowest), 0) < _MOST_LEVELS
 
 
-def _check_finite(volume: Volume, path: str) -> None:
-    """Refuse voxels that are not finite, as stored or scaled to 32-bit floats."""
+def check_finite(volume: Volume, path: str) -> None:
+    """Refuse voxels that are not finite, as stored or scaled to 32-bit floats.
+
+    Raises:
+      ScanError: with reason non_finite.
+    """
     voxels = volume.voxels
     if voxels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):

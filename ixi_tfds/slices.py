@@ -3,14 +3,27 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from ixi_tfds.cohorts.catalog import Scan
-from ixi_tfds.config import SliceConfig
+from ixi_tfds.config import SliceConfig, in_words
 from ixi_tfds.features import slice_key
-from ixi_tfds.images.scaling import percentile_range, stored_slice
-from ixi_tfds.nifti import Volume, check_volume, read_volume
+from ixi_tfds.images.head import Head, find_head
+from ixi_tfds.images.resampling import pixels_inside, resampled_slices, slice_places, source_window
+from ixi_tfds.images.scaling import percentile_range, range_of_slices, stored_plane, stored_slice
+from ixi_tfds.nifti import Volume, check_finite, check_volume, check_window, read_volume
+from ixi_tfds.system.errors import ScanError
 
 MAX_REJECTED_FRACTION = 0.05
 """Default share of refused volumes above which no dataset is made."""
+
+SAME_SPACING = 0.05
+"""Relative difference of voxel sides that passes for none; those of IXI differ by 4%."""
+
+LEAST_HEAD = 0.5
+"""A window is refused if a smaller share of it lies within the head; 1 in all 66 heads of IXI."""
+
+_EXACT = 1e-6
 
 
 def slices_of(
@@ -31,10 +44,9 @@ def slices_of(
     """
     if volume is None:
         volume = read_volume(scan.path)
-    check_volume(volume, scan.path, config)
-    limits = percentile_range(volume, config) if config.scaling == "volume" else None
-    for index in range(*config.window):
-        image, low, high = stored_slice(volume, index, config, limits)
+    slices = _resampled if config.spacing else _as_they_are
+    for index, stored in enumerate(slices(volume, scan.path, config), start=config.window[0]):
+        image, low, high = stored
         yield (
             slice_key(scan.subject, index),
             {
@@ -48,4 +60,97 @@ def slices_of(
                 "low": low,
                 "high": high,
             },
+        )
+
+
+def check_spacing(volume: Volume, path: str, typical: tuple[float, float, float]) -> None:
+    """Refuse a volume whose voxels are not of the typical size of its cohort, in mm.
+
+    Raises:
+      ScanError: with reason other_spacing.
+    """
+    if not same_spacing(volume.zooms, typical):
+        raise ScanError(
+            "other_spacing",
+            path,
+            f"has voxels of {in_words(volume.zooms)} mm (posterior x superior x right), the "
+            f"cohort's median is {in_words(typical)} mm; bring all to one size by --spacing, such "
+            f"as --spacing={max(typical):.2g}, or take it as it is by --allow_spacing",
+        )
+
+
+def same_spacing(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Whether no side of two voxels differs by more than `SAME_SPACING` of the second."""
+    return all(abs(a - b) <= SAME_SPACING * b * (1 + 1e-6) for a, b in zip(one, other, strict=True))
+
+
+Stored = tuple[np.ndarray, float, float]
+"""A slice as `stored_slice` returns it."""
+
+
+def _as_they_are(volume: Volume, path: str, config: SliceConfig) -> Iterator[Stored]:
+    """The window's slices by number, cropped or padded."""
+    check_volume(volume, path, config)
+    background = 0.0
+    if config.padding:
+        head = find_head(volume)
+        background = head.background
+        _check_head(head, path, config.window)
+    limits = percentile_range(volume, config) if config.scaling == "volume" else None
+    for index in range(*config.window):
+        yield stored_slice(volume, index, config, limits, background)
+
+
+def _resampled(volume: Volume, path: str, config: SliceConfig) -> Iterator[Stored]:
+    """The window's slices of the resampled volume."""
+    check_finite(volume, path)
+    head = find_head(volume)
+    window = _check_inside(volume, path, config, head)
+    check_window(volume, path, window)
+    _check_head(head, path, window)
+    slices = resampled_slices(volume, config, head)
+    limits = None
+    if config.scaling == "volume":
+        limits = range_of_slices(slices, *pixels_inside(volume, config, head))
+    for plane in slices:
+        yield stored_plane(plane, limits)
+
+
+def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) -> tuple[int, int]:
+    """The window in slices of the volume; refused if it goes beyond the volume."""
+    *_, depths = slice_places(volume, config, head)
+    if config.window_mm is None:
+        if depths.n < config.window[1]:
+            raise ScanError(
+                "too_few_slices",
+                path,
+                f"has {depths.n} slices of {depths.side:g} mm, the window needs "
+                f"{config.window[1]}; see --slices",
+            )
+        return source_window(volume, config, head)
+    side = volume.zooms[2]
+    low, high = -0.5 * side, (volume.voxels.shape[2] - 0.5) * side
+    first, last = depths.first, depths.first + (depths.n - 1) * depths.side
+    if first < low - _EXACT or last > high + _EXACT:
+        middle = head.middle[2] * side
+        raise ScanError(
+            "too_few_slices",
+            path,
+            f"reaches from {low - middle:.0f} to {high - middle:.0f} mm around the middle of the "
+            f"head, the window needs {config.window_mm[0]:g} to {config.window_mm[1]:g} mm; see --slices",
+        )
+    return source_window(volume, config, head)
+
+
+def _check_head(head: Head, path: str, window: tuple[int, int]) -> None:
+    """Refuse a window of slices [first, last) that mostly lies beside the head."""
+    low, high = head.low[2], head.high[2]
+    first, last = window[0] - 0.5, window[1] - 0.5
+    inside = max(0.0, min(high, last) - max(low, first)) / (last - first)
+    if inside < LEAST_HEAD:
+        raise ScanError(
+            "near_empty",
+            path,
+            f"only {inside:.0%} of its window lies within the head, which is in slices {low:.0f} "
+            f"to {high:.0f}; see --slices, which also takes mm with --spacing",
         )

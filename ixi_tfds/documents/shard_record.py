@@ -37,7 +37,11 @@ class VolumeRecord:
       shape: voxels along posterior, superior and right.
       zooms: sides of a voxel along these axes, in mm.
       lowest: lowest value in the slice window; like `mean` and `highest` in scanner units.
-      thumbnail: the middle slice as a JPEG, in base64.
+      thumbnail: the middle slice as a JPEG, in base64; its pixels are square in mm.
+      background: value of the padding in scanner units; None where it is 0, the rule of the
+        published configs and of earlier versions.
+      cropped: share of a plane that the stored slices leave out; None where it is whole.
+      tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
     """
 
     path: str
@@ -53,6 +57,9 @@ class VolumeRecord:
     mean: float
     highest: float
     thumbnail: str
+    background: float | None = None
+    cropped: float | None = None
+    tilt: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,13 +6,14 @@ of the input. Pixels whose centres lie outside the volume are background.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 
 from ixi_tfds.config import SliceConfig
-from ixi_tfds.images.head import find_head
+from ixi_tfds.images.head import Head, find_head
 from ixi_tfds.nifti import Volume
 
 Weights = tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, scipy.sparse.csr_array]
@@ -39,7 +40,9 @@ def places_of(volume: Volume) -> tuple[Places, Places, Places]:
     return p, s, r
 
 
-def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, Places]:
+def slice_places(
+    volume: Volume, config: SliceConfig, head: Head | None = None
+) -> tuple[Places, Places, Places]:
     """Where the pixels of a config's slices lie in a volume: rows, columns, and all slices.
 
     Slices are numbered as in `config.window`. Number 0 of a window in mm is its first slice, of a
@@ -48,6 +51,7 @@ def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, P
     Args:
       volume: the scan.
       config: a config with `spacing`.
+      head: the result of `find_head`, if the caller has it already.
 
     Returns:
       `config.size` rows and columns, around the middle of the head if the window is in mm, else
@@ -59,7 +63,7 @@ def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, P
     if config.window_mm is None:
         middle = [(n - 1) / 2 for n in volume.voxels.shape]
     else:
-        middle = list(find_head(volume).middle)
+        middle = list((head or find_head(volume)).middle)
     centre = [place * side for place, side in zip(middle, volume.zooms, strict=True)]
     rows, columns = (
         Places(n, side, at - (n - 1) / 2 * side)
@@ -88,17 +92,43 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     """
     if values.dtype != np.float32:
         values = values.astype(np.float64, copy=False)
-    # The axis with the fewest results first: the later products are smaller.
-    order = sorted(range(3), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
-    result = values
-    for axis in order:
-        matrix = matrices[axis].astype(values.dtype)
-        moved = np.moveaxis(result, axis, 0)
-        product = matrix @ moved.reshape(len(moved), -1)
-        result = np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)
+    # Products are fastest in row-major order and along its first axis. In most volumes the axes
+    # are reversed.
+    turned = values.flags.f_contiguous
+    result = np.ascontiguousarray(values.T if turned else values)
+    in_order = matrices[::-1] if turned else matrices
+    growth = [matrix.shape[0] / matrix.shape[1] for matrix in in_order]
+    for axis in sorted(range(3), key=lambda axis: max(1.0, growth[axis])):
+        result = _product(in_order[axis].astype(values.dtype), result, axis)
+    result = result.T if turned else result
     for axis, matrix in enumerate(matrices):
         np.moveaxis(result, axis, 0)[~reached(matrix)] = background
     return result
+
+
+def share_outside(volume: Volume, config: SliceConfig) -> float:
+    """Share of a plane of the volume that lies outside the stored slices, cut off by the crop."""
+    shape, zooms = volume.voxels.shape, volume.zooms
+    if config.spacing is None:
+        shares = [min(1.0, size / n) for size, n in zip(config.size, shape, strict=False)]
+    else:
+        rows, columns, _ = slice_places(volume, config)
+        shares = []
+        for field, n, side in zip((rows, columns), shape, zooms, strict=False):
+            low = max(field.first - field.side / 2, -side / 2)
+            high = min(field.first + (field.n - 0.5) * field.side, (n - 0.5) * side)
+            shares.append(max(0.0, high - low) / (n * side))
+    return 1 - shares[0] * shares[1]
+
+
+def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:
+    """A matrix times a row-major array along one of its three axes, row-major again."""
+    a, b, c = values.shape
+    if axis == 0:
+        return (matrix @ values.reshape(a, b * c)).reshape(-1, b, c)
+    if axis == 1:
+        return np.stack([matrix @ plane for plane in values])
+    return np.ascontiguousarray((matrix @ values.reshape(a * b, c).T).T).reshape(a, b, -1)
 
 
 def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
@@ -106,24 +136,59 @@ def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
     return np.diff(matrix.indptr) > 0
 
 
-def resampled_slices(volume: Volume, config: SliceConfig) -> np.ndarray:
+def source_window(volume: Volume, config: SliceConfig, head: Head | None = None) -> tuple[int, int]:
+    """The slices [first, last) of the volume itself that the window of a config lies in.
+
+    Without `spacing` this is `config.window`. With it, some of them, or all, may not exist in the
+    volume, if the window goes beyond it.
+    """
+    if config.spacing is None:
+        return config.window
+    *_, depths = slice_places(volume, config, head)
+    side = volume.zooms[2]
+    first, last = (depths.first + index * depths.side for index in config.window)
+    # The ends of the window, in voxels; slices whose centres lie in it.
+    low, high = ((end - depths.side / 2) / side for end in (first, last))
+    start = math.ceil(low - _EXACT)
+    return start, max(start + 1, math.ceil(high - _EXACT))
+
+
+def pixels_inside(
+    volume: Volume, config: SliceConfig, head: Head | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows and which columns of the slices of a config with `spacing` lie in the volume."""
+    places = slice_places(volume, config, head)
+    rows, columns, _ = weights(places, places_of(volume))
+    return reached(rows), reached(columns)
+
+
+def resampled_slices(volume: Volume, config: SliceConfig, head: Head | None = None) -> np.ndarray:
     """The slices of a config with `spacing`, float32 [n, height, width] in scanner units.
 
+    Args:
+      volume: the scan.
+      config: a config with `spacing`.
+      head: the result of `find_head`, if the caller has it already.
+
     Raises:
-      ValueError: the volume lacks slices of the window; `check_volume` refuses it before.
+      ValueError: the volume lacks slices of the window; `ixi_tfds.slices` refuses it before.
     """
-    rows, columns, depths = slice_places(volume, config)
+    head = head or find_head(volume)
+    rows, columns, depths = slice_places(volume, config, head)
     first, last = config.window
     if last > depths.n:
         raise ValueError(f"the volume has {depths.n} slices, the window needs {last}")
     kept = Places(last - first, depths.side, depths.first + first * depths.side)
     matrices = weights((rows, columns, kept), places_of(volume))
-    # Only the part of the volume that the slices are made of is converted to scanner units.
+    # Only the part of the volume that the slices are made of is read.
     used = [np.flatnonzero(np.diff(matrix.tocsc().indptr)) for matrix in matrices]
     parts = [slice(places[0], places[-1] + 1) if places.size else slice(0, 1) for places in used]
-    values = volume.scaled(volume.voxels[tuple(parts)]).astype(np.float32)
+    values = volume.voxels[tuple(parts)].astype(np.float32, order="F")
     p, s, r = (matrix[:, part] for matrix, part in zip(matrices, parts, strict=True))
-    return resample(values, (p, s, r), find_head(volume).background).transpose(2, 0, 1)
+    # Means of stored voxels are scaled, which are fewer.
+    background = (head.background - volume.inter) / volume.slope
+    made = resample(values, (p, s, r), background).transpose(2, 0, 1)
+    return volume.scaled(made).astype(np.float32)
 
 
 def _weights(result: Places, source: Places) -> scipy.sparse.csr_array:

@@ -194,6 +194,7 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
         "lowest": float(f"{values.min():.3f}"),
         "mean": float(f"{values.mean():.3f}"),
         "highest": float(f"{values.max():.3f}"),
+        "tilt": 0.0,
     }
     assert second["mean"] != float(f"{values.mean():.2f}")
     assert second["lowest"] != float(f"{values.min():.2f}")
