@@ -41,7 +41,7 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str]) -> bytes:
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
-    figure.suptitle(f"{title}{model}", fontsize=8)
+    figure.suptitle(f"{title}{model}", fontsize=8, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

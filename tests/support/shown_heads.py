@@ -1,5 +1,9 @@
 """A small head with a made-up anomaly map, for the tests of the viewer."""
 
+import base64
+import gzip
+import re
+
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
@@ -46,3 +50,9 @@ def write_and_read(folder, axes="RAS"):
     nib.save(image.as_reoriented(orientations.ornt_transform(ras, stored)), path)
     turn = orientations.ornt_transform(ras, orientations.axcodes2ornt("PSR"))
     return read_volume(str(path)), orientations.apply_orientation(anomaly_ras(), turn)
+
+
+def held(html, name):
+    """What a page holds under a name."""
+    text = re.search(rf'id="data-{name}">([^<]*)<', html)[1]
+    return gzip.decompress(base64.b64decode(text))

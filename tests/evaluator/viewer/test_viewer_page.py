@@ -1,6 +1,5 @@
 """The page: self-contained, escaped, no larger than promised; its script is NiiVue's own."""
 
-import base64
 import gzip
 import hashlib
 import importlib.resources
@@ -10,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import shown_heads
+from shown_heads import held
 
 from evaluator.viewer import page, remove_view, write_view
 from evaluator.viewer.shown import shown_of
@@ -22,12 +22,6 @@ HOSTILE = '</script><img src=x onerror="no()">&'
 def shown(tmp_path):
     volume, anomaly = shown_heads.write_and_read(tmp_path)
     return shown_of(volume, anomaly, window=(9, 24))
-
-
-def held(html, name):
-    """What a page holds under a name."""
-    text = re.search(rf'id="data-{name}">([^<]*)<', html)[1]
-    return gzip.decompress(base64.b64decode(text))
 
 
 def test_the_vendored_script_has_the_checksum_beside_it():
