@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,12 @@ people; its validation slices set the thresholds. Without --source_dir, syntheti
 into the test slices of the dataset. With it, the lesions are those of volumes with a mask of the
 same name, such as a_T1.nii.gz and a_lesion.nii.gz, and the residuals are the maps that python -m
 evaluator reconstruct writes. O/anomalies.csv and O/anomalies.json have the numbers;
-O/anomalies.html shows them with pictures.
+O/anomalies.html shows them with pictures. O/anomaly_views has a page and a picture of each volume,
+with its mask and the map of the first model.
 """
+
+VIEWS = "anomaly_views"
+"""Folder of the views, in the output folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +82,9 @@ class AnomaliesConfig:
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
+    view: bool = flag(
+        "With --source_dir, write a page and a picture of each volume to look at.", True
+    )
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
@@ -103,6 +111,8 @@ def main(config: AnomaliesConfig) -> None:
             storage.at(data.data_dir), data.dataset, "validation", "quick"
         )
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
+        output_dir = storage.at(config.output_dir)
+        storage.remove_tree(output_dir / VIEWS)
         scored = score_lesions(
             models,
             data,
@@ -111,12 +121,12 @@ def main(config: AnomaliesConfig) -> None:
             asked=config.bids.asked,
             names=config.names,
             batch_size=config.batch_size,
+            views=output_dir / VIEWS if config.view else None,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
         sections, lead = lesions.sections(*scored), lesions.lead(facts, rows)
         texts["anomalies.html"] = page.render("Do residuals find lesions?", lead, sections)
-        output_dir = storage.at(config.output_dir)
         folders.write_files(output_dir, texts)
         print_lesions(facts, rows, comparisons)
         print(f"\nReport: {output_dir / 'anomalies.html'}")
@@ -131,6 +141,7 @@ def score_lesions(
     asked: Filter | None = None,
     names: NameFlags = AS_NAMED,
     batch_size: int = 32,
+    views: pathlib.Path | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
 
@@ -142,6 +153,7 @@ def score_lesions(
       asked: which volumes of a BIDS folder are asked for; None for all.
       names: who is the person in a file of that folder, and whether names are believed.
       batch_size: slices in a batch.
+      views: folder for views of the volumes; None writes none.
 
     Returns:
       Facts on what was scored, rows and comparisons of `detection.measure`, and histograms with
@@ -152,6 +164,7 @@ def score_lesions(
     """
     from evaluator import scoring
     from evaluator.lesions import detection, tallies
+    from evaluator.views import write_lesion_views
 
     root = storage.at(data.data_dir)
     validation = scoring.open_split(root, data.dataset, "validation", data.verify)
@@ -164,6 +177,8 @@ def score_lesions(
     else:
         pairs, geometry = _volumes(source_dir, asked, names, data, facts)
         found = tallies.tally_volumes(scorer, pairs, geometry)
+        if views is not None:
+            facts["views"] = write_lesion_views(views, models[0], pairs, geometry, batch_size)
         _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)

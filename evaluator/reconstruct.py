@@ -8,8 +8,6 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
-import tqdm
 from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
@@ -25,8 +23,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag, like
 
 with epy.lazy_imports():
-    from evaluator import map_files, scan_facts, volumes
-    from evaluator.lesions import maps
+    from evaluator import map_files, running, scan_facts, viewer, views, volumes
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -41,6 +38,7 @@ and in its units,
                             the residual of the resampled slices, brought back to the scan's grid
   x_seen.nii.gz             2 where the model saw the voxel in its window of training, 1 where it
                             saw it beyond that window, 0 where it did not; there both maps are NaN
+  x_view.html, x_view.png   scan and anomaly map to look at in a browser, and as a picture
   x_reconstruction.json     settings, the place of the window, and for each sagittal slice of the
                             model whether it is in the window; all others are extrapolated
 O has the same subfolders as the input. For research only: this is not a medical device.
@@ -62,6 +60,7 @@ class ReconstructConfig:
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
+    view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -134,18 +133,19 @@ def find_jobs(
 
 
 def reconstruct_scan(
-    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
+    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int, view: bool = False
 ) -> dict[str, Any]:
     """Reconstruct a scan, write its files and return the content of the JSON.
 
-    Memory holds the volume, both maps and all slices. `geometry` is that of training.
+    Without `view`, a view of an earlier run is removed. Memory holds the volume, both maps and all
+    slices. `geometry` is that of training.
 
     Raises:
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
     stack = volumes.open_stack(job.path, geometry)
-    reconstruction, residual = _run(model, stack, job, batch_size)
+    reconstruction, residual = running.run_model(model, stack, job.path, batch_size)
     facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
     facts["warnings"] = scan_facts.warnings_of(facts)
     facts["slices"] = [
@@ -157,35 +157,15 @@ def reconstruct_scan(
         "seen": volumes.seen(stack),
     }
     job.folder.mkdir(parents=True, exist_ok=True)
+    viewer.remove_view(job.folder, job.name)
     for name, values in written.items():
         path = job.folder / f"{job.name}_{name}.nii.gz"
         map_files.write_map(path, values, stack.volume)
+    if view:
+        views.write_view(job.folder, job.name, stack, written["anomaly"], facts)
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
-
-
-def _run(
-    model: Model, stack: volumes.Stack, job: Job, batch_size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Reconstruction and residual of all slices of a scan, float32 [n, H, W] in scanner units."""
-    n = stack.slices.n
-    height, width = stack.rule.size
-    reconstruction, residual = np.empty((2, n, height, width), np.float32)
-    with tqdm.tqdm(total=n, unit="slice", desc=job.name, disable=None, leave=False) as progress:
-        for first in range(0, n, batch_size):
-            last = min(first + batch_size, n)
-            slices = volumes.scanner_slices(stack, first, last)
-            made = maps.anomaly_maps(model, slices, stack.limits)
-            if not all(np.isfinite(values).all() for values in made):
-                raise ScanError(
-                    "non_finite",
-                    job.path,
-                    f"the model gives values that are not finite for slices {first} to {last - 1}",
-                )
-            reconstruction[first:last], residual[first:last] = made
-            progress.update(last - first)
-    return reconstruction, residual
 
 
 def main(config: ReconstructConfig) -> None:
@@ -204,7 +184,7 @@ def main(config: ReconstructConfig) -> None:
             allow_names=config.allow_names,
         )
         model, geometry = _load(config)
-        refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
+        refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
         listed = "; ".join(map(str, refused))
         raise UserError(
@@ -213,14 +193,15 @@ def main(config: ReconstructConfig) -> None:
 
 
 def _reconstruct_all(
-    model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
+    model: Model, geometry: volumes.Geometry, jobs: list[Job], config: ReconstructConfig
 ) -> list[ScanError]:
     """Reconstruct scans, print a line for each, and return the errors of those refused."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
         try:
-            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size)
+            batch_size, view = config.batch_size, config.view
+            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size, view=view)
         except ScanError as error:
             refused.append(error)
             continue

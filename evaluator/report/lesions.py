@@ -1,5 +1,6 @@
 """The report's sections on lesions: tables, plots, pictures, and what was scored."""
 
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,8 @@ def sections(
     ]
     if found.examples:
         parts.append(_pictures(found.examples))
+    if facts.get("views"):
+        parts.append(_views(facts["views"]))
     return [*parts, _origin(facts)]
 
 
@@ -172,6 +175,15 @@ def _pictures(examples: Sequence[Example]) -> Section:
         f"same in all pictures and saturate at \u00b1{limit:.3f}."
     )
     return Section("Lesions and residuals", figures=shown, notes=[note])
+
+
+def _views(subjects: Sequence[str]) -> Section:
+    links = {name: f"anomaly_views/{urllib.parse.quote(name)}_view.html" for name in subjects}
+    text = (
+        "Each volume with its mask and the anomaly map of the first model, to move through in a "
+        "browser. The pages are in the folder anomaly_views beside this page."
+    )
+    return Section("Volumes to look at", [text], links=links)
 
 
 def _origin(facts: Mapping[str, Any]) -> Section:

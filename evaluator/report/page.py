@@ -38,6 +38,7 @@ class Section:
         table of two columns is a list of facts: name and value.
       figures: figures below the tables.
       notes: paragraphs below the figures, in smaller type.
+      links: addresses of other pages by their label, below the paragraphs.
     """
 
     title: str
@@ -45,6 +46,7 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = dataclasses.field(default_factory=dict)
     figures: Sequence[Figure] = ()
     notes: Sequence[str] = ()
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def render(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:

@@ -343,6 +343,7 @@ def test_a_model_that_gives_nan_for_a_slice_leaves_no_map_of_that_scan(
     assert error.endswith("the model gives values that are not finite for slices 16 to 23")
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     names = ["anomaly.nii.gz", "reconstruction.json", "reconstruction.nii.gz", "seen.nii.gz"]
+    names += ["view.html", "view.png"]
     assert written == [f"b_{name}" for name in names]
     assert reconstruct(model, path, tmp_path / "alone") == 2
     error = capsys.readouterr().err
@@ -487,6 +488,7 @@ def test_bad_scans_do_not_stop_the_others_and_are_named_in_the_end(copier, tmp_p
         assert f"{name}.nii.gz" in error and detail in error
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
     names = ["anomaly.nii.gz", "reconstruction.json", "reconstruction.nii.gz", "seen.nii.gz"]
+    names += ["view.html", "view.png"]
     assert written == [f"deeper/good_{name}" for name in names]
 
 
@@ -519,7 +521,7 @@ def test_all_sessions_of_a_bids_folder(copier, tmp_path):
         shutil.copy(path, flat)
     for _ in range(2):
         assert reconstruct(copier, flat, flat) == 0
-    assert len(list(flat.iterdir())) == 5 * len(list(flat.glob("*_T1w.nii.gz")))
+    assert len(list(flat.iterdir())) == 7 * len(list(flat.glob("*_T1w.nii.gz")))
 
 
 def test_same_bytes_again(model, tmp_path):

@@ -1,5 +1,6 @@
 """A page as headless Chromium sees it."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,9 +11,20 @@ CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 
+REQUIRED = "IXI_BROWSER"
+"""Where this environment variable is set, tests that need a browser fail without one."""
+
 browser = pytest.mark.skipif(
-    CHROMIUM is None, reason="reports as a browser shows them (no chromium on the PATH)"
+    CHROMIUM is None and not os.environ.get(REQUIRED),
+    reason=f"pages as a browser shows them (no chromium on the PATH, and {REQUIRED} is not set)",
 )
+
+
+def chromium():
+    """The browser's program; a test without one fails."""
+    assert CHROMIUM, "no chromium on the PATH: install Debian's package chromium"
+    return CHROMIUM
+
 
 # Counts what a person would see as broken, and leaves the counts where --dump-dom shows them.
 PROBE = """<script>
@@ -29,7 +41,7 @@ def see(html, path, *, width):
     path.write_text(html.replace("</body>", PROBE + "</body>"))
     done = subprocess.run(
         [
-            *(CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
+            *(chromium(), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
             *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
             *("--disable-sync", f"--user-data-dir={path.parent / 'profile'}"),
             *("--enable-logging=stderr", "--dump-dom"),

@@ -1,0 +1,52 @@
+"""Views of a scan and its anomaly map: a page to move through, and a picture to print."""
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from evaluator.viewer.page import render
+from evaluator.viewer.picture import draw
+from evaluator.viewer.shown import shown_of
+from ixi_tfds.nifti import Volume
+from ixi_tfds.system.files import write_bytes, write_text
+
+SUFFIXES = ("_view.html", "_view.png")
+
+
+def write_view(
+    folder: pathlib.Path,
+    name: str,
+    volume: Volume,
+    anomaly: np.ndarray,
+    *,
+    window: tuple[float, float],
+    meaning: str,
+    facts: Mapping[str, str],
+    lesion: np.ndarray | None = None,
+) -> None:
+    """Write `NAME_view.html` and `NAME_view.png` into a folder, each complete or not at all.
+
+    Args:
+      folder: an existing folder.
+      name: the start of the files' names; also the title of the page.
+      volume: the scan.
+      anomaly: anomaly map [posterior, superior, right] in scanner units on the grid of
+        `volume.voxels`, NaN where the model never saw the voxel.
+      window: the window of training [first, last) along right, in voxels; may be fractions.
+      meaning: one sentence on what the anomaly map is.
+      facts: what else to say, such as the model's name and digest; label and value of each row.
+      lesion: mask on the same grid, to be outlined.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    shown = shown_of(volume, anomaly, window=window, lesion=lesion)
+    write_text(folder / f"{name}{SUFFIXES[0]}", render(shown, name, meaning, facts))
+    write_bytes(folder / f"{name}{SUFFIXES[1]}", draw(shown, name, facts))
+
+
+def remove_view(folder: pathlib.Path, name: str) -> None:
+    """Remove an earlier view of the same name, which would not fit new maps."""
+    for suffix in SUFFIXES:
+        (folder / f"{name}{suffix}").unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""Views of scans that a model has reconstructed; `evaluator.viewer` draws them."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluator import running, scan_facts, viewer, volumes
+from evaluator.lesions.pairs import Pair, read_mask
+from evaluator.models import Model
+from ixi_tfds.system import storage
+
+
+def write_view(
+    folder: pathlib.Path,
+    name: str,
+    stack: volumes.Stack,
+    anomaly: np.ndarray,
+    facts: dict[str, Any],
+    lesion: np.ndarray | None = None,
+) -> None:
+    """Write the view of a scan.
+
+    Args:
+      folder: an existing folder.
+      name: the start of the files' names.
+      stack: the scan.
+      anomaly: its anomaly map on the volume's grid.
+      facts: what `scan_facts.describe` says of the scan, and `warnings`.
+      lesion: mask on the same grid, to be outlined.
+    """
+    low, high = facts["window_mm"]
+    rows = {
+        "Scan": facts["input"],
+        "Model": facts["model"],
+        "SHA-256 of the model": facts["model_sha256"],
+        "Window of training": f"{low:g} to {high:g} mm from the {facts['window_mm_from']}",
+        "Voxels": "resampled to the model's grid, and the map back" if stack.resampled else "as is",
+        "Head seen by the model": f"{facts['share_of_head_seen']:.0%}",
+    }
+    if facts["warnings"]:
+        rows["Warning"] = "; ".join(facts["warnings"])
+    side, places = stack.volume.zooms[2], stack.slices
+    # From middles of slices to edges of voxels.
+    window = [(places.first + (edge - 0.5) * places.side) / side + 0.5 for edge in stack.window]
+    viewer.write_view(
+        folder,
+        name,
+        stack.volume,
+        anomaly,
+        window=(window[0], window[1]),
+        meaning=facts["anomaly"],
+        facts=rows,
+        lesion=lesion,
+    )
+
+
+def write_lesion_views(
+    folder: pathlib.Path,
+    model: Model,
+    pairs: Sequence[Pair],
+    geometry: volumes.Geometry,
+    batch_size: int,
+) -> list[str]:
+    """Write the views of volumes with masks into a new folder; gives the people's names."""
+    folder.mkdir(parents=True)
+    for pair in pairs:
+        path, subject = pair.scan.path, pair.scan.subject
+        stack = volumes.open_stack(path, geometry)
+        _, residual = running.run_model(model, stack, path, batch_size)
+        facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
+        facts["warnings"] = scan_facts.warnings_of(facts)
+        anomaly, mask = volumes.from_slices(stack, residual), read_mask(pair, stack.volume)
+        write_view(folder, subject, stack, anomaly, facts, mask)
+    return [pair.scan.subject for pair in pairs]
