@@ -3,11 +3,15 @@
 import dataclasses
 import pathlib
 
+import pandas as pd
+
 from beam_preprocess import leakage
+from beam_preprocess.alike import ALIKE
 from beam_preprocess.plan import JobConfig
 from ixi_tfds import integrity
 from ixi_tfds.cohorts import CohortFlags, find_cohort
 from ixi_tfds.documents import manifest
+from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.system import storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.errors import DatasetError, UserError
@@ -17,8 +21,8 @@ _USAGE = """
 python -m beam_preprocess verify --data_dir=D [--config=C] [--repair --source_dir=S]
 
 Reads every byte of the datasets in D. Lists the files that are damaged, missing, edited or of
-another run, the people and slices in more than one split, and the most similar slices of different
-splits. --repair makes the damaged files again, byte for byte, and leaves the others.
+another run, the people and slices in more than one split, and the people of different splits whose
+heads look like one. --repair makes the damaged files again, byte for byte, and leaves the others.
 """
 
 _PAIRS_SHOWN = 3
@@ -34,6 +38,9 @@ class VerifyConfig:
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
+    allow_alike: bool = flag(
+        "People of different splits whose heads look like one are no fault.", False
+    )
 
 
 def verify_all(config: VerifyConfig) -> None:
@@ -43,21 +50,29 @@ def verify_all(config: VerifyConfig) -> None:
       DatasetError: no dataset was found, or one of them is damaged or has a leak between splits.
       UserError: a dataset cannot be repaired.
     """
-    bad = [folder for folder in _folders(config) if not verify(folder, config)]
-    if bad:
+    faults = {folder: fault for folder in _folders(config) if (fault := verify(folder, config))}
+    if faults:
+        damaged = "damage" in faults.values() and not config.repair
+        leaking = "leak" in faults.values()
         raise DatasetError(
-            f"{', '.join(map(str, bad))}: not as it should be, for the reasons above"
-            + ("" if config.repair else "; --repair --source_dir=S repairs damaged files")
+            f"{', '.join(map(str, faults))}: not as it should be, for the reasons above"
+            + ("; --repair --source_dir=S repairs damaged files" if damaged else "")
+            + (
+                "; people in two splits are parted by making the dataset again (--overwrite) "
+                "without the second scan, or with one name for both"
+                if leaking
+                else ""
+            )
         )
 
 
-def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
-    """Check a dataset as `verify_all` does; return whether it has no damage and no leak now."""
+def verify(folder: pathlib.Path, config: VerifyConfig) -> str:
+    """Check a dataset as `verify_all` does; return "damage", "leak", or "" where all is well."""
     try:
         made = manifest.read(folder)
     except DatasetError as error:
         print(error)
-        return False
+        return "damage"
     damaged = integrity.find_damage(folder, made)
     for damage in damaged:
         print(f"{folder / damage.name}: {damage.what}")
@@ -70,30 +85,45 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
         damaged = integrity.find_damage(folder, made)
         print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:
-        return False
+        return "damage"
+    return "leak" if _print_leaks(folder, made, allow_alike=config.allow_alike) else ""
+
+
+def _print_leaks(folder: pathlib.Path, made: Manifest, *, allow_alike: bool) -> bool:
+    """Print what an undamaged dataset holds and what of it is in two splits; return if any is."""
     slices = leakage.read_slices(folder, made)
     leaks = leakage.find_leaks(slices)
+    nearest = leakage.alike_across_splits(slices)
+    one_head = nearest[nearest["likeness"] >= ALIKE]
     for leak in leaks:
         print(f"{folder}: {leak}")
+    for row in one_head.itertuples():
+        print(
+            f"{folder}: {row.subject} in {row.split} and {row.other} in {row.other_split} look "
+            f"like one head (likeness {row.likeness:.2f})"
+        )
     people = slices.table["subject"].nunique()
+    clean = not leaks and one_head.empty
     print(
         f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
-        f"slices of {people} people" + ("" if leaks else ", none of them in two splits")
+        f"slices of {people} people" + (", none of them in two splits" if clean else "")
     )
-    _print_nearest(slices)
-    return not leaks
+    _print_nearest(nearest[nearest["likeness"] < ALIKE])
+    return bool(leaks) or not (one_head.empty or allow_alike)
 
 
-def _print_nearest(slices: leakage.Slices) -> None:
-    nearest = leakage.nearest_across_splits(slices)
-    alike = int((nearest["distance"] < leakage.SUSPICIOUS).sum())
+def _print_nearest(nearest: pd.DataFrame) -> None:
     print(
-        f"  slices of two people in different splits that are closer than {leakage.SUSPICIOUS}, as "
-        f"copies would be: {alike} pairs of people"
-        + ("; are they one person? Closest:" if alike else ". Closest:")
+        f"  heads of two people in different splits are compared by pixels; two scans of one head "
+        f"reach {ALIKE}. The most alike below it:"
     )
     for row in nearest.head(_PAIRS_SHOWN).itertuples():
-        print(f"  {row.distance:.4f}  {row.key} ({row.split}) and {row.other} ({row.other_split})")
+        print(
+            f"  {row.likeness:.4f}  {row.subject} ({row.split}) and {row.other} ({row.other_split})"
+        )
+    print(
+        "  not seen: one person in scans of other contrasts, or with the skull in one of them only"
+    )
 
 
 def _folders(config: VerifyConfig) -> list[pathlib.Path]:
