@@ -16,6 +16,7 @@ from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
+from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -184,7 +185,7 @@ def plan_job(
         work_dir=work_dir,
         settings={
             "version": VERSION,
-            "config": dataclasses.asdict(slices),
+            "config": codec.to_plain(slices),
             "volumes_per_shard": source.volumes_per_shard,
             "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
         },

@@ -106,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rivals", choices=("thesis", "nobrainer"), default="thesis")
     parser.add_argument("--volumes", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--rounds", type=shared.several, default=11)
     parser.add_argument("--real", action="store_true")
     arguments = parser.parse_args()
     real = pathlib.Path(os.environ.get("IXI_REAL_DATA", ""), "ixi/full")

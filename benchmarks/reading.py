@@ -200,7 +200,7 @@ def prepare(folder, subjects):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=shared.several, default=12)
     parser.add_argument("--batches", type=int, default=150, help="of a round")
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--augmented", action="store_true")

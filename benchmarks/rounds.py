@@ -1,5 +1,6 @@
 """What the benchmarks share: rivals in processes of their own, alternating; ratios; the results."""
 
+import argparse
 import contextlib
 import json
 import os
@@ -105,6 +106,13 @@ def alternate(rivals, rounds, warm_up=2):
         for place in order:
             row[place] = rivals[place].round()
     return table[warm_up:]
+
+
+def several(text):
+    """A number of rounds for `argparse`; one round has no interval."""
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"{text}: give at least 2 rounds")
+    return int(text)
 
 
 def median_with_interval(values):

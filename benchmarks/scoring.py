@@ -120,7 +120,7 @@ def be(way, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=600)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=shared.several, default=7)
     parser.add_argument("--way", choices=WAYS, help="be this one; for the benchmark itself")
     parser.add_argument("--path")
     arguments = parser.parse_args()

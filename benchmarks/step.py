@@ -187,7 +187,7 @@ RIVALS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rivals", choices=RIVALS, default="keras")
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=shared.several, default=40)
     parser.add_argument("--side", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--steps", type=int, default=2)

@@ -26,6 +26,13 @@ class SliceConfig:
       window: slices `[first, last)` of the last (right) axis.
       scaling: "slice" stretches each slice to its own extrema; "volume" scales all slices of a
         volume by one robust percentile range of the window's voxels.
+      spacing: sides of a voxel along posterior, superior and right, in mm, to which every volume is
+        resampled before slicing; None keeps the volume's own voxels.
+      window_mm: the window in mm along right, `[first, last)` around the middle of the head, which
+        is then also the middle of the slices' planes. It needs `spacing`; `window` is then `(0, n)`
+        for the n slices in it. None: the window is by slice number.
+      padding: "background" pads planes with the value of the scan's background; None, the rule of
+        earlier versions and of the published configs, with scanner zeros.
     """
 
     name: str
@@ -33,6 +40,9 @@ class SliceConfig:
     size: tuple[int, int] = (256, 256)
     window: tuple[int, int] = (50, 110)
     scaling: str = "slice"
+    spacing: tuple[float, float, float] | None = None
+    window_mm: tuple[float, float] | None = None
+    padding: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -46,6 +56,20 @@ class SliceConfig:
                 raise UserError(f"size {sides}: both sides must be between 1 and 4096")
         if self.scaling not in SCALINGS:
             raise UserError(f"scaling {self.scaling!r}: choose one of {', '.join(SCALINGS)}")
+        if self.padding not in (None, "background"):
+            raise UserError(f"padding {self.padding!r}: must be 'background' or absent")
+        self._check_spacing()
+
+    def _check_spacing(self) -> None:
+        if self.spacing and not all(0.05 <= side <= 50 for side in self.spacing):
+            raise UserError(f"spacing {self.spacing}: sides of a voxel are from 0.05 to 50 mm")
+        if self.window_mm is None:
+            return
+        if self.spacing is None:
+            raise UserError("a slice window in mm needs a spacing in mm")
+        n = slices_in(self.window_mm, self.spacing)
+        if self.window != (0, n):
+            raise UserError(f"slice window {self.window}: {self.window_mm} mm are {n} slices")
 
     @property
     def slices_per_volume(self) -> int:
@@ -64,6 +88,21 @@ class SliceConfig:
             f"slices [{self.window[0]}, {self.window[1]}) of {taken}, stored as "
             f"{self.size[0]}x{self.size[1]}, 8 bits, {scaled}"
         )
+
+
+def slices_in(window_mm: tuple[float, float], spacing: tuple[float, float, float]) -> int:
+    """Number of slices in a window in mm, at least one.
+
+    Raises:
+      UserError: the window is empty, or no head is as large.
+    """
+    first, last = window_mm
+    if not -500 <= first < last <= 500:
+        raise UserError(
+            f"slice window {first:g}mm:{last:g}mm: give FIRSTmm:LASTmm around the middle of the "
+            "head, with FIRST < LAST"
+        )
+    return max(1, round((last - first) / spacing[2]))
 
 
 THESIS = SliceConfig(name="thesis", scaling="slice")

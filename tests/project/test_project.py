@@ -185,6 +185,13 @@ def test_a_benchmark_without_its_real_scans_says_what_to_set(where, tmp_path, mo
     assert "Traceback" not in done.stderr
 
 
+def test_a_benchmark_of_one_round_says_that_it_has_no_interval():
+    command = [sys.executable, ROOT / "benchmarks/preprocess.py", "--rounds=1"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("--rounds: 1: give at least 2 rounds")
+
+
 PAGES = [path.relative_to(ROOT) for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
 
 

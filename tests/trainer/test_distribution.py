@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_dataset
-from test_train_config import OTHERWISE, a_config
+from test_config import OTHERWISE, a_config
 
 from ixi_tfds import config as configs
 from ixi_tfds.system.errors import UserError

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_demographics import SOMEONE, row
 from test_fuzz import EXAMPLES
+from test_workbook import SOMEONE, row
 from volumes import SMALL, write_cohort
 
 from beam_preprocess.__main__ import run

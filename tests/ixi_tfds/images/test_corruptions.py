@@ -193,9 +193,10 @@ def test_an_entry_in_the_table_is_scored_and_reported(dimmed, tmp_path):
 def anew(dimmed, monkeypatch):
     """Modules of the trainer by name, imported with the entry in the table."""
     names = ("augmentation", "config", "train")
+    # All are imported before one is removed: those that are put back must not know the entry.
+    before = {name: importlib.import_module(f"trainer.{name}") for name in names}
     for name in names:
-        # They are put back afterwards.
-        monkeypatch.setattr(trainer, name, importlib.import_module(f"trainer.{name}"))
+        monkeypatch.setattr(trainer, name, before[name])
         monkeypatch.delitem(sys.modules, f"trainer.{name}")
     return {name: importlib.import_module(f"trainer.{name}") for name in names}
 

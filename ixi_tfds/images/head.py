@@ -1,0 +1,95 @@
+"""Where the head lies in a volume, and the value of the background around it."""
+
+import dataclasses
+
+import numpy as np
+
+from ixi_tfds.nifti import Volume
+
+LEVEL = 0.1
+"""A voxel is foreground if it differs from the background by more than this share of the range."""
+
+HEIGHT_MM = 170.0
+"""Only the top of the foreground counts as head: a neck in the field of view moves nothing."""
+
+_TAIL = 0.01
+_TOP_TAIL = 0.002
+_RANGE_PERCENTILE = 99.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The box around a head, in voxels along posterior, superior and right.
+
+    Coordinates are continuous and count from the centre of the first voxel. The box leaves out 1%
+    of the head at each end of each axis, so that specks in the background do not matter.
+
+    Attributes:
+      background: value of the background in scanner units, as from `background_of`.
+      low: lower end of the box.
+      high: upper end of the box.
+    """
+
+    background: float
+    low: tuple[float, float, float]
+    high: tuple[float, float, float]
+
+    @property
+    def middle(self) -> tuple[float, float, float]:
+        """Middle of the box, in voxels."""
+        p, s, r = ((a + b) / 2 for a, b in zip(self.low, self.high, strict=True))
+        return p, s, r
+
+
+def background_of(volume: Volume) -> float:
+    """The value of the background in scanner units: the median of the voxels of the six faces."""
+    planes = [np.moveaxis(volume.voxels, axis, 0) for axis in range(3)]
+    faces = [axis[end].ravel() for axis in planes for end in (0, -1)]
+    return float(np.median(volume.scaled(np.concatenate(faces))))
+
+
+def find_head(volume: Volume, every_mm: float = 3.0) -> Head:
+    """Find the head by the share of foreground in planes along each axis.
+
+    A shift of the head in its file shifts the result alike, whatever the number of slices or the
+    padding around it. Without foreground, the box is the whole volume.
+
+    Args:
+      volume: a volume with finite voxels.
+      every_mm: distance of the voxels that are looked at, if the voxels are smaller than this.
+    """
+    background = background_of(volume)
+    shape = volume.voxels.shape
+    steps = [max(1, int(every_mm / side)) for side in volume.zooms]
+    starts = [min(step // 2, n - 1) for step, n in zip(steps, shape, strict=True)]
+    picked = tuple(slice(a, None, step) for a, step in zip(starts, steps, strict=True))
+    values = volume.scaled(volume.voxels[picked])
+    distance = np.abs(values - background).astype(np.float32)
+    mass = (distance > LEVEL * np.percentile(distance, _RANGE_PERCENTILE)).astype(np.float32)
+    edges = [
+        np.minimum(np.arange(picked_n + 1) * step, n) - 0.5
+        for n, picked_n, step in zip(shape, mass.shape, steps, strict=True)
+    ]
+    top = _quantile(mass.sum(axis=(0, 2)), edges[1], 1 - _TOP_TAIL)
+    # Planes below the head weigh nothing, and the one at its lower end in part.
+    heights = np.diff(edges[1])
+    above = edges[1][1:] - (top - HEIGHT_MM / volume.zooms[1])
+    mass *= np.clip(above / heights, 0.0, 1.0).astype(np.float32)[:, None]
+    profiles = [mass.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+    ends = [
+        [_quantile(profile, edge, share) for profile, edge in zip(profiles, edges, strict=True)]
+        for share in (_TAIL, 1 - _TAIL)
+    ]
+    (low_p, low_s, low_r), (high_p, high_s, high_r) = ends
+    return Head(background, (low_p, low_s, low_r), (high_p, high_s, high_r))
+
+
+def _quantile(profile: np.ndarray, edges: np.ndarray, share: float) -> float:
+    """Where a share of a profile lies below, linear within a plane; without mass, of the edges."""
+    sums = np.concatenate([[0.0], np.cumsum(profile, dtype=np.float64)])
+    if not sums[-1]:
+        return float(edges[0] if share < 0.5 else edges[-1])
+    # Planes without mass would make the answer ambiguous.
+    keep = np.concatenate([[True], np.diff(sums) > 0])
+    keep[:-1] |= keep[1:]
+    return float(np.interp(share * sums[-1], sums[keep], edges[keep]))

@@ -1,0 +1,148 @@
+"""Resampling: the slices of a volume on another grid, and values of slices on the volume's grid.
+
+Along each axis the result is a weighted mean of the voxels near it. The kernel is a triangle as
+wide as the larger of both voxels, so that fine detail does not alias and values stay in the range
+of the input. Pixels whose centres lie outside the volume are background.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.sparse
+
+from ixi_tfds.config import SliceConfig
+from ixi_tfds.images.head import find_head
+from ixi_tfds.nifti import Volume
+
+Weights = tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, scipy.sparse.csr_array]
+"""Matrices [result, source] along posterior, superior and right."""
+
+_EXACT = 1e-9
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Evenly spaced places along an axis: `n` of them, `side` mm apart, the first at `first` mm.
+
+    Millimetres count from the centre of the volume's first voxel.
+    """
+
+    n: int
+    side: float
+    first: float = 0.0
+
+
+def places_of(volume: Volume) -> tuple[Places, Places, Places]:
+    """The voxels of a volume along posterior, superior and right."""
+    p, s, r = (Places(n, side) for n, side in zip(volume.voxels.shape, volume.zooms, strict=True))
+    return p, s, r
+
+
+def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, Places]:
+    """Where the pixels of a config's slices lie in a volume: rows, columns, and all slices.
+
+    Slices are numbered as in `config.window`. Number 0 of a window in mm is its first slice, of a
+    window by number the first slice of the resampled volume.
+
+    Args:
+      volume: the scan.
+      config: a config with `spacing`.
+
+    Returns:
+      `config.size` rows and columns, around the middle of the head if the window is in mm, else
+      around the middle of the volume; and the slices: those of a window in mm, or all slices of
+      the volume.
+    """
+    if config.spacing is None:
+        raise ValueError(f"the config {config.name} has no spacing")
+    if config.window_mm is None:
+        middle = [(n - 1) / 2 for n in volume.voxels.shape]
+    else:
+        middle = list(find_head(volume).middle)
+    centre = [place * side for place, side in zip(middle, volume.zooms, strict=True)]
+    rows, columns = (
+        Places(n, side, at - (n - 1) / 2 * side)
+        for n, side, at in zip(config.size, config.spacing, centre, strict=False)
+    )
+    side = config.spacing[2]
+    if config.window_mm is None:
+        n = max(1, round(volume.voxels.shape[2] * volume.zooms[2] / side))
+        first = centre[2] - (n - 1) / 2 * side
+    else:
+        n = config.slices_per_volume
+        first = centre[2] + config.window_mm[0] + side / 2
+    return rows, columns, Places(n, side, first)
+
+
+def weights(result: Sequence[Places], source: Sequence[Places]) -> Weights:
+    """The matrices that bring values at places along three axes to other places."""
+    p, s, r = (_weights(a, b) for a, b in zip(result, source, strict=True))
+    return p, s, r
+
+
+def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> np.ndarray:
+    """Values [p, s, r] at the rows of the matrices, as float of the same or 64-bit precision.
+
+    Places outside the volume get `background`.
+    """
+    if values.dtype != np.float32:
+        values = values.astype(np.float64, copy=False)
+    # The axis with the fewest results first: the later products are smaller.
+    order = sorted(range(3), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
+    result = values
+    for axis in order:
+        matrix = matrices[axis].astype(values.dtype)
+        moved = np.moveaxis(result, axis, 0)
+        product = matrix @ moved.reshape(len(moved), -1)
+        result = np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)
+    for axis, matrix in enumerate(matrices):
+        np.moveaxis(result, axis, 0)[~reached(matrix)] = background
+    return result
+
+
+def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
+    """Which results of a matrix have any source, bool [result]."""
+    return np.diff(matrix.indptr) > 0
+
+
+def resampled_slices(volume: Volume, config: SliceConfig) -> np.ndarray:
+    """The slices of a config with `spacing`, float32 [n, height, width] in scanner units.
+
+    Raises:
+      ValueError: the volume lacks slices of the window; `check_volume` refuses it before.
+    """
+    rows, columns, depths = slice_places(volume, config)
+    first, last = config.window
+    if last > depths.n:
+        raise ValueError(f"the volume has {depths.n} slices, the window needs {last}")
+    kept = Places(last - first, depths.side, depths.first + first * depths.side)
+    matrices = weights((rows, columns, kept), places_of(volume))
+    # Only the part of the volume that the slices are made of is converted to scanner units.
+    used = [np.flatnonzero(np.diff(matrix.tocsc().indptr)) for matrix in matrices]
+    parts = [slice(places[0], places[-1] + 1) if places.size else slice(0, 1) for places in used]
+    values = volume.scaled(volume.voxels[tuple(parts)]).astype(np.float32)
+    p, s, r = (matrix[:, part] for matrix, part in zip(matrices, parts, strict=True))
+    return resample(values, (p, s, r), find_head(volume).background).transpose(2, 0, 1)
+
+
+def _weights(result: Places, source: Places) -> scipy.sparse.csr_array:
+    """Weights of the source's places in each place of the result, sparse [result, source]."""
+    at = result.first + np.arange(result.n) * result.side - source.first
+    width = max(result.side, source.side)
+    reach = int(np.ceil(width / source.side)) + 1
+    near = np.rint(at / source.side).astype(int)[:, None] + np.arange(-reach, reach + 1)
+    distance = np.abs(at[:, None] - near * source.side) / width
+    distance[distance < _EXACT] = 0.0
+    distance[np.abs(distance - 1) < _EXACT] = 1.0
+    values = np.maximum(0.0, 1.0 - distance)
+    values[(near < 0) | (near >= source.n)] = 0.0
+    # Half a voxel beyond the outermost centres the volume ends.
+    inside = (at > -0.5 * source.side - _EXACT) & (at < (source.n - 0.5) * source.side + _EXACT)
+    values[~inside] = 0.0
+    total = values.sum(axis=1, keepdims=True)
+    values = np.divide(values, total, where=total > 0, out=values)
+    row, entry = np.nonzero(values)
+    return scipy.sparse.csr_array(
+        (values[row, entry], (row, near[row, entry])), shape=(result.n, source.n)
+    )
