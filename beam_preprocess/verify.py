@@ -2,8 +2,7 @@
 
 import dataclasses
 import pathlib
-
-import pandas as pd
+import sys
 
 from beam_preprocess import leakage
 from beam_preprocess.alike import ALIKE
@@ -26,6 +25,14 @@ heads look like one. --repair makes the damaged files again, byte for byte, and 
 """
 
 _PAIRS_SHOWN = 3
+_MOST_SHOWN = 20
+_NOT_KNOWN = (
+    "not known: whether scans of other contrasts, or with and without the skull, are of one person"
+)
+_LOOK_LIKE_ONE = (
+    "pairs of people in different splits look like one head each; if they are one person, give "
+    "both scans one name, or leave one out, and make the dataset again with --overwrite"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +45,7 @@ class VerifyConfig:
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
-    allow_alike: bool = flag(
-        "People of different splits whose heads look like one are no fault.", False
-    )
+    strict: bool = flag("Fail where heads of different splits look like one.", False)
 
 
 def verify_all(config: VerifyConfig) -> None:
@@ -58,8 +63,8 @@ def verify_all(config: VerifyConfig) -> None:
             f"{', '.join(map(str, faults))}: not as it should be, for the reasons above"
             + ("; --repair --source_dir=S repairs damaged files" if damaged else "")
             + (
-                "; people in two splits are parted by making the dataset again (--overwrite) "
-                "without the second scan, or with one name for both"
+                "; what is in two splits needs another dataset: give scans of one person one name, "
+                "or leave one out, and make it again with --overwrite"
                 if leaking
                 else ""
             )
@@ -86,44 +91,36 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> str:
         print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:
         return "damage"
-    return "leak" if _print_leaks(folder, made, allow_alike=config.allow_alike) else ""
+    return "leak" if _print_leaks(folder, made, strict=config.strict) else ""
 
 
-def _print_leaks(folder: pathlib.Path, made: Manifest, *, allow_alike: bool) -> bool:
-    """Print what an undamaged dataset holds and what of it is in two splits; return if any is."""
+def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
+    """Print what an undamaged dataset holds and what of it is in two splits; return if any is.
+
+    Heads that look like one count only if `strict`.
+    """
     slices = leakage.read_slices(folder, made)
     leaks = leakage.find_leaks(slices)
-    nearest = leakage.alike_across_splits(slices)
-    one_head = nearest[nearest["likeness"] >= ALIKE]
     for leak in leaks:
         print(f"{folder}: {leak}")
-    for row in one_head.itertuples():
-        print(
-            f"{folder}: {row.subject} in {row.split} and {row.other} in {row.other_split} look "
-            f"like one head (likeness {row.likeness:.2f})"
-        )
     people = slices.table["subject"].nunique()
-    clean = not leaks and one_head.empty
     print(
         f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
-        f"slices of {people} people" + (", none of them in two splits" if clean else "")
+        f"slices of {people} people" + ("" if leaks else ", none of them in two splits by name")
     )
-    _print_nearest(nearest[nearest["likeness"] < ALIKE])
-    return bool(leaks) or not (one_head.empty or allow_alike)
-
-
-def _print_nearest(nearest: pd.DataFrame) -> None:
+    nearest = leakage.alike_across_splits(slices)
+    alike = int((nearest["likeness"] >= ALIKE).sum())
     print(
-        f"  heads of two people in different splits are compared by pixels; two scans of one head "
-        f"reach {ALIKE}. The most alike below it:"
+        "  heads of different splits that look like one person's, with a likeness of at least "
+        f"{ALIKE}: {alike} pairs of people. Most alike:"
     )
-    for row in nearest.head(_PAIRS_SHOWN).itertuples():
-        print(
-            f"  {row.likeness:.4f}  {row.subject} ({row.split}) and {row.other} ({row.other_split})"
-        )
-    print(
-        "  not seen: one person in scans of other contrasts, or with the skull in one of them only"
-    )
+    for row in nearest.head(max(_PAIRS_SHOWN, min(alike, _MOST_SHOWN))).itertuples():
+        pair = f"{row.subject} ({row.split}) and {row.other} ({row.other_split})"
+        print(f"  {row.likeness:.4f}  {pair}")
+    print(f"  {_NOT_KNOWN}")
+    if alike:
+        print(f"warning: {folder}: {alike} {_LOOK_LIKE_ONE}", file=sys.stderr)
+    return bool(leaks or (alike and strict))
 
 
 def _folders(config: VerifyConfig) -> list[pathlib.Path]:
