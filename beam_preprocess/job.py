@@ -21,9 +21,11 @@ from beam_preprocess.shards import ShardTask, file_digest
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import RefusedVolume
+from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
+
+_COPIES_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,9 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
 
     Raises:
       DatasetError: the dataset exists and was made from other inputs.
-      UserError: a volume was refused and the job is strict, too many volumes were refused, another
-        job writes the same dataset, or something cannot be read or written. Nothing is published.
+      UserError: a volume was refused and the job is strict, too many volumes were refused, two are
+        copies of each other, another job writes the same dataset, or something cannot be read or
+        written. Nothing is published.
     """
     with folders.writing(config.dataset_dir.parent, "data_dir"):
         folders.recover(config.dataset_dir)
@@ -54,6 +57,8 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
             write_shards(plan.tasks, options)
         records = [shard_record.read(task.record_path) for task in plan.tasks]
         _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
+        if not config.allow_same_bytes:
+            _check_copies([volume for record in records for volume in record.volumes])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
         made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
         return Made(made, time.time() - started)
@@ -105,26 +110,49 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
 
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.scans)
-    if len(rejected) == volumes:
-        first = rejected[0]
-        raise UserError(
-            f"all {volumes} volumes were refused, the first one: {first.path}: {first.detail}"
-        )
     planned = collections.Counter(plan.splits.values())
     refused = collections.Counter(entry.split for entry in rejected)
-    for first in rejected:
-        if planned[first.split] == refused[first.split]:
-            raise UserError(
-                f"every volume of the {first.split} split was refused, such as {first.path}: "
-                f"{first.detail}; nothing was published: repair these files, or remove them"
-            )
-    if len(rejected) > config.max_rejected_fraction * volumes:
-        report = plan.work_dir / "rejected.jsonl"
-        publish.write_lines(report, rejected)
-        raise UserError(
+    emptied = [split for split in refused if planned[split] == refused[split]]
+    if len(rejected) == volumes:
+        problem, shown = f"all {volumes} volumes were refused, the first one", rejected
+    elif emptied:
+        problem = f"every volume of the {emptied[0]} split was refused, such as"
+        shown = [entry for entry in rejected if entry.split == emptied[0]]
+    elif len(rejected) > config.max_rejected_fraction * volumes:
+        problem = (
             f"{len(rejected)} of {volumes} volumes were refused, more than "
-            f"--max_rejected_fraction={config.max_rejected_fraction}; nothing was published, "
-            f"{report} lists the reasons"
+            f"--max_rejected_fraction={config.max_rejected_fraction}, such as"
+        )
+        shown = rejected
+    else:
+        return
+    report = plan.work_dir / "rejected.jsonl"
+    publish.write_lines(report, rejected)
+    reasons = collections.Counter(entry.reason for entry in rejected).most_common()
+    raise UserError(
+        f"{problem}: {shown[0].path}: {shown[0].detail}; nothing was published; the reasons of all "
+        f"({', '.join(f'{count} {reason}' for reason, count in reasons)}) are in {report}: repair "
+        "these files, or remove them"
+    )
+
+
+def _check_copies(volumes: Sequence[VolumeRecord]) -> None:
+    """Refuse volumes of two people with the same file, or the same voxels in another file."""
+    first: dict[str, VolumeRecord] = {}
+    pairs = []
+    for volume in sorted(volumes, key=lambda volume: volume.path):
+        digests = [digest for digest in (volume.git_blob_sha1, volume.pixels) if digest]
+        other = next((first[digest] for digest in digests if digest in first), None)
+        if other:
+            same = "bytes" if other.git_blob_sha1 == volume.git_blob_sha1 else "voxels"
+            pairs.append(f"{other.path} and {volume.path} (the same {same})")
+        for digest in digests:
+            first.setdefault(digest, volume)
+    if pairs:
+        more = f" and {len(pairs) - _COPIES_NAMED} more" if len(pairs) > _COPIES_NAMED else ""
+        raise UserError(
+            f"volumes of two people are copies: {', '.join(pairs[:_COPIES_NAMED])}{more}; nothing "
+            "was published: remove one of each pair, or pass --allow_same_bytes to keep both"
         )
 
 

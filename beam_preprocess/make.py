@@ -45,6 +45,8 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         f"planned subjects {'/'.join(str(n) for n, _ in counts.values())}, "
         f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
     )
+    if empty := planned.empty_splits():
+        print(f"warning: {empty}", file=sys.stderr)
     print(summary(job.run_job(config, planned, options)))
     print(f"dataset: {dataset_dir}\nquality: {dataset_dir / 'quality.html'}")
 

@@ -19,7 +19,7 @@ from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
-from ixi_tfds.splits import SPLITS, assign_splits
+from ixi_tfds.splits import SPLIT_HINT, SPLITS, SPLITTINGS, assign_splits
 from ixi_tfds.system import flags, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
@@ -72,6 +72,12 @@ class SourceConfig:
     source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
+    splits: str = flag(
+        "Who is in which split: as the cohort's roster fixes it, or by a hash of the names of the "
+        "people who are present.",
+        "roster",
+        choices=SPLITTINGS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +93,9 @@ class JobConfig:
         MAX_REJECTED_FRACTION,
         least=0,
         most=1,
+    )
+    allow_same_bytes: bool = flag(
+        "Keep volumes of different people that are copies of each other.", False
     )
     overwrite: bool = flag("Replace a dataset that was made from other inputs.", False)
 
@@ -139,6 +148,19 @@ class Plan:
         subjects = collections.Counter(self.splits.values())
         return {s: (subjects[s], subjects[s] * config.slices_per_volume) for s in SPLITS}
 
+    def empty_splits(self) -> str:
+        """A sentence about the splits that nobody is in; "" where there are none."""
+        empty = [split for split in SPLITS if split not in self.splits.values()]
+        if not empty:
+            return ""
+        which = f"nobody is in the {' and the '.join(empty)} split{'s' * (len(empty) > 1)}"
+        if len(self.splits) < len(SPLITS):
+            return f"{which}: three people or more are needed for one in each"
+        return (
+            f"{which}: the roster fixes the split of each of its people, and none of those who are "
+            f"present belong there; {SPLIT_HINT}"
+        )
+
 
 def plan_job(
     source: SourceConfig, slices: SliceConfig, dataset_dir: pathlib.Path, *, strict: bool = False
@@ -155,7 +177,8 @@ def plan_job(
         raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
     catalog = find_scans(source.source_dir, cohort, source.people.workbook)
-    splits = assign_splits(catalog.scans, read_roster(cohort.roster))
+    roster = read_roster(cohort.roster if source.splits == "roster" else None)
+    splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     tasks = tuple(
         ShardTask(
@@ -188,7 +211,9 @@ def plan_job(
             "config": codec.to_plain(slices),
             "volumes_per_shard": source.volumes_per_shard,
             "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        },
+        }
+        # Datasets of earlier versions, which had no other, keep their fingerprints.
+        | ({} if source.splits == "roster" else {"splits": source.splits}),
     )
 
 

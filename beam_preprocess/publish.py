@@ -64,6 +64,7 @@ def _manifest(
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
         volumes_per_shard=config.source.volumes_per_shard,
+        splitting=None if config.source.splits == "roster" else config.source.splits,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
         rejected=_by_reason(entry for record in records for entry in record.rejected),

@@ -112,6 +112,7 @@ def _tasks(
         source_dir=source_dir,
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         volumes_per_shard=manifest.volumes_per_shard or 1,
+        splits=manifest.splitting or "roster",
     )
     return plan_job(source, manifest.config, folder).tasks
 

@@ -24,7 +24,7 @@ from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRe
 from ixi_tfds.features import encode_slice
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import slices_of
+from ixi_tfds.slices import pixels_digest, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
@@ -204,6 +204,7 @@ def _describe(
         mean=round(mean, 3),
         highest=round(highest, 3),
         thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0]),
+        pixels=pixels_digest(example["image"] for _, example in examples),
     )
 
 

@@ -66,6 +66,7 @@ class Manifest:
       shards: SHA-256 of each shard, by file name.
       geometry: of the volumes.
       volumes_per_shard: setting of the Beam job.
+      splitting: how people were assigned to splits, one of `splits.SPLITTINGS`; None for roster.
       splits: numbers of volumes and slices, by split.
       strata: number of volumes by split, then by `sex/ethnicity`.
       rejected: number of volumes that were refused when read, by reason.
@@ -92,6 +93,7 @@ class Manifest:
     shard_bytes: dict[str, int] | None = None
     metadata: dict[str, str] | None = None
     digest: str | None = None
+    splitting: str | None = None
 
 
 def read(folder: pathlib.Path) -> Manifest:

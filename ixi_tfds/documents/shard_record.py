@@ -38,6 +38,7 @@ class VolumeRecord:
       zooms: sides of a voxel along these axes, in mm.
       lowest: lowest value in the slice window; like `mean` and `highest` in scanner units.
       thumbnail: the middle slice as a JPEG, in base64.
+      pixels: digest of the stored slices; None in records of earlier versions.
     """
 
     path: str
@@ -53,6 +54,7 @@ class VolumeRecord:
     mean: float
     highest: float
     thumbnail: str
+    pixels: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
