@@ -65,12 +65,24 @@ def grid_of(shape: tuple[int, int, int], zooms: tuple[float, float, float] | Non
     )
 
 
-def cells_of(plane: np.ndarray, grid: Grid) -> np.ndarray:
-    """The means of a slice [H, W] over the cells of a grid, float32."""
-    rows, columns = grid.pixels[:2]
-    height, width = grid.shape[:2]
-    whole = np.asarray(plane[: height * rows, : width * columns], np.float32)
-    return whole.reshape(height, rows, width, columns).mean((1, 3))
+def add_slice(
+    head: np.ndarray, number: int, image: np.ndarray, limits: tuple[float, float], grid: Grid
+) -> None:
+    """Add a slice to a head in place; slices beyond the grid are left out.
+
+    Args:
+      head: float32, the shape of `grid`, zeros at first; the brightness of the cells at last.
+      number: of the slice in its window, from 0.
+      image: uint8 [height, width].
+      limits: brightness of 0 and of 255.
+      grid: the cells.
+    """
+    (rows, columns, slices), (height, width, depth) = grid.pixels, grid.shape
+    if 0 <= number // slices < depth:
+        whole = image[: height * rows, : width * columns].astype(np.float32)
+        means = whole.reshape(height, rows, width, columns).mean((1, 3))
+        low, high = limits
+        head[:, :, number // slices] += (low + means * (high - low) / 255) / slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +106,8 @@ def find_alike(
       grid: the cells.
 
     Returns:
-      (likeness from -1 to 1, number of one head, number of the other), the most alike first.
+      (likeness from -1 to 1, number of one head, number of the other), the most alike first; empty
+      where all are of one group.
     """
     if len(set(groups)) < 2:
         return []

@@ -49,16 +49,13 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
                 fields = tf_example_pb2.Example.FromString(record).features.feature
                 subject = fields["subject"].bytes_list.value[0].decode()
                 index = fields["slice_index"].int64_list.value[0]
-                low, high = (fields[name].float_list.value[0] for name in ("low", "high"))
+                limits = tuple(fields[name].float_list.value[0] for name in ("low", "high"))
                 pixels = np.frombuffer(fields["image"].bytes_list.value[0], np.uint8)
                 constant = pixels.min() == pixels.max()
                 sha256 = "" if constant else hashlib.sha256(pixels.tobytes()).hexdigest()
                 rows.append((split_of(shard), subject, slice_key(subject, index), sha256))
                 head = heads.setdefault(rows[-1][:2], np.zeros(grid.shape, np.float32))
-                place = (index - window[0]) // grid.pixels[2]
-                if 0 <= place < grid.shape[2]:
-                    cells = alike.cells_of(pixels.reshape(size), grid)
-                    head[:, :, place] += (low + cells * (high - low) / 255) / grid.pixels[2]
+                alike.add_slice(head, index - window[0], pixels.reshape(size), limits, grid)
                 bar.update()
     return Slices(pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"]), heads, grid)
 

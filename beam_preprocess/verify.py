@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 
 from beam_preprocess import leakage
 from beam_preprocess.alike import ALIKE
@@ -29,9 +28,9 @@ _MOST_SHOWN = 20
 _NOT_KNOWN = (
     "not known: whether scans of other contrasts, or with and without the skull, are of one person"
 )
-_LOOK_LIKE_ONE = (
-    "pairs of people in different splits look like one head each; if they are one person, give "
-    "both scans one name, or leave one out, and make the dataset again with --overwrite"
+_APART = (
+    "give the scans of one person one name, or leave one out, and make the dataset again with "
+    "--overwrite"
 )
 
 
@@ -57,17 +56,13 @@ def verify_all(config: VerifyConfig) -> None:
     """
     faults = {folder: fault for folder in _folders(config) if (fault := verify(folder, config))}
     if faults:
-        damaged = "damage" in faults.values() and not config.repair
-        leaking = "leak" in faults.values()
+        advice = ""
+        if "damage" in faults.values() and not config.repair:
+            advice += "; --repair --source_dir=S repairs damaged files"
+        if "leak" in faults.values():
+            advice += f"; {_APART}"
         raise DatasetError(
-            f"{', '.join(map(str, faults))}: not as it should be, for the reasons above"
-            + ("; --repair --source_dir=S repairs damaged files" if damaged else "")
-            + (
-                "; what is in two splits needs another dataset: give scans of one person one name, "
-                "or leave one out, and make it again with --overwrite"
-                if leaking
-                else ""
-            )
+            f"{', '.join(map(str, faults))}: not as it should be, for the reasons above{advice}"
         )
 
 
@@ -111,15 +106,16 @@ def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
     nearest = leakage.alike_across_splits(slices)
     alike = int((nearest["likeness"] >= ALIKE).sum())
     print(
-        "  heads of different splits that look like one person's, with a likeness of at least "
-        f"{ALIKE}: {alike} pairs of people. Most alike:"
+        f"  people of different splits whose heads are at least {ALIKE} alike, as two scans of one "
+        f"head would be: {alike} pairs of people"
+        + ("; are they one person? Closest:" if alike else ". Closest:")
     )
     for row in nearest.head(max(_PAIRS_SHOWN, min(alike, _MOST_SHOWN))).itertuples():
         pair = f"{row.subject} ({row.split}) and {row.other} ({row.other_split})"
         print(f"  {row.likeness:.4f}  {pair}")
-    print(f"  {_NOT_KNOWN}")
     if alike:
-        print(f"warning: {folder}: {alike} {_LOOK_LIKE_ONE}", file=sys.stderr)
+        print(f"  if so, {_APART}")
+    print(f"  {_NOT_KNOWN}")
     return bool(leaks or (alike and strict))
 
 
