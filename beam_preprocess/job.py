@@ -22,9 +22,11 @@ from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import RefusedVolume, lost_people
+from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord, lost_people
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
+
+_COPIES_NAMED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,9 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
 
     Raises:
       DatasetError: the dataset exists and was made from other inputs.
-      UserError: a volume was refused and the job is strict, too many volumes were refused, another
-        job writes the same dataset, or something cannot be read or written. Nothing is published.
+      UserError: a volume was refused and the job is strict, too many volumes were refused, two are
+        copies of each other, another job writes the same dataset, or something cannot be read or
+        written. Nothing is published.
     """
     with folders.writing(config.dataset_dir.parent, "data_dir"):
         folders.recover(config.dataset_dir)
@@ -60,6 +63,8 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
             write_shards(plan.tasks, options)
         records = [shard_record.read(task.record_path) for task in plan.tasks]
         _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
+        if not config.allow_same_bytes:
+            _check_copies([volume for record in records for volume in record.volumes])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
         made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
         return Made(made, time.time() - started, warnings_of(config.slices, records))
@@ -146,12 +151,32 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume])
         return
     report = plan.work_dir / "rejected.jsonl"
     publish.write_lines(report, rejected)
-    reasons = collections.Counter(entry.reason for entry in lost)
-    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    reasons = collections.Counter(entry.reason for entry in lost).most_common()
+    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
     raise UserError(
         f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
         f"remove these files: nothing was published, {report} lists the reasons"
     )
+
+
+def _check_copies(volumes: Sequence[VolumeRecord]) -> None:
+    """Refuse volumes of two people with the same file, or the same voxels in another file."""
+    first: dict[str, VolumeRecord] = {}
+    pairs = []
+    for volume in sorted(volumes, key=lambda volume: volume.path):
+        digests = [digest for digest in (volume.git_blob_sha1, volume.pixels) if digest]
+        other = next((first[digest] for digest in digests if digest in first), None)
+        if other:
+            same = "bytes" if other.git_blob_sha1 == volume.git_blob_sha1 else "voxels"
+            pairs.append(f"{other.path} and {volume.path} (the same {same})")
+        for digest in digests:
+            first.setdefault(digest, volume)
+    if pairs:
+        more = f" and {len(pairs) - _COPIES_NAMED} more" if len(pairs) > _COPIES_NAMED else ""
+        raise UserError(
+            f"volumes of two people are copies: {', '.join(pairs[:_COPIES_NAMED])}{more}; nothing "
+            "was published: remove one of each pair, or pass --allow_same_bytes to keep both"
+        )
 
 
 def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:

@@ -1,29 +1,19 @@
-"""Whether anything of one split of a dataset stands in another: people, slices, near-copies."""
+"""Whether anything of one split of a dataset is in another: people, slices, heads."""
 
+import collections
 import dataclasses
 import hashlib
 import pathlib
 
 import numpy as np
 import pandas as pd
-from scipy.spatial.distance import cdist
 from tensorflow_datasets.proto import tf_example_pb2
+from tqdm import tqdm
 
+from beam_preprocess import alike
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.features import slice_key
 from ixi_tfds.integrity import records, split_of
-
-SIDE = 16
-"""Slices are compared as means over a grid of so many cells a side."""
-
-SUSPICIOUS = 0.02
-"""Distance below which slices of two people are too alike to be of two people.
-
-Measured on 62 real heads of IXI at 2 mm: no two slices of different people are closer than 0.0266
-(1,891 pairs of people, 36 slices each). The same slice is at 0.007 to 0.022 after a shift by one
-voxel, 0.006 to 0.009 with noise of 3% of its range, 0.018 to 0.025 with a gamma of 1.1; neighbours
-within a head are at 0.007 to 0.14.
-"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +23,13 @@ class Slices:
     Attributes:
       table: a row a slice, with `split`, `subject`, `key`, and `sha256` of its pixels, "" where
         they are all the same.
-      small: float32 [N, SIDE * SIDE], means of the cells of a grid, in [0, 1].
+      heads: by (split, subject) the brightness of the cells of `grid`, float32, in scanner units.
+      grid: the cells.
     """
 
     table: pd.DataFrame
-    small: np.ndarray
+    heads: dict[tuple[str, str], np.ndarray]
+    grid: alike.Grid
 
 
 def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
@@ -46,33 +38,33 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
     Raises:
       DatasetError: a shard is damaged.
     """
-    height, width = manifest.config.size
-    rows, small = [], []
-    for shard in sorted(manifest.shards):
-        for record in records(folder / shard):
-            fields = tf_example_pb2.Example.FromString(record).features.feature
-            pixels = np.frombuffer(fields["image"].bytes_list.value[0], np.uint8)
-            subject = fields["subject"].bytes_list.value[0].decode()
-            key = slice_key(subject, fields["slice_index"].int64_list.value[0])
-            constant = pixels.min() == pixels.max()
-            sha256 = "" if constant else hashlib.sha256(pixels.tobytes()).hexdigest()
-            rows.append((split_of(shard), subject, key, sha256))
-            small.append(_shrink(pixels.reshape(height, width)))
-    table = pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"])
-    return Slices(table, np.array(small, np.float32).reshape(len(rows), SIDE * SIDE))
-
-
-def _shrink(image: np.ndarray) -> np.ndarray:
-    edges = [np.linspace(0, side, SIDE + 1).astype(int)[:-1] for side in image.shape]
-    sums = np.add.reduceat(np.add.reduceat(image.astype(np.float32), edges[0], 0), edges[1], 1)
-    counts = [np.diff([*edge, side]) for edge, side in zip(edges, image.shape, strict=True)]
-    return (sums / np.outer(*counts) / 255).ravel()
+    size, window = manifest.config.size, manifest.config.window
+    zooms = manifest.geometry.zooms if manifest.geometry else None
+    grid = alike.grid_of((*size, window[1] - window[0]), zooms)
+    rows = []
+    heads: dict[tuple[str, str], np.ndarray] = {}
+    with tqdm(desc="read slices", unit="slice", disable=None, leave=False) as bar:
+        for shard in sorted(manifest.shards):
+            for record in records(folder / shard):
+                fields = tf_example_pb2.Example.FromString(record).features.feature
+                subject = fields["subject"].bytes_list.value[0].decode()
+                index = fields["slice_index"].int64_list.value[0]
+                limits = tuple(fields[name].float_list.value[0] for name in ("low", "high"))
+                pixels = np.frombuffer(fields["image"].bytes_list.value[0], np.uint8)
+                constant = pixels.min() == pixels.max()
+                sha256 = "" if constant else hashlib.sha256(pixels.tobytes()).hexdigest()
+                rows.append((split_of(shard), subject, slice_key(subject, index), sha256))
+                head = heads.setdefault(rows[-1][:2], np.zeros(grid.shape, np.float32))
+                alike.add_slice(head, index - window[0], pixels.reshape(size), limits, grid)
+                bar.update()
+    return Slices(pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"]), heads, grid)
 
 
 def find_leaks(slices: Slices) -> list[str]:
-    """People and slices that stand where they must not, a sentence each; empty where all is well.
+    """People and slices that are where they must not be, a sentence each; empty where all is well.
 
-    A slice counts as the same by its name, or by its pixels unless these are all the same.
+    A slice counts as the same by its name, or by its pixels unless these are all the same. People
+    with the same pixels are named once, however many slices they share.
     """
     table, leaks = slices.table, []
     for subject, splits in table.groupby("subject")["split"].unique().items():
@@ -81,34 +73,41 @@ def find_leaks(slices: Slices) -> list[str]:
     for key, count in table["key"].value_counts().items():
         if count > 1:
             leaks.append(f"the slice {key} stands {count} times")
-    seen = table[table["sha256"] != ""].groupby("sha256")
-    for _, group in seen.filter(lambda g: g["split"].nunique() > 1).groupby("sha256"):
-        where = [f"{row.key} in {row.split}" for row in group.itertuples()]
-        leaks.append(f"the same pixels are {' and '.join(where)}")
+    for people, keys in sorted(_same_pixels(table).items()):
+        where = [f"{key} in {split}" for key, (_, split) in zip(min(keys), people, strict=True)]
+        more = f", and so are {len(keys) - 1} more of their slices" if len(keys) > 1 else ""
+        leaks.append(f"the same pixels are {' and '.join(where)}{more}")
     return leaks
 
 
-def nearest_across_splits(slices: Slices) -> pd.DataFrame:
-    """For each two people in different splits, the two of their slices that are most alike.
+def _same_pixels(table: pd.DataFrame) -> dict[tuple[tuple[str, str], ...], list[tuple[str, ...]]]:
+    """Keys of slices of several splits with the same pixels, by their (subject, split)."""
+    shared = collections.defaultdict(list)
+    seen = table[table["sha256"] != ""].groupby("sha256")
+    for _, group in seen.filter(lambda g: g["split"].nunique() > 1).groupby("sha256"):
+        people = tuple(zip(group["subject"], group["split"], strict=True))
+        shared[people].append(tuple(group["key"]))
+    return dict(shared)
+
+
+def alike_across_splits(slices: Slices) -> pd.DataFrame:
+    """The people of different splits whose heads are most alike.
+
+    People with slices of the same pixels are left to `find_leaks`.
 
     Returns:
-      A row a pair of people, closest first: `key` and `split` of one slice, `other` and
-      `other_split` of the other, and `distance`, the root mean square over the cells of a 16x16
-      grid of the difference of both slices, in units of their range.
+      A row a pair, the most alike first: `subject` and `split` of one, `other` and `other_split` of
+      the other, and `likeness`, from -1 to 1, as `alike.find_alike` gives it.
     """
-    keys = slices.table["key"].to_numpy()
-    people = [
-        (str(group["split"].iloc[0]), str(subject), group.index.to_numpy())
-        for (_, subject), group in slices.table.groupby(["split", "subject"])
-    ]
-    rows = []
-    for number, (split, subject, mine) in enumerate(people):
-        for other_split, other, theirs in people[number + 1 :]:
-            if split != other_split and subject != other:
-                apart = cdist(slices.small[mine], slices.small[theirs]) / SIDE
-                a, b = np.unravel_index(apart.argmin(), apart.shape)
-                rows.append((keys[mine[a]], split, keys[theirs[b]], other_split, apart[a, b]))
-    columns = ["key", "split", "other", "other_split", "distance"]
-    return pd.DataFrame(rows, columns=columns).sort_values(
-        "distance", kind="stable", ignore_index=True
+    people = sorted(slices.heads)
+    told = [{subject for subject, _ in same} for same in _same_pixels(slices.table)]
+    pairs = alike.find_alike(
+        [slices.heads[each] for each in people], [split for split, _ in people], slices.grid
     )
+    rows = [
+        (people[one][1], people[one][0], people[other][1], people[other][0], likeness)
+        for likeness, one, other in pairs
+        if not any({people[one][1], people[other][1]} <= same for same in told)
+        and people[one][1] != people[other][1]
+    ]
+    return pd.DataFrame(rows, columns=["subject", "split", "other", "other_split", "likeness"])

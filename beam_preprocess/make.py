@@ -69,6 +69,8 @@ def make(config: JobConfig, arguments: list[str]) -> None:
     if len(planned.passed_over) > _WARNINGS_SHOWN:
         more = len(planned.passed_over) - _WARNINGS_SHOWN
         print(f"passed over: and {more} more kinds or folders; rejected.jsonl lists all of them")
+    if empty := planned.empty_splits():
+        _warn([empty])
     made = job.run_job(config, planned, options)
     _warn(made.warnings)
     print(summary(made))

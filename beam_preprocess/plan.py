@@ -23,7 +23,7 @@ from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig, slices_in
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
-from ixi_tfds.splits import SPLITS, assign_splits
+from ixi_tfds.splits import SPLIT_HINT, SPLITS, SPLITTINGS, assign_splits
 from ixi_tfds.system import flags, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
@@ -105,6 +105,12 @@ class SourceConfig:
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
+    splits: str = flag(
+        "Who is in which split: as the cohort's roster fixes it, or by a hash of the names of the "
+        "people who are present.",
+        "roster",
+        choices=SPLITTINGS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +131,9 @@ class JobConfig:
         "Without --spacing, take volumes whose voxels differ by more than 5% from the cohort's "
         "median.",
         False,
+    )
+    allow_same_bytes: bool = flag(
+        "Keep volumes of different people that are copies of each other.", False
     )
     overwrite: bool = flag("Replace a dataset that was made from other inputs.", False)
 
@@ -183,6 +192,19 @@ class Plan:
         subjects = collections.Counter(self.splits.values())
         return {s: (subjects[s], subjects[s] * config.slices_per_volume) for s in SPLITS}
 
+    def empty_splits(self) -> str:
+        """A sentence about the splits that nobody is in; "" where there are none."""
+        empty = [split for split in SPLITS if split not in self.splits.values()]
+        if not empty:
+            return ""
+        which = f"nobody is in the {' and the '.join(empty)} split{'s' * (len(empty) > 1)}"
+        if len(self.splits) < len(SPLITS):
+            return f"{which}: three people or more are needed for one in each"
+        return (
+            f"{which}: the roster fixes the split of each of its people, and none of those who are "
+            f"present belong there; {SPLIT_HINT}"
+        )
+
 
 def plan_job(
     source: SourceConfig,
@@ -203,7 +225,8 @@ def plan_job(
     """
     cohort = find_cohort(source.people.cohort)
     catalog = _catalog(source, cohort)
-    splits = assign_splits(catalog.scans, read_roster(cohort.roster))
+    roster = read_roster(cohort.roster if source.splits == "roster" else None)
+    splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     spacing = None
     if slices.padding and slices.spacing is None and not allow_spacing:
@@ -268,6 +291,8 @@ def _settings(
         "volumes_per_shard": source.volumes_per_shard,
         "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
     }
+    if source.splits != "roster":
+        settings["splits"] = source.splits
     asked = source.bids.asked
     if asked:
         settings["bids_filter"] = as_text(asked)

@@ -80,6 +80,7 @@ def _manifest(
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
         voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
         volumes_per_shard=config.source.volumes_per_shard,
+        splitting=None if config.source.splits == "roster" else config.source.splits,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
         rejected=_by_reason(rejected),

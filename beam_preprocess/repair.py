@@ -122,6 +122,7 @@ def _tasks(
         bids=BidsFlags(bids_filter=manifest.bids_filter),
         names=names,
         volumes_per_shard=manifest.volumes_per_shard or 1,
+        splits=manifest.splitting or "roster",
     )
     # Which volumes were refused is known, and their neighbours in the cohort may be others now.
     return [

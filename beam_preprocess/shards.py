@@ -27,7 +27,7 @@ from ixi_tfds.images.head import tilt_of
 from ixi_tfds.images.resampling import share_outside
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import Checked, check_scan, check_spacing, slices_of
+from ixi_tfds.slices import Checked, check_scan, check_spacing, pixels_digest, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
@@ -240,6 +240,7 @@ def _describe(
         background=round(checked.head.background, 3) if checked.head else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
+        pixels=pixels_digest(example["image"] for _, example in examples),
     )
 
 

@@ -4,10 +4,12 @@ import dataclasses
 import pathlib
 
 from beam_preprocess import leakage
+from beam_preprocess.alike import ALIKE
 from beam_preprocess.plan import JobConfig
 from ixi_tfds import integrity
 from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
 from ixi_tfds.documents import manifest
+from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.system import storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.errors import DatasetError, UserError
@@ -17,11 +19,19 @@ _USAGE = """
 python -m beam_preprocess verify --data_dir=D [--config=C] [--repair --source_dir=S]
 
 Reads every byte of the datasets in D. Lists the files that are damaged, missing, edited or of
-another run, the people and slices in more than one split, and the most similar slices of different
-splits. --repair makes the damaged files again, byte for byte, and leaves the others.
+another run, the people and slices in more than one split, and the people of different splits whose
+heads look like one. --repair makes the damaged files again, byte for byte, and leaves the others.
 """
 
 _PAIRS_SHOWN = 3
+_MOST_SHOWN = 20
+_NOT_KNOWN = (
+    "not known: whether scans of other contrasts, or with and without the skull, are of one person"
+)
+_APART = (
+    "give the scans of one person one name, or leave one out, and make the dataset again with "
+    "--overwrite"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +45,7 @@ class VerifyConfig:
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
+    strict: bool = flag("Fail where heads of different splits look like one.", False)
 
 
 def verify_all(config: VerifyConfig) -> None:
@@ -44,21 +55,25 @@ def verify_all(config: VerifyConfig) -> None:
       DatasetError: no dataset was found, or one of them is damaged or has a leak between splits.
       UserError: a dataset cannot be repaired.
     """
-    bad = [folder for folder in _folders(config) if not verify(folder, config)]
-    if bad:
+    faults = {folder: fault for folder in _folders(config) if (fault := verify(folder, config))}
+    if faults:
+        advice = ""
+        if "damage" in faults.values() and not config.repair:
+            advice += "; --repair --source_dir=S repairs damaged files"
+        if "leak" in faults.values():
+            advice += f"; {_APART}"
         raise DatasetError(
-            f"{', '.join(map(str, bad))}: not as it should be, for the reasons above"
-            + ("" if config.repair else "; --repair --source_dir=S repairs damaged files")
+            f"{', '.join(map(str, faults))}: not as it should be, for the reasons above{advice}"
         )
 
 
-def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
-    """Check a dataset as `verify_all` does; return whether it has no damage and no leak now."""
+def verify(folder: pathlib.Path, config: VerifyConfig) -> str:
+    """Check a dataset as `verify_all` does; return "damage", "leak", or "" where all is well."""
     try:
         made = manifest.read(folder)
     except DatasetError as error:
         print(error)
-        return False
+        return "damage"
     damaged = integrity.find_damage(folder, made)
     for damage in damaged:
         print(f"{folder / damage.name}: {damage.what}")
@@ -71,7 +86,15 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
         damaged = integrity.find_damage(folder, made)
         print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:
-        return False
+        return "damage"
+    return "leak" if _print_leaks(folder, made, strict=config.strict) else ""
+
+
+def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
+    """Print what an undamaged dataset holds and what of it is in two splits; return if any is.
+
+    Heads that look like one count only if `strict`.
+    """
     slices = leakage.read_slices(folder, made)
     leaks = leakage.find_leaks(slices)
     for leak in leaks:
@@ -79,22 +102,22 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
     people = slices.table["subject"].nunique()
     print(
         f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
-        f"slices of {people} people" + ("" if leaks else ", none of them in two splits")
+        f"slices of {people} people" + ("" if leaks else ", none of them in two splits by name")
     )
-    _print_nearest(slices)
-    return not leaks
-
-
-def _print_nearest(slices: leakage.Slices) -> None:
-    nearest = leakage.nearest_across_splits(slices)
-    alike = int((nearest["distance"] < leakage.SUSPICIOUS).sum())
+    nearest = leakage.alike_across_splits(slices)
+    alike = int((nearest["likeness"] >= ALIKE).sum())
     print(
-        f"  slices of two people in different splits that are closer than {leakage.SUSPICIOUS}, as "
-        f"copies would be: {alike} pairs of people"
+        f"  people of different splits whose heads are at least {ALIKE} alike, as two scans of one "
+        f"head would be: {alike} pairs of people"
         + ("; are they one person? Closest:" if alike else ". Closest:")
     )
-    for row in nearest.head(_PAIRS_SHOWN).itertuples():
-        print(f"  {row.distance:.4f}  {row.key} ({row.split}) and {row.other} ({row.other_split})")
+    for row in nearest.head(max(_PAIRS_SHOWN, min(alike, _MOST_SHOWN))).itertuples():
+        pair = f"{row.subject} ({row.split}) and {row.other} ({row.other_split})"
+        print(f"  {row.likeness:.4f}  {pair}")
+    if alike:
+        print(f"  if so, {_APART}")
+    print(f"  {_NOT_KNOWN}")
+    return bool(leaks or (alike and strict))
 
 
 def _folders(config: VerifyConfig) -> list[pathlib.Path]:

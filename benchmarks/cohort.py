@@ -115,7 +115,7 @@ def main():
             path.read_bytes()
         data = pathlib.Path(folder, "data")
         job = [sys.executable, "-m", "beam_preprocess", f"--source_dir={scans}"]
-        job += [f"--data_dir={data}"]
+        job += [f"--data_dir={data}", "--allow_same_bytes"]
         commands = {
             "two": [*job, *TWO_WORKERS],
             "one": job,

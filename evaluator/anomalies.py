@@ -262,6 +262,7 @@ def print_lesions(
     """Print the overall rows and the comparisons."""
     import pandas as pd
 
+    from evaluator import bootstrap
     from evaluator.lesions.detection import STATISTICS
 
     overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
@@ -276,6 +277,8 @@ def print_lesions(
             f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
             f"AUPRC {row['auprc_difference']:+.4f}{interval}"
         )
+    if caution := bootstrap.caution(len({row["subject"] for row in rows if row["subject"]})):
+        print(f"Intervals: {caution[0].lower()}{caution[1:]}")
 
 
 COMMAND = Command(AnomaliesConfig, main, "score how well residuals find lesions", USAGE)

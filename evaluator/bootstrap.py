@@ -6,6 +6,22 @@ import numpy as np
 
 CONFIDENCE = 0.95
 
+FEWEST_PEOPLE = 5
+"""Intervals from fewer people mean nothing: samples of so few are hardly different."""
+
+_FEW_PEOPLE = 20
+
+
+def caution(people: int) -> str:
+    """What a reader of intervals from so many people must know, a sentence; "" if they are many."""
+    if people >= _FEW_PEOPLE:
+        return ""
+    nothing = f"; from fewer than {FEWEST_PEOPLE} people, intervals mean nothing"
+    return (
+        f"With as few as {people} people they are too narrow rather than too wide"
+        f"{nothing if people < FEWEST_PEOPLE else ''}."
+    )
+
 
 def draw(people: int, *, draws: int, seed: int) -> np.ndarray:
     """How often each person occurs in each bootstrap sample, int64 [draws, people].

@@ -81,6 +81,7 @@ def summary(models: Sequence[Model], split: Split, scores: pd.DataFrame) -> dict
             "of": "means over subjects, by bootstrap over subjects",
             "confidence": bootstrap.CONFIDENCE,
             "draws": statistics.DRAWS,
+            "caution": bootstrap.caution(scores["subject"].nunique()),
         },
         "psnr_cap_db": PSNR_CAP,
         "ms_ssim_scales": ms_ssim_scales(*split.size),

@@ -18,6 +18,7 @@ from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.metrics import METRICS
 from ixi_tfds.images.scaling import to_unit
+from ixi_tfds.splits import SPLIT_HINT, SPLITS
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -62,7 +63,8 @@ def open_split(data_dir: pathlib.Path, dataset: str, name: str, verify: str = "f
     builder = datasets.open_builder(folder)
     splits = builder.info.splits
     if name not in splits:
-        raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}")
+        hint = f"; {SPLIT_HINT}" if name in SPLITS else ""
+        raise DatasetError(f"--split={name}: {folder} has {', '.join(sorted(splits))}{hint}")
     height, width, _ = builder.info.features["image"].shape
     slices = splits[name].num_examples
     return Split(dataset, folder.name, name, manifest.fingerprint, (height, width), slices, builder)

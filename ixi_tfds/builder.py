@@ -23,7 +23,7 @@ from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
-from ixi_tfds.slices import MAX_REJECTED_FRACTION, slices_of
+from ixi_tfds.slices import MAX_REJECTED_FRACTION, pixels_digest, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
 from ixi_tfds.system.errors import ScanError, UserError
 
@@ -45,6 +45,7 @@ class SliceBuilder(
     Attributes:
       cohort: the cohort of the datasets.
       max_rejected_fraction: the build stops when a larger share of volumes is refused.
+      allow_same_bytes: keep volumes of different people that are copies of each other.
     """
 
     VERSION = tfds.core.Version(VERSION)
@@ -55,6 +56,7 @@ class SliceBuilder(
     )
     cohort: ClassVar[Cohort]
     max_rejected_fraction = MAX_REJECTED_FRACTION
+    allow_same_bytes = False
 
     @property
     def slices(self) -> SliceConfig:
@@ -92,15 +94,27 @@ class SliceBuilder(
             for scan in person.candidates:
                 try:
                     volume = read_volume(scan.path)
-                    yield from slices_of(scan, self.slices, volume)
-                    self._geometries.append((volume.voxels.shape, volume.zooms))
-                    break
+                    examples = list(slices_of(scan, self.slices, volume))
                 except ScanError as error:
                     raise_fault_of_system(error)
                     tqdm.write(f"refused: {error}", file=sys.stderr)
                     refused = error
+                    continue
+                self._check_copy(scan, pixels_digest(fields["image"] for _, fields in examples))
+                yield from examples
+                self._geometries.append((volume.voxels.shape, volume.zooms))
+                break
             else:
                 self._leave_out(refused)
+
+    def _check_copy(self, scan: Scan, pixels: str) -> None:
+        """Stop at a volume whose slices are those of another, as the Beam job does."""
+        other = self._paths.setdefault(pixels, scan.path)
+        if other != scan.path and not self.allow_same_bytes:
+            raise UserError(
+                f"{other} and {scan.path} are copies, the same voxels for two people: remove one "
+                "of them, or set the builder's allow_same_bytes to keep both"
+            )
 
     def _leave_out(self, error: ScanError) -> None:
         """Go on without a person, as the Beam job does, unless too many are refused."""
@@ -120,6 +134,7 @@ class SliceBuilder(
         """Write the shards, and the manifest that the trainer and the evaluator read."""
         self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
         self._refused = 0
+        self._paths: dict[str, str] = {}
         super()._download_and_prepare(dl_manager, download_config)
         folder = pathlib.Path(self.data_dir)
         manifest.write(folder, manifest.of_shards(folder, self.slices, self._geometries))

@@ -16,6 +16,12 @@ from ixi_tfds.cohorts.names import without_t1
 from ixi_tfds.cohorts.roster import Roster
 
 SPLITS = ("train", "validation", "test")
+SPLITTINGS = ("roster", "hash")
+"""How people are assigned to splits: as a roster fixes it, or all of them by `split_subjects`."""
+
+SPLIT_HINT = "make the dataset with --splits=hash to divide the people who are present"
+"""What helps where a split is empty."""
+
 FRACTIONS: Mapping[str, Fraction] = {
     "validation": Fraction(86, 566),
     "test": Fraction(48, 566),

@@ -17,7 +17,7 @@ from ixi_tfds import datasets, features, integrity
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.manifest import Counts, Manifest
 from ixi_tfds.documents.model_card import DatasetFacts
-from ixi_tfds.splits import SPLITS
+from ixi_tfds.splits import SPLIT_HINT, SPLITS
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -139,7 +139,7 @@ def find_shards(folder: pathlib.Path, split: str) -> Shards:
     """
     info = datasets.open_builder(folder).info
     if split not in info.splits:
-        raise DatasetError(f"{folder}: the dataset has no {split} split")
+        raise DatasetError(f"{folder}: the dataset has no {split} split; {SPLIT_HINT}")
     paths = tuple(str(path) for path in info.splits[split].filepaths)
     for path in paths:
         if not storage.at(path).is_file():

@@ -118,7 +118,9 @@ def result_files(
     """The texts of `anomalies.csv`, which has all rows, and of `anomalies.json`."""
     frame = pd.DataFrame(rows)
     overall = [row for row in rows if not row["subject"] and not row["group"]]
+    people = len({row["subject"] for row in rows if row["subject"]})
     content = {**facts, "overall": overall, "comparisons": comparisons}
+    content["intervals"] = {"caution": bootstrap.caution(people)}
     return {
         "anomalies.csv": frame.to_csv(index=False, float_format="%.6f"),
         "anomalies.json": results.as_json(content),

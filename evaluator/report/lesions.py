@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evaluator import bootstrap
 from evaluator.lesions import histograms
 from evaluator.lesions.maps import BASELINES, DIRECTIONS
 from evaluator.lesions.tallies import Example, Found
@@ -70,10 +71,11 @@ def _tables(
     comparisons: Sequence[Mapping[str, Any]],
 ) -> list[Section]:
     overall = [row for row in rows if not row["subject"] and not row["group"]]
-    return [_overall(facts, overall), _compared(facts, comparisons)]
+    caution = bootstrap.caution(len({row["subject"] for row in rows if row["subject"]}))
+    return [_overall(facts, overall, caution), _compared(facts, comparisons, caution)]
 
 
-def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Section:
+def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], caution: str) -> Section:
     lines = [
         {
             "Method": row["method"],
@@ -97,12 +99,14 @@ def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sec
         "validation pixels; no lesion is used to set it. The threshold of the best possible Dice "
         f"is known from the masks alone. Intervals are 95%, from {histograms.RESAMPLES} bootstrap "
         "samples of people. All pixels of all people are pooled. Areas come from histograms and "
-        f"differ from exact ones by less than {histograms.TOLERANCE:g}. {where}."
+        f"differ from exact ones by less than {histograms.TOLERANCE:g}. {where}. {caution}".rstrip()
     ]
     return Section("Lesions: all pixels", tables={"": pd.DataFrame(lines)}, notes=notes)
 
 
-def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]) -> Section:
+def _compared(
+    facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]], caution: str
+) -> Section:
     lines = [
         {
             "Model": row["model"],
@@ -120,7 +124,7 @@ def _compared(facts: Mapping[str, Any], comparisons: Sequence[Mapping[str, Any]]
         f"the slice after a Gaussian of {facts['settings']['blur_sigma_pixels']:.2f} pixels. "
         "\u201cintensity\u201d is the brightness for bright lesions, its opposite for dark ones, "
         "and its distance from the median of the head for either. A model is better or worse if "
-        "the interval of the paired difference excludes 0."
+        f"the interval of the paired difference excludes 0. {caution}".rstrip()
     )
     return Section(
         "Lesions: models against baselines", tables={"": pd.DataFrame(lines)}, notes=[note]

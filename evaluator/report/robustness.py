@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from evaluator import robustness
+from evaluator import bootstrap, robustness
 from evaluator.models import Model
 from evaluator.report import figures
 from evaluator.report.page import Figure, Section
@@ -45,6 +45,7 @@ def robustness_section(
         "The models get corrupted slices and are scored against the clean ones. Grey is the "
         "corrupted slice itself: above it, a model improves the slice; below it, a model makes it "
         "worse. Lines are means over people, shaded areas their 95% bootstrap intervals.",
+        *filter(None, [bootstrap.caution(int(curves["subjects"].max()))]),
     ]
     table = _set_table(robustness.score_thesis_set(frame))
     return Section(

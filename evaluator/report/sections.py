@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evaluator import statistics
+from evaluator import bootstrap, statistics
 from evaluator.models import Model
 from evaluator.report import figures
 from evaluator.report.page import Figure, Section
@@ -82,10 +82,8 @@ def subjects_section(facts: Mapping[str, Any]) -> Section:
     note = (
         f"Each of the {people} people counts once. Intervals are by bootstrap: people, not slices, "
         f"are drawn with replacement, {facts['intervals']['draws']} times; the ends are the "
-        "percentiles 2.5 and 97.5 of the mean. "
+        f"percentiles 2.5 and 97.5 of the mean. {bootstrap.caution(people)}"
     )
-    if people < 20:
-        note += f"With as few as {people} people they are too narrow rather than too wide."
     return Section("Scores by person", tables=tables, notes=[note])
 
 

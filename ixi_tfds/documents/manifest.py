@@ -81,6 +81,7 @@ class Manifest:
       geometry: of the volumes.
       voxels: range of the volumes' voxel sides.
       volumes_per_shard: setting of the Beam job.
+      splitting: how people were assigned to splits, one of `splits.SPLITTINGS`; None for roster.
       splits: numbers of volumes and slices, by split.
       strata: number of volumes by split, then by `sex/ethnicity`.
       rejected: number of volumes that were refused when read, by reason.
@@ -115,6 +116,7 @@ class Manifest:
     bids_filter: str | None = None
     metadata: dict[str, str] | None = None
     digest: str | None = None
+    splitting: str | None = None
 
 
 def read(folder: pathlib.Path) -> Manifest:

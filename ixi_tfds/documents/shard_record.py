@@ -58,6 +58,7 @@ class VolumeRecord:
         published configs and of earlier versions.
       cropped: share of a plane that the stored slices leave out; None where it is whole.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
+      pixels: digest of the stored slices; None in records of earlier versions.
     """
 
     path: str
@@ -76,6 +77,7 @@ class VolumeRecord:
     background: float | None = None
     cropped: float | None = None
     tilt: float | None = None
+    pixels: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

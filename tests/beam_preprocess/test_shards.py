@@ -181,6 +181,8 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
     values = voxels[:, :, 8:14] * float(np.float32(-0.3712)) + float(np.float32(12.5678))
     thumbnails = first.pop("thumbnail"), second.pop("thumbnail")
     assert all(thumbnails) and thumbnails[0] != thumbnails[1]
+    pixels = first.pop("pixels"), second.pop("pixels")
+    assert all(pixels) and pixels[0] != pixels[1]
     assert second == {
         "path": "more/IXI702-HH-0001-T1.nii",
         "subject": "IXI702",

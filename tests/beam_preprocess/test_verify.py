@@ -1,19 +1,14 @@
 """Damage done to a dataset on disk: it is found, named, refused by its readers, and mended."""
 
 import bisect
-import dataclasses
-import hashlib
 import itertools
 import json
 import random
 import re
 import shutil
 
-import numpy as np
-import pandas as pd
 import pytest
 import tiny_dataset
-from scipy import ndimage
 from test_beam_preprocess import job, tree, write_workbook
 from volumes import SMALL, write_cohort, write_head
 
@@ -23,7 +18,6 @@ from evaluator import scoring
 from ixi_tfds import datasets, integrity
 from ixi_tfds.documents import manifest as manifests
 from ixi_tfds.documents.manifest import Geometry
-from ixi_tfds.splits import assign_splits
 from ixi_tfds.system.errors import DatasetError
 from trainer import data as trainer_data
 
@@ -476,215 +470,6 @@ def test_black_slices_are_not_called_the_same(data):
     leak(folder_of(data), blacken(b"IXI999"), "validation")
     manifest = manifests.read(folder_of(data))
     assert leakage.find_leaks(leakage.read_slices(folder_of(data), manifest)) == []
-
-
-def blobs(seed):
-    """A head, for all that is checked, which resembles no other."""
-    smooth = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(32, 32, 24)), 2)
-    return (900 * (smooth - smooth.min()) / np.ptp(smooth)).astype(np.int16)
-
-
-def test_a_noisy_copy_of_a_person_in_another_split_is_reported(tmp_path, capsys):
-    from ixi_tfds.cohorts import DEFAULT
-    from ixi_tfds.cohorts.catalog import find_scans
-
-    source = tmp_path / "source"
-    for number in range(1, 10):
-        write_head(source, f"IXI70{number}-HH-0001-T1", voxels=blobs(number))
-    splits = assign_splits(find_scans(str(source), DEFAULT).scans, {})
-    one = next(subject for subject, split in splits.items() if split == "train")
-    other = next(subject for subject, split in splits.items() if split == "test")
-    path = next(source.glob(f"{other}-*"))
-    noise = np.random.default_rng(0).normal(0, 10, (32, 32, 24))
-    copied = (blobs(int(one[-1])) + noise).clip(0).astype(np.int16)
-    write_head(source, path.name.removesuffix(".nii.gz"), voxels=copied)
-    assert job(source, tmp_path / "data", *SMALL) == 0
-    capsys.readouterr()
-    assert verify(tmp_path / "data") == 0
-    out = capsys.readouterr().out
-    assert "1 pairs of people; are they one person? Closest:" in out
-    closest, *others = (line.split() for line in out.splitlines()[-3:])
-    assert float(closest[0]) < leakage.SUSPICIOUS < min(float(line[0]) for line in others)
-    assert closest[1].startswith(f"{other}/") and closest[2:4] == ["(test)", "and"]
-    assert closest[4].startswith(f"{one}/") and closest[5] == "(train)"
-
-
-@pytest.fixture(scope="module")
-def real_heads(real_data, tmp_path_factory):
-    """The slices of 62 heads of IXI at 2 mm."""
-    data = tmp_path_factory.mktemp("real")
-    flags = ("--config=heads_2mm", "--in_plane=120x120", "--size=128x128", "--slices=30:66")
-    assert job(real_data / "ixi/heads_2mm", data, *flags) == 0
-    folder = data / "ixi_t1/heads_2mm/1.0.0"
-    return folder, leakage.read_slices(folder, manifests.read(folder))
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_no_two_real_people_are_as_alike_as_copies(real_heads):
-    """The distances that `leakage.SUSPICIOUS` and docs/reliability.md tell of."""
-    _, found = real_heads
-    assert leakage.find_leaks(found) == []
-    across = leakage.nearest_across_splits(found)["distance"]
-    assert len(across) == 591
-    assert across.min() == pytest.approx(0.0269, abs=5e-5)
-    # Each in a split of his own, so that all are compared with all.
-    apart = leakage.Slices(found.table.assign(split=found.table["subject"]), found.small)
-    anyone = leakage.nearest_across_splits(apart)["distance"]
-    assert len(anyone) == 62 * 61 // 2
-    assert anyone.min() == pytest.approx(0.0267, abs=5e-5)
-    assert anyone.min() > leakage.SUSPICIOUS
-
-
-@pytest.mark.slow
-@pytest.mark.real_data
-def test_copies_of_real_slices_are_as_near_as_is_said(real_heads):
-    folder, found = real_heads
-    names = sorted(manifests.read(folder).shards)
-    images = np.concatenate([images_of(folder / name, (128, 128)) for name in names])
-    assert len(images) == 62 * 36
-    # Every sixth will do.
-    images, own = images[::6], found.small[::6]
-    noise = np.random.default_rng(0).normal(0, 0.03 * 255, images.shape)
-    changes = {
-        (0.007, 0.022): [np.roll(images, 1, axis) for axis in (1, 2)],
-        (0.006, 0.009): [(images + noise).clip(0, 255).astype(np.uint8)],
-        (0.018, 0.025): [np.round((images / 255) ** 1.1 * 255).astype(np.uint8)],
-    }
-    for (least, most), copies in changes.items():
-        small = np.concatenate([[leakage._shrink(plane) for plane in copy] for copy in copies])
-        apart = np.sqrt(((small - np.tile(own, (len(copies), 1))) ** 2).mean(1))
-        assert least - 5e-4 <= apart.min() and apart.max() <= most + 5e-4
-        assert np.ptp(apart) > 0.5 * (most - least)
-    table = found.table.sort_values("key")
-    within = table["subject"].eq(table["subject"].shift()).to_numpy()[1:]
-    steps = np.sqrt((np.diff(found.small[table.index], axis=0) ** 2).mean(1))[within]
-    assert (steps.min(), steps.max()) == pytest.approx((0.007, 0.143), abs=6e-4)
-
-
-def images_of(shard, size):
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    examples = map(tf_example_pb2.Example.FromString, integrity.records(shard))
-    pixels = [example.features.feature["image"].bytes_list.value[0] for example in examples]
-    return np.array([np.frombuffer(plane, np.uint8).reshape(size) for plane in pixels])
-
-
-def test_distances_are_root_mean_squares():
-    """Two constant slices that differ by a tenth of the range."""
-    small = np.stack([leakage._shrink(np.full((32, 40), level, np.uint8)) for level in (51, 102)])
-    (row,) = nearest([("train", "a", 0), ("test", "b", 0)], small)
-    assert row == ("b/000", "test", "a/000", "train", pytest.approx(0.2, abs=1e-6))
-
-
-def slices(rows, small, sha256=None):
-    """Slices by split, subject and index."""
-    table = pd.DataFrame(rows, columns=["split", "subject", "index"])
-    table["key"] = [f"{row.subject}/{row.index:03d}" for row in table.itertuples(index=False)]
-    table["sha256"] = sha256 or ""
-    return leakage.Slices(table, np.asarray(small, np.float32))
-
-
-def nearest(rows, small):
-    found = leakage.nearest_across_splits(slices(rows, small))
-    return list(found.itertuples(index=False, name=None))
-
-
-def test_the_nearest_slices_are_those_of_each_two_people_of_different_splits():
-    """Against a plain double loop; people within a split, and one person, are not compared."""
-    random_numbers = np.random.default_rng(0)
-    people = [("train", "a"), ("train", "b"), ("validation", "c"), ("test", "d"), ("test", "a")]
-    rows = [(split, person, index) for index in range(3) for split, person in people]
-    small = random_numbers.random((15, 256), np.float32)
-    expected = {}
-    for (one, x), (other, y) in itertools.product(zip(rows, small, strict=True), repeat=2):
-        pair = (one[0], one[1]), (other[0], other[1])
-        if pair[0] < pair[1] and one[0] != other[0] and one[1] != other[1]:
-            distance = np.sqrt(np.mean((x - y) ** 2))
-            keys = f"{one[1]}/{one[2]:03d}", f"{other[1]}/{other[2]:03d}"
-            if pair not in expected or distance < expected[pair][0]:
-                expected[pair] = (distance, keys[0], one[0], keys[1], other[0])
-    found = nearest(rows, small)
-    distances = [row[-1] for row in found]
-    assert distances == sorted(distances) and len(found) == len(expected) == 7
-    wanted = sorted(expected.values())
-    assert [row[:4] for row in found] == [row[1:] for row in wanted]
-    assert distances == pytest.approx([row[0] for row in wanted], abs=1e-6)
-
-
-@pytest.mark.parametrize("size", [(32, 32), (48, 16), (30, 34), (17, 101)])
-def test_a_slice_is_shrunken_to_the_means_of_a_grid(size):
-    plane = np.random.default_rng(1).integers(0, 256, size, np.uint8)
-    rows, columns = (np.array_split(np.arange(side), _edges(side)) for side in size)
-    means = [[plane[np.ix_(r, c)].mean() / 255 for c in columns] for r in rows]
-    assert leakage.SIDE == 16
-    np.testing.assert_allclose(leakage._shrink(plane), np.ravel(means), rtol=1e-5)
-
-
-def _edges(side):
-    return [side * number // 16 for number in range(1, 16)]
-
-
-def test_slices_are_read_with_their_place_their_person_and_their_pixels(tmp_path):
-    """Of a dataset that is not square, the last record of each shard included."""
-    config = dataclasses.replace(tiny_dataset.TINY, size=(32, 48), in_plane=(32, 48))
-    folder = tiny_dataset.write_tiny_dataset(tmp_path, config)
-    found = leakage.read_slices(folder, manifests.read(folder))
-    rows, small, number = [], [], 900
-    people = {}
-    for split, count in tiny_dataset.SUBJECTS.items():
-        people |= {f"IXI{number + n}": split for n in range(1, count + 1)}
-        number += count
-    for subject, split in people.items():
-        for example in tiny_dataset.slice_examples(subject, config):
-            image = example["image"][..., 0]
-            digest = hashlib.sha256(image.tobytes()).hexdigest()
-            rows.append((split, subject, f"{subject}/{example['slice_index']:03d}", digest))
-            small.append(image.reshape(16, 2, 16, 3).mean((1, 3)).ravel() / 255)
-    table = found.table.sort_values("key")
-    assert list(table.itertuples(index=False, name=None)) == sorted(rows, key=lambda row: row[2])
-    np.testing.assert_allclose(found.small[table.index], small, atol=1e-6)
-    assert found.small.dtype == np.float32 and found.small.shape == (44, 256)
-
-
-def test_all_leaks_are_told_a_sentence_each():
-    rows = [
-        *(("train", "a", 0), ("train", "a", 1), ("train", "b", 0), ("train", "b", 0)),
-        *(("validation", "a", 2), ("test", "a", 3), ("test", "c", 0), ("validation", "d", 0)),
-    ]
-    # The same pixels within a split are no leak, and black slices are of nobody.
-    pixels = ["x", "x", "y", "z", "", "w", "y", ""]
-    assert leakage.find_leaks(slices(rows, np.zeros((8, 256)), pixels)) == [
-        "a is in test and in train and in validation",
-        "the slice b/000 stands 2 times",
-        "the same pixels are b/000 in train and c/000 in test",
-    ]
-    rest = slices([rows[0], rows[2], rows[6], rows[7]], np.zeros((4, 256)), ["x", "y", "z", "w"])
-    assert leakage.find_leaks(rest) == []
-
-
-@pytest.mark.parametrize(
-    ("distances", "alike"),
-    [((0.0199, 0.02, 0.3, 0.4), 1), ((0.02, 0.021), 0), ((0.001, 0.002, 0.0199), 3)],
-)
-def test_pairs_closer_than_the_limit_are_counted_and_the_closest_named(
-    distances, alike, capsys, monkeypatch
-):
-    from beam_preprocess import verify as verify_module
-
-    columns = ["key", "split", "other", "other_split", "distance"]
-    rows = [(f"a/{n}", "test", f"b/{n}", "train", d) for n, d in enumerate(distances)]
-    monkeypatch.setattr(
-        leakage, "nearest_across_splits", lambda slices: pd.DataFrame(rows, columns=columns)
-    )
-    verify_module._print_nearest(None)
-    lines = capsys.readouterr().out.splitlines()
-    assert f"closer than 0.02, as copies would be: {alike} pairs of people" in lines[0]
-    assert ("are they one person?" in lines[0]) == (alike > 0)
-    assert lines[1:] == [
-        f"  {distance:.4f}  a/{n} (test) and b/{n} (train)"
-        for n, distance in enumerate(distances[:3])
-    ]
 
 
 def versions_in(data, *versions):
