@@ -105,27 +105,30 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.scans)
     lost = lost_people(rejected)
-    if len(lost) == volumes:
-        first = lost[0]
-        raise UserError(
-            f"all {volumes} volumes were refused, the first one: {first.path}: {first.detail}"
-        )
+    if not lost:
+        return
     planned = collections.Counter(plan.splits.values())
     refused = collections.Counter(entry.split for entry in lost)
-    for first in lost:
-        if planned[first.split] == refused[first.split]:
-            raise UserError(
-                f"every volume of the {first.split} split was refused, such as {first.path}: "
-                f"{first.detail}; nothing was published: repair these files, or remove them"
-            )
-    if len(lost) > config.max_rejected_fraction * volumes:
-        report = plan.work_dir / "rejected.jsonl"
-        publish.write_lines(report, rejected)
-        raise UserError(
-            f"{len(lost)} of {volumes} volumes were refused, more than "
-            f"--max_rejected_fraction={config.max_rejected_fraction}; nothing was published, "
-            f"{report} lists the reasons"
-        )
+    empty = [split for split in refused if refused[split] == planned[split]]
+    share = config.max_rejected_fraction
+    if len(lost) == volumes:
+        what = f"all {volumes} volumes were refused"
+    elif empty:
+        lost = [entry for entry in lost if entry.split == empty[0]]
+        what = f"every volume of the {empty[0]} split was refused"
+    elif len(lost) > share * volumes:
+        what = f"{len(lost)} of {volumes} volumes were refused, more than "
+        what += f"--max_rejected_fraction={share}"
+    else:
+        return
+    report = plan.work_dir / "rejected.jsonl"
+    publish.write_lines(report, rejected)
+    reasons = collections.Counter(entry.reason for entry in lost)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    raise UserError(
+        f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
+        f"remove these files: nothing was published, {report} lists the reasons"
+    )
 
 
 def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +13,7 @@ from beam_preprocess import choice, quality
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
+from ixi_tfds.cohorts import walking
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.datasets import MARKER
@@ -33,16 +35,21 @@ def publish(
     """
     cohort, work_dir = config.cohort, plan.work_dir
     taken = {volume.subject: volume.path for record in records for volume in record.volumes}
-    skipped = [*plan.skipped, *choice.left(plan.scans, taken, config.source.source_dir)]
+    source_dir = config.source.source_dir
+    skipped = [*plan.skipped, *choice.left(plan.scans, taken, source_dir)]
     records = _number_shards(cohort.name, work_dir, records)
     refused = [entry for record in records for entry in record.rejected] + skipped
+    refused += [
+        Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)
+        for one in plan.passed_over
+    ]
     made = dataclasses.replace(
         _manifest(config, plan, records, fingerprint), skipped=_by_reason(skipped)
     )
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    page = quality.render(made, records, refused, plan.warnings, cohort)
+    page = quality.render(made, records, refused, plan.warnings, cohort, plan.told_apart)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
@@ -73,6 +80,7 @@ def _manifest(
         splits=_split_counts(filled),
         strata=quality.strata(filled),
         rejected=_by_reason(rejected),
+        passed_over=walking.by_kind(plan.passed_over) or None,
         people_lost=lost if lost < len(rejected) else None,
         bytes=sum(record.bytes for record in filled),
         bids_filter=plan.settings.get("bids_filter"),

@@ -72,6 +72,7 @@ class Manifest:
       people_lost: number of people of whom every volume was refused; None where each of `rejected`
         is one, because nobody had several.
       skipped: number of files that were not read, by reason.
+      passed_over: number of images of other formats and the like that were not read, by kind.
       bytes: of all shards.
       volumes: source of the slices, by subject.
       shard_bytes: size of each shard, by file name.
@@ -91,6 +92,7 @@ class Manifest:
     rejected: dict[str, int] | None = None
     people_lost: int | None = None
     skipped: dict[str, int] | None = None
+    passed_over: dict[str, int] | None = None
     bytes: int | None = None
     volumes: dict[str, Source] | None = None
     shard_bytes: dict[str, int] | None = None

@@ -31,6 +31,8 @@ class ScanError(UserError):
         "other_modality",
         "label_map",
         "same_person",
+        "no_person",
+        "passed_over",
         "not_asked_for",
         "unreadable",
         "not_nifti",
