@@ -17,6 +17,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 _T1W = re.compile(r"_(T1w|UNIT1)\.nii(\.gz)?$", re.IGNORECASE)
 _SUFFIXES = {"t1w": "T1w", "unit1": "UNIT1"}
 """The suffixes that can be read, by their names in lower case."""
+_DEFAULT = ("t1w",)
 _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
 
 _PLAIN = {"subject", "session", "run", "datatype", "suffix", "extension"}
@@ -27,6 +28,9 @@ _NO_MAGNITUDE = {"phase", "real", "imag"}
 _NAMED = 5
 _NOBODY = "sub-emptyroom"
 """The folder of MEG noise recordings."""
+
+_CONTRAST = "volumes with contrast agent only (--bids_filter=ceagent=null,ceagent=* takes them too)"
+_ALL_REFUSED = "all of their volumes are refused, as listed in rejected.jsonl"
 
 NOISY = (
     "UNIT1 volumes are read: the background of MP2RAGE's uniform image is noise as bright as the "
@@ -54,7 +58,7 @@ def t1_volumes(folder: str, asked: Filter | None = None) -> tuple[list[str], lis
     """
     asked = asked or {}
     found = _entities_of_all(folder)
-    suffix = asked.get("suffix", ("t1w",))
+    suffix = asked.get("suffix", _DEFAULT)
     looked_at = {path: e for path, e in found.items() if bids_filter.matches({"suffix": suffix}, e)}
     if not looked_at:
         raise UserError(_nothing(folder, found, suffix))
@@ -92,29 +96,30 @@ def by_person(paths: Iterable[str], folder: str) -> dict[str, list[str]]:
     return people
 
 
-def left_out(folder: str, people: Iterable[str], left: Iterable[ScanError]) -> list[str]:
+def left_out(
+    folder: str, people: Iterable[str], left: Iterable[ScanError], asked: Filter
+) -> list[str]:
     """Warnings that name the people without a volume, one for each cause.
 
-    `people` are the subjects with a volume, `left` the volumes that were left out.
+    `people` are the subjects with a volume, `left` the volumes that were left out under a filter.
     """
-    lacking: dict[str, set[str]] = {}
-    with_volume = set(people)
-    for error in left:
-        subject = subject_of(error.path, folder)
-        if subject not in with_volume:
-            lacking.setdefault(_cause(error, folder), set()).add(subject)
-    named = with_volume.union(*lacking.values())
-    folders = {path.name for path in storage.at(folder).glob("sub-*") if path.is_dir()}
-    others = folders - named - {_NOBODY}
-    for path, entities in _entities_of_all(folder).items() if others else ():
-        subject, suffix = subject_of(path, folder), entities["suffix"]
-        if subject in others:
-            cause = f"{suffix} volumes only (--bids_filter=suffix={suffix} takes them)"
-            lacking.setdefault(cause, set()).add(subject)
-    lacking["no T1w volume"] = others.difference(*lacking.values())
-    return [
-        f"{_names(people)} left out: {cause}" for cause, people in sorted(lacking.items()) if people
-    ]
+    causes = {error.path: _cause(error) for error in left}
+    suffix = {"suffix": asked.get("suffix", _DEFAULT)}
+    cause_of: dict[str, str] = {}
+    for path, entities in _entities_of_all(folder).items():
+        subject = subject_of(path, folder)
+        if bids_filter.matches(suffix, entities):
+            cause_of[subject] = causes.get(path, _ALL_REFUSED)
+        else:
+            other = entities["suffix"]
+            only = f"{other} volumes only (--bids_filter=suffix={other} takes them)"
+            cause_of.setdefault(subject, only)
+    # A broken link to a folder is a person, too.
+    folders = {path.name for path in storage.at(folder).glob("sub-*") if not path.is_file()}
+    lacking: dict[str, list[str]] = {}
+    for subject in folders.difference(people, [_NOBODY]):
+        lacking.setdefault(cause_of.get(subject, "no T1w volume"), []).append(subject)
+    return [f"{_names(lacking[cause])} left out: {cause}" for cause in sorted(lacking)]
 
 
 def _entities_of_all(folder: str) -> dict[str, dict[str, str]]:
@@ -185,18 +190,15 @@ def _nothing(folder: str, found: Mapping[str, Mapping[str, str]], suffix: Iterab
     return text
 
 
-def _cause(error: ScanError, folder: str) -> str:
+def _cause(error: ScanError) -> str:
     if error.reason == "not_asked_for":
         return "nothing that --bids_filter asks for"
-    if "contrast agent" in error.detail:
-        return (
-            "volumes with contrast agent only (--bids_filter=ceagent=null,ceagent=* takes them too)"
-        )
-    return "all of their volumes are refused, as listed in rejected.jsonl"
+    return _CONTRAST if "contrast agent" in error.detail else _ALL_REFUSED
 
 
 def _names(people: Iterable[str]) -> str:
     listed = sorted(people, key=_natural)
-    shown = ", ".join(listed[:_NAMED])
+    # Names of folders may not be UTF-8.
+    shown = ", ".join(listed[:_NAMED]).encode(errors="backslashreplace").decode()
     more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
     return f"{len(listed)} {'person' if len(listed) == 1 else 'people'} ({shown}{more})"

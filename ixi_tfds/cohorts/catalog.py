@@ -232,7 +232,7 @@ def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
     if unlisted:
         lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
         warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
-    missing = bids.left_out(source_dir, found, left)
+    missing = bids.left_out(source_dir, found, left, asked)
     noisy = [bids.NOISY] if "unit1" in asked.get("suffix", ()) else []
     return Catalog(tuple(scans), tuple(left), (*missing, *noisy, *warnings))
 

@@ -75,6 +75,28 @@ def test_people_without_a_plain_volume_are_named_with_the_cause(tmp_path):
     assert len(scans) == 9 and scans["sub-01"].path.endswith("sub-01_T1w.nii.gz")
 
 
+def test_people_behind_links_are_read_or_named(tmp_path):
+    write(tmp_path / "study", "sub-01")
+    write(tmp_path / "elsewhere", "sub-02")
+    (tmp_path / "study/sub-02").symlink_to(tmp_path / "elsewhere/sub-02")
+    (tmp_path / "study/sub-03").symlink_to(tmp_path / "nowhere/sub-03")
+    (tmp_path / "study/sub-04.zip").touch()
+    catalog = find_scans(str(tmp_path / "study"), IXI)
+    assert [scan.subject for scan in catalog.scans] == ["sub-01", "sub-02"]
+    assert [warning for warning in catalog.warnings if "left out" in warning] == [
+        "1 person (sub-03) left out: no T1w volume"
+    ]
+
+
+def test_names_that_are_not_utf_8_are_refused_and_their_people_named(tmp_path):
+    write(tmp_path, "sub-01", "sub-02/acq-\udcff", "sub-\udcff")
+    catalog = find_scans(str(tmp_path), IXI)
+    assert [scan.subject for scan in catalog.scans] == ["sub-01"]
+    assert [error.reason for error in catalog.refused] == ["unreadable", "unreadable"]
+    (said,) = [warning for warning in catalog.warnings if "left out" in warning]
+    assert said.startswith(r"2 people (sub-02, sub-\udcff) left out: all of their volumes are")
+
+
 def test_a_folder_without_plain_volumes_says_what_takes_those_that_it_has(tmp_path):
     write(tmp_path / "c", "sub-01/ce-gad")
     with pytest.raises(UserError, match=r"--bids_filter=ceagent=gad takes it"):
