@@ -241,7 +241,7 @@ def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
 def _scan_of(scans: Sequence[subjects.Named], people: People) -> Scan:
     """The scan of a person, of whom these are the volumes, in the order to try."""
     first, *others = scans
-    facts: Mapping[str, Any] = people.facts.get(first.person, {})
+    facts: Mapping[str, Any] = people.facts.get(first.person, {}) if first.in_cohort else {}
     stated = {name: value for one in reversed(scans) for name, value in one.facts.items()}
     return Scan(
         subject=first.person,

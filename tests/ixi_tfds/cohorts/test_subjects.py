@@ -301,3 +301,20 @@ def test_a_person_of_ixi_keeps_the_split_where_the_folder_has_the_name(tmp_path)
     assert [scan.subject for scan in catalog.scans] == [entry.subject, "other"]
     assert catalog.scans[0].site == entry.site
     assert assign_splits(catalog.scans, roster)[entry.subject] == "test"
+
+
+def test_the_workbook_describes_people_of_the_cohort_and_those_whom_a_flag_names(tmp_path):
+    facts = {"IXI002": {"sex": "female", "age": 35.8}}
+    cohort = dataclasses.replace(IXI, find_people=lambda *_: People(facts))
+    for name in ("IXI002", "b"):
+        (tmp_path / f"{name}.nii.gz").touch()
+
+    def sexes(**flags):
+        scans = catalogs.find_scans(str(tmp_path), cohort, names=NameFlags(**flags)).scans
+        return {scan.subject: scan.sex for scan in scans}
+
+    assert sexes() == {"IXI002": "unknown", "b": "unknown"}
+    assert sexes(subject_pattern="(?P<person>.+)") == {"IXI002": "female", "b": "unknown"}
+    table = tmp_path / "who.csv"
+    table.write_text("file,person,sex\nb,IXI002,\nIXI002,x,m\n")
+    assert sexes(subjects=str(table)) == {"IXI002": "female", "x": "male"}
