@@ -156,7 +156,13 @@ def test_a_folder_is_a_person_where_names_say_nobody_or_repeat(tmp_path, names, 
         *("a_ses1/T1 a_ses2/T1", "x/ses-1/a x/ses-2/a", "ses-1/a ses-2/a", "ses-1/T1 ses-2/T1"),
         *("siteA/001 siteA/002 siteB/001 siteB/002", "siteA/p01/T1 siteB/p01/T1"),
         *("siteA/sub01_T1w siteB/sub01_T1w", "siteA/anna siteA/bob siteB/anna"),
-        *("batch/T1 batch/anna_T1 batch/bob_T1", "T1 brain", "a_T1 a_mprage", "a/x_T1 b/x"),
+        *(
+            "batch/T1 batch/anna_T1 batch/bob_T1",
+            "T1 brain",
+            "a_T1 a_mprage",
+            "a_T1 a_T1_anomaly",
+            "a/x_T1 b/x",
+        ),
     ],
 )
 def test_where_names_leave_it_open_the_job_stops_and_says_which_flag_decides(tmp_path, names):
