@@ -88,7 +88,8 @@ def _put(made: pathlib.Path, path: pathlib.Path, digest: str) -> None:
 def _other_source(name: str) -> DatasetError:
     return DatasetError(
         f"{name}: cannot be made again byte for byte, because the dataset was made from other "
-        "volumes or another workbook than those in --source_dir; find the original ones, or make "
+        "volumes or another workbook than those in --source_dir, or with other flags such as "
+        "--subjects and --subject_pattern; find the original ones, or make "
         "the dataset again with --overwrite"
     )
 

@@ -32,7 +32,7 @@ _SAY_NOTHING = T1 | {
     "deface", "defaced", "reg", "registered", "coreg", "mni", "acpc", "dc", "restore", "restored",
     "3d", "sag", "sagittal", "ax", "axial", "cor", "coronal", "tra", "iso", "hires", "highres",
     "conformed", "conform", "resampled", "cropped", "crop", "pp", "preproc", "preprocessed", "gfc",
-    "tfe", "tfl", "fl3d", "1mm", "2mm",
+    "tfe", "tfl", "fl3d", "1mm", "2mm", "reconstruction", "anomaly", "seen",
 }
 _FOLDERS = {
     "nii", "dicom", "dicoms", "images", "imagestr", "imagests", "image", "scans", "data", "volumes",

@@ -13,7 +13,8 @@ from typing import Any
 
 from ixi_tfds.cohorts import NameFlags, marks, person_folders, subject_table
 from ixi_tfds.cohorts.cohort import Cohort
-from ixi_tfds.cohorts.names import stem_of, without_t1
+from ixi_tfds.cohorts.names import without_t1
+from ixi_tfds.formats import stem_of
 from ixi_tfds.system.errors import ScanError, UserError
 
 WHICH_FLAG = (
@@ -95,6 +96,7 @@ class Named:
       session: orders the scans of a person; empty where unknown.
       facts: sex and age from a table.
       certain: whether two files of this person are two scans of one person.
+      in_cohort: whether the person is one of the cohort, whom its workbook may describe.
     """
 
     path: str
@@ -105,6 +107,7 @@ class Named:
     session: str = ""
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     certain: bool = True
+    in_cohort: bool = False
 
 
 def name_people(
@@ -178,7 +181,8 @@ def _by_table(
             continue
         used.add(row.line)
         rule = "the table of --subjects"
-        named.append(Named(path, file, row.person, rule, row.site, row.session, row.facts))
+        one = Named(path, file, row.person, rule, row.site, row.session, row.facts, in_cohort=True)
+        named.append(one)
     idle = [row for row in table.rows if row.line not in used]
     if not named:
         raise UserError(f"{where}: none of its {len(table.rows)} rows fits a volume")
@@ -209,7 +213,7 @@ def _by_pattern(
             continue
         site, session = said.get("site") or "", said.get("session") or ""
         rule = "--subject_pattern"
-        named.append(Named(path, file, said["person"], rule, site, session))
+        named.append(Named(path, file, said["person"], rule, site, session, in_cohort=True))
     if not named:
         raise UserError(f"{where}: fits none of {len(files)} files, such as {min(files.values())}")
     return named, left, []
@@ -241,7 +245,7 @@ def _known(path: str, file: str, cohort: Cohort) -> Named | None:
         read = cohort.read_name(part)
         if read is not None:
             rule = f"{cohort.title}'s names"
-            return Named(path, file, read[0], rule, read[1], certain=False)
+            return Named(path, file, read[0], rule, read[1], certain=False, in_cohort=True)
     bare = _bare(file)
     for convention in CONVENTIONS:
         match = convention.pattern.search(bare)

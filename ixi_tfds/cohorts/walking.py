@@ -1,18 +1,16 @@
 """The files of a source folder: the volumes, and the images that are passed over.
 
-Nothing here opens a volume.
+Nothing here opens a volume. Of files whose names say nothing, one a folder is asked if it is DICOM.
 """
 
 import collections
 import dataclasses
 import pathlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
+from ixi_tfds.formats import READ_KINDS, conversion, images_in
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
-
-_VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 HIDDEN = "hidden image"
 LINK = "link to a folder"
@@ -69,14 +67,13 @@ def find_files(source_dir: str) -> Found:
     examples: dict[tuple[str, str], str] = {}
     tree = _Tree(storage.at(source_dir))
     for folder, names in tree.folders():
-        for name in names:
+        for name, kind in _images(folder, names).items():
             path = str(storage.at(folder, name))
-            kind = _kind(name)
-            if kind and (name.startswith(".") or folder in tree.hidden):
+            if name.startswith(".") or folder in tree.hidden:
                 kind = HIDDEN
-            if kind == _READ:
+            if kind in READ_KINDS:
                 volumes.append(path)
-            elif kind:
+            else:
                 others[folder, kind] += 1
                 examples[folder, kind] = min(path, examples.get((folder, kind), path))
     passed = [
@@ -158,29 +155,29 @@ def _complain(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
 
 
-_READ = "NIfTI"
-# fmt: off
-_KINDS = {
-    "DICOM": (".dcm", ".dicom", ".ima"),
-    "NRRD": (".nrrd", ".nhdr", ".nrrd.gz"),
-    "PAR/REC": (".par",),
-    "AFNI": (".head",),
-    "ECAT": (".v",),
-}
-# fmt: on
+def _images(folder: str, names: Sequence[str]) -> dict[str, str]:
+    """The kind of each image among the files of a folder."""
+    kinds = dict(images_in(names))
+    bare = sorted(name for name in names if not pathlib.PurePath(name).suffix.strip(".0123456789"))
+    unknown = [name for name in bare if name not in kinds]
+    if unknown and _is_dicom(storage.at(folder, unknown[0])):
+        kinds |= dict.fromkeys(unknown, "DICOM")
+    return kinds
 
 
-def _kind(name: str) -> str | None:
-    """The kind of image that a file name says; None for other files."""
-    if _VOLUME.search(name):
-        return _READ
-    lower = name.lower()
-    return next((kind for kind, ends in _KINDS.items() if lower.endswith(ends)), None)
+def _is_dicom(path: pathlib.Path) -> bool:
+    if storage.is_remote(path) or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file:
+            return file.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def _detail(kind: str, folder: str, files: int, example: str) -> str:
     name = pathlib.PurePath(example).name
-    counted = f"{files} {kind} file{'s' if files > 1 else ''}, such as {name}"
+    counted = f"{files} file{'s' if files > 1 else ''} of the kind {kind}, such as {name}"
     if kind == HIDDEN:
         return f"{counted}: hidden files are not read"
-    return f"{counted}: not read"
+    return f"{counted}: {conversion(kind, folder if kind == 'DICOM' else example)}"

@@ -156,7 +156,13 @@ def test_a_folder_is_a_person_where_names_say_nobody_or_repeat(tmp_path, names, 
         *("a_ses1/T1 a_ses2/T1", "x/ses-1/a x/ses-2/a", "ses-1/a ses-2/a", "ses-1/T1 ses-2/T1"),
         *("siteA/001 siteA/002 siteB/001 siteB/002", "siteA/p01/T1 siteB/p01/T1"),
         *("siteA/sub01_T1w siteB/sub01_T1w", "siteA/anna siteA/bob siteB/anna"),
-        *("batch/T1 batch/anna_T1 batch/bob_T1", "T1 brain", "a_T1 a_mprage", "a/x_T1 b/x"),
+        *(
+            "batch/T1 batch/anna_T1 batch/bob_T1",
+            "T1 brain",
+            "a_T1 a_mprage",
+            "a_T1 a_T1_anomaly",
+            "a/x_T1 b/x",
+        ),
     ],
 )
 def test_where_names_leave_it_open_the_job_stops_and_says_which_flag_decides(tmp_path, names):
@@ -301,3 +307,20 @@ def test_a_person_of_ixi_keeps_the_split_where_the_folder_has_the_name(tmp_path)
     assert [scan.subject for scan in catalog.scans] == [entry.subject, "other"]
     assert catalog.scans[0].site == entry.site
     assert assign_splits(catalog.scans, roster)[entry.subject] == "test"
+
+
+def test_the_workbook_describes_people_of_the_cohort_and_those_whom_a_flag_names(tmp_path):
+    facts = {"IXI002": {"sex": "female", "age": 35.8}}
+    cohort = dataclasses.replace(IXI, find_people=lambda *_: People(facts))
+    for name in ("IXI002", "b"):
+        (tmp_path / f"{name}.nii.gz").touch()
+
+    def sexes(**flags):
+        scans = catalogs.find_scans(str(tmp_path), cohort, names=NameFlags(**flags)).scans
+        return {scan.subject: scan.sex for scan in scans}
+
+    assert sexes() == {"IXI002": "unknown", "b": "unknown"}
+    assert sexes(subject_pattern="(?P<person>.+)") == {"IXI002": "female", "b": "unknown"}
+    table = tmp_path / "who.csv"
+    table.write_text("file,person,sex\nb,IXI002,\nIXI002,x,m\n")
+    assert sexes(subjects=str(table)) == {"IXI002": "female", "x": "male"}
