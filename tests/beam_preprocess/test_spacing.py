@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from nibabel.affines import from_matvec
 
 from beam_preprocess import __main__ as beam_preprocess
-from beam_preprocess import plan
+from beam_preprocess import geometry
 from beam_preprocess.spacing import zooms_of_file
 
 MM = ("--config=mm", "--spacing=5", "--size=32x32", "--slices=-25mm:25mm")
@@ -315,7 +315,7 @@ def test_datasets_of_the_old_padding_are_the_same_job_and_can_be_repaired(
     source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 6.0, "c": 6.0})
     flags = [*BY_NUMBER[:2], "--size=40x40", "--slices=8:18"]
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "PADDING", None)
+        patch.setattr(geometry, "PADDING", None)
         assert job(source, tmp_path, *flags) == 0
     assert "padding" not in manifest_of(tmp_path, "own")["config"]
     capsys.readouterr()
