@@ -910,7 +910,7 @@ def test_five_warnings_are_shown_and_the_others_counted(rows, shown, settled, tm
     if rows > 5:
         assert lines[5] == f"warning: and {rows - 5} more; quality.html lists all of them"
     page = (tmp_path / "data/ixi_t1/small/1.0.0/quality.html").read_text()
-    warnings = page[page.index("Warnings of the workbook") :]
+    warnings = page[page.index("<h2>Warnings</h2>") :]
     assert warnings.count("<li>") == rows
     assert all(line.removeprefix("warning: ") in html.unescape(warnings) for line in lines[:5])
 
