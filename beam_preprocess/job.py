@@ -119,12 +119,13 @@ def _check_spacing(config: JobConfig, plan: Plan) -> None:
     if plan.spacing is None or not plan.spacing.others:
         return
     others, volumes = plan.spacing.others, len(plan.scans)
-    if config.strict or len(others) > config.max_rejected_fraction * volumes:
-        path, zooms = next(iter(others.items()))
+    lost = [scan for scan in plan.scans if others.keys() >= {v.path for v in scan.candidates}]
+    if (lost and config.strict) or len(lost) > config.max_rejected_fraction * volumes:
+        path = lost[0].path
         raise UserError(
-            f"{len(others)} of {volumes} volumes have other voxels than the cohort's median of "
+            f"{len(lost)} of {volumes} volumes have other voxels than the cohort's median of "
             f"{in_words(plan.spacing.typical)} mm (posterior x superior x right), such as {path} "
-            f"with {in_words(zooms)} mm; bring all to one size by --spacing, such as "
+            f"with {in_words(others[path])} mm; bring all to one size by --spacing, such as "
             f"--spacing={max(plan.spacing.typical):.2g}, or take them as they are by "
             "--allow_spacing"
         )

@@ -49,9 +49,8 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    notes = spacing.warnings_of(config.slices, records)
-    warnings = (*notes, *plan.warnings)
-    page = quality.render(made, records, refused, warnings, cohort, plan.told_apart)
+    notes = (*spacing.warnings_of(config.slices, records), *plan.warnings)
+    page = quality.render(made, records, refused, notes, cohort, plan.told_apart)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files

@@ -53,6 +53,7 @@ def render(
         originals=collections.Counter(volume["original"] for volume in volumes),
         sites=_sites(volumes),
         volumes=volumes,
+        spacing=manifest.config.spacing and in_words(manifest.config.spacing),
         cropped=sorted(
             (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
         ),

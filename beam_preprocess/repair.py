@@ -125,13 +125,19 @@ def _tasks(
         volumes_per_shard=manifest.volumes_per_shard or 1,
         splits=manifest.splitting or "roster",
     )
-    # Which volumes were refused is known, and their neighbours in the cohort may be others now.
     return [
-        dataclasses.replace(
-            task, scans=tuple(s for s in task.scans if s.subject in (manifest.volumes or {}))
-        )
+        dataclasses.replace(task, scans=tuple(_taken(task, manifest)))
         for task in plan_job(source, manifest.config, folder, allow_spacing=True).tasks
     ]
+
+
+def _taken(task: ShardTask, manifest: Manifest) -> Iterator[Scan]:
+    """The volumes of a task that are in the dataset: those that were refused need no new look."""
+    for scan in task.scans:
+        source = (manifest.volumes or {}).get(scan.subject)
+        if source:
+            same = (each for each in scan.candidates if task.relative(each) == source.path)
+            yield next(same, scan)
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:

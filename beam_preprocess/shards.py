@@ -24,7 +24,7 @@ from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
 from ixi_tfds.images.head import tilt_of
-from ixi_tfds.images.resampling import share_outside
+from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
 from ixi_tfds.slices import Checked, check_scan, check_spacing, pixels_digest, slices_of
@@ -221,7 +221,8 @@ def _describe(
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())
     rows, columns, depth = volume.voxels.shape
-    cropped = round(share_outside(volume, task.config, checked.head), 4)
+    head = checked.head
+    cropped = round(share_cropped(volume, task.config, head), 4) if head else None
     pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
@@ -237,7 +238,7 @@ def _describe(
         mean=round(mean, 3),
         highest=round(highest, 3),
         thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
-        background=round(checked.head.background, 3) if checked.head else None,
+        background=round(head.background, 3) if head else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
         pixels=pixels_digest(example["image"] for _, example in examples),

@@ -56,7 +56,8 @@ class VolumeRecord:
       thumbnail: the middle slice as a JPEG, in base64; its pixels are square in mm.
       background: value of the padding in scanner units; None where it is 0, the rule of the
         published configs and of earlier versions.
-      cropped: share of a plane that the stored slices leave out; None where it is whole.
+      cropped: share of the head, in the plane of the slices, that the stored slices leave out;
+        None where that is none, and where it is not looked for.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
       pixels: digest of the stored slices; None in records of earlier versions.
     """

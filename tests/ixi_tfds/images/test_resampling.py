@@ -12,7 +12,7 @@ from ixi_tfds.images.resampling import (
     Places,
     resample,
     resampled_slices,
-    share_outside,
+    share_cropped,
     slice_places,
     source_window,
     weights,
@@ -170,10 +170,17 @@ def test_slices_of_the_volume_are_those_whose_centres_lie_in_the_window():
     assert source_window(head, by_number) == (3, 9)
 
 
-def test_the_share_of_a_plane_that_the_slices_leave_out():
+def test_the_share_of_the_head_that_the_slices_leave_out():
+    """The ellipsoid is 45 x 40 voxels in the plane, and lies from 8 to 53 and from 11.5 to 51.5."""
     head = ellipsoid()
-    assert share_outside(head, SliceConfig("n", None, (45, 80), (3, 9))) == pytest.approx(0.25)
-    assert share_outside(head, SliceConfig("n", None, (60, 60), (3, 9))) == 0
-    small = dataclasses.replace(MM, size=(12, 24))
-    assert share_outside(head, small) == pytest.approx(0.5, abs=0.02)
-    assert share_outside(head, dataclasses.replace(MM, size=(40, 40))) == 0
+    found = find_head(head)
+    by_number = {
+        size: share_cropped(head, SliceConfig("n", None, size, (3, 9)), found)
+        for size in ((60, 60), (46, 80), (20, 60), (20, 20))
+    }
+    assert by_number[60, 60] == by_number[46, 80] == 0
+    assert by_number[20, 60] == pytest.approx(1 - 20 / 41, abs=0.03)
+    assert by_number[20, 20] == pytest.approx(1 - 20 / 41 * 20 / 37, abs=0.03)
+    assert share_cropped(head, MM, found) == 0
+    small = dataclasses.replace(MM, size=(8, 24))
+    assert share_cropped(head, small, found) == pytest.approx(1 - 20 / 41, abs=0.03)
