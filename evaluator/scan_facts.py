@@ -85,9 +85,9 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     if off is not None and abs(off) > MOST_OFF_MM:
         side = "right" if off > 0 else "left"
         found.append(
-            f"the training window lies {abs(off):.0f} mm to the {side} of its place in the heads of "
-            "training, because slices are counted from the end of the file; a model of a dataset "
-            "with --slices in mm looks for the head"
+            f"the training window lies {abs(off):.0f} mm to the {side} of its place in the heads "
+            "of training, because slices are counted from the end of the file; a model of a "
+            "dataset with --slices in mm looks for the head"
         )
     if facts["share_of_head_seen"] < LEAST_SEEN:
         found.append(
