@@ -14,7 +14,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from beam_preprocess import publish
+from beam_preprocess import looks, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask, file_digest
@@ -32,7 +32,7 @@ from ixi_tfds.system.errors import DatasetError, UserError
 class Made:
     """A dataset, and the seconds that the job took; None if the dataset existed before.
 
-    `warnings` are about the voxels and the tilt of the volumes.
+    `warnings` are about the voxels, the tilt and the look of the volumes.
     """
 
     manifest: Manifest
@@ -63,7 +63,8 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
         _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
         made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
-        return Made(made, time.time() - started, warnings_of(config.slices, records))
+        notes = (*warnings_of(config.slices, records), *looks.warnings_of(records))
+        return Made(made, time.time() - started, notes)
 
 
 def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:

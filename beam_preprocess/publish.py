@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import quality, spacing
+from beam_preprocess import looks, quality, spacing
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
@@ -18,6 +18,7 @@ from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
 from ixi_tfds.documents.manifest import Counts, Manifest, Source
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord
+from ixi_tfds.images.look import typical
 from ixi_tfds.splits import SPLITS
 from ixi_tfds.system import folders
 from ixi_tfds.system.files import PARTIAL
@@ -38,7 +39,7 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    notes = spacing.warnings_of(config.slices, records)
+    notes = (*spacing.warnings_of(config.slices, records), *looks.warnings_of(records))
     page = quality.render(made, records, refused, (*notes, *plan.warnings), cohort)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
@@ -65,6 +66,7 @@ def _manifest(
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
         voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
+        look=typical([volume.look for _, volume in volumes if volume.look]),
         volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from beam_preprocess import looks
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import is_original, read_roster
 from ixi_tfds.config import in_words
@@ -30,7 +31,7 @@ def render(
     """The report as one self-contained HTML page.
 
     `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
-    those about the demographics and the voxels.
+    those about demographics, voxels and looks.
     """
     roster = read_roster(cohort.roster)
     volumes = []
@@ -56,6 +57,7 @@ def render(
             (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
         ),
         backgrounds=_backgrounds(volumes),
+        unlike=looks.unlike_others(records),
         refused=refused,
         warnings=warnings,
     )

@@ -23,6 +23,7 @@ from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
 from ixi_tfds.images.head import background_of, tilt_of
+from ixi_tfds.images.look import look_of
 from ixi_tfds.images.resampling import share_outside, source_window
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
@@ -216,6 +217,7 @@ def _describe(
         background=round(background_of(volume), 3) if task.config.padding else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
+        look=look_of(volume),
     )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluator.options import Dataset, ModelChecks, check_folders
+from evaluator.options import Dataset, ModelChecks, ScanChecks, check_folders
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
@@ -73,6 +73,7 @@ class AnomaliesConfig:
     source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
+    scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -98,7 +99,12 @@ def main(config: AnomaliesConfig) -> None:
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
         source, batch_size = config.source_dir, config.batch_size
         scored = score_lesions(
-            models, data, config.settings, source_dir=source, batch_size=batch_size
+            models,
+            data,
+            config.settings,
+            source_dir=source,
+            batch_size=batch_size,
+            strict=config.scans.strict,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -117,6 +123,7 @@ def score_lesions(
     *,
     source_dir: str | None = None,
     batch_size: int = 32,
+    strict: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
 
@@ -126,6 +133,7 @@ def score_lesions(
       settings: how pixels are scored.
       source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
       batch_size: slices in a batch.
+      strict: refuse volumes that look unlike those of the dataset.
 
     Returns:
       Facts on what was scored, rows and comparisons of `detection.measure`, and histograms with
@@ -134,7 +142,7 @@ def score_lesions(
     Raises:
       UserError: dataset or volumes do not exist or do not fit the models.
     """
-    from evaluator import scoring
+    from evaluator import looks, scoring
     from evaluator.lesions import detection, tallies
 
     root = storage.at(data.data_dir)
@@ -147,7 +155,10 @@ def score_lesions(
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
         pairs, geometry = _volumes(source_dir, data, facts)
-        found = tallies.tally_volumes(scorer, pairs, geometry)
+        looks.check_known(geometry, "the dataset", strict=strict)
+        found = tallies.tally_volumes(scorer, pairs, geometry, strict=strict)
+        _warn_of_unlike(found.unlike)
+        facts["unlike_training"] = found.unlike
         _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
@@ -206,7 +217,14 @@ def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[lis
             "cropped or padded and never resampled; make the dataset again with beam_preprocess",
             file=sys.stderr,
         )
-    return chosen, volumes.geometry_of(made.config, made.geometry)
+    return chosen, volumes.geometry_of(made.config, made.geometry, [made.look])
+
+
+def _warn_of_unlike(unlike: Mapping[str, list[str] | None]) -> None:
+    """Say how volumes look unlike those of the dataset, if they do."""
+    for subject, differences in unlike.items():
+        if differences:
+            print(f"warning: {subject}: {'; '.join(differences)}", file=sys.stderr)
 
 
 def _warn_of_unseen(unseen: int, lesions: int) -> None:

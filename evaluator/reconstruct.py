@@ -13,7 +13,7 @@ import tqdm
 from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
-from evaluator.options import ModelChecks
+from evaluator.options import ModelChecks, ScanChecks
 from ixi_tfds.cohorts.catalog import find_volumes, stem_of
 from ixi_tfds.config import VERSION
 from ixi_tfds.system import flags, folders, storage
@@ -22,7 +22,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag
 
 with epy.lazy_imports():
-    from evaluator import map_files, scan_facts, volumes
+    from evaluator import looks, map_files, scan_facts, volumes
     from evaluator.lesions import maps
 
 USAGE = """
@@ -57,6 +57,7 @@ class ReconstructConfig:
     input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
     output_dir: str = flag("Folder for the results.")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
+    scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -112,19 +113,22 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
 
 
 def reconstruct_scan(
-    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
+    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int, strict: bool = False
 ) -> dict[str, Any]:
     """Reconstruct a scan, write its files and return the content of the JSON.
 
-    Memory holds the volume, both maps and all slices. `geometry` is that of training.
+    Memory holds the volume, both maps and all slices. `geometry` is that of training. If `strict`,
+    a scan that looks unlike those of training is refused.
 
     Raises:
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
     stack = volumes.open_stack(job.path, geometry)
+    unlike = looks.differences(stack.volume, geometry, job.path, strict=strict)
     reconstruction, residual = _run(model, stack, job, batch_size)
     facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
+    facts["unlike_training"] = unlike
     facts["warnings"] = scan_facts.warnings_of(facts)
     facts["slices"] = [
         scan_facts.describe_slice(stack, index, plane) for index, plane in enumerate(residual)
@@ -176,7 +180,7 @@ def main(config: ReconstructConfig) -> None:
     with folders.writing(config.output_dir, "output_dir"):
         jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
         model, geometry = _load(config)
-        refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
+        refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
         listed = "; ".join(map(str, refused))
         raise UserError(
@@ -185,14 +189,16 @@ def main(config: ReconstructConfig) -> None:
 
 
 def _reconstruct_all(
-    model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
+    model: Model, geometry: volumes.Geometry, jobs: list[Job], config: ReconstructConfig
 ) -> list[ScanError]:
     """Reconstruct scans, print a line for each, and return the errors of those refused."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
         try:
-            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size)
+            facts = reconstruct_scan(
+                model, geometry, job, batch_size=config.batch_size, strict=config.scans.strict
+            )
         except ScanError as error:
             refused.append(error)
             continue
@@ -230,6 +236,7 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
             "are cropped or padded and never resampled",
             file=sys.stderr,
         )
+    looks.check_known(geometry, "the model's card", strict=config.scans.strict)
     check_preprocessing(model, config.input, VERSION, allowed=checks.allow_other_preprocessing)
     return model, geometry
 

@@ -69,7 +69,7 @@ def describe_slice(stack: Stack, index: int, residual: np.ndarray) -> dict[str, 
 
 def warnings_of(facts: dict[str, Any]) -> list[str]:
     """What the user should know of a scan before trusting its maps, a sentence each."""
-    found = []
+    found = list(facts["unlike_training"] or [])
     if facts["share_of_head_seen"] < LEAST_SEEN:
         found.append(
             f"the model saw only {facts['share_of_head_seen']:.0%} of the head, the rest is "

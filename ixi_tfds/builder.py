@@ -22,6 +22,7 @@ from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
+from ixi_tfds.images.look import Look, look_of
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
 from ixi_tfds.slices import MAX_REJECTED_FRACTION, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -93,6 +94,7 @@ class SliceBuilder(
                 volume = read_volume(scan.path)
                 yield from slices_of(scan, self.slices, volume)
                 self._geometries.append((volume.voxels.shape, volume.zooms))
+                self._looks.append(look_of(volume))
             except ScanError as error:
                 raise_fault_of_system(error)
                 self._refuse(error)
@@ -115,10 +117,12 @@ class SliceBuilder(
     ) -> None:
         """Write the shards, and the manifest that the trainer and the evaluator read."""
         self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
+        self._looks: list[Look] = []
         self._refused = 0
         super()._download_and_prepare(dl_manager, download_config)
         folder = pathlib.Path(self.data_dir)
-        manifest.write(folder, manifest.of_shards(folder, self.slices, self._geometries))
+        made = manifest.of_shards(folder, self.slices, self._geometries, self._looks)
+        manifest.write(folder, made)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from ixi_tfds.documents import codec
+from ixi_tfds.images.look import Look
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ class VolumeRecord:
         published configs and of earlier versions.
       cropped: share of a plane that the stored slices leave out; None where it is whole.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
+      look: how it looks; earlier versions lack it.
     """
 
     path: str
@@ -60,6 +62,7 @@ class VolumeRecord:
     background: float | None = None
     cropped: float | None = None
     tilt: float | None = None
+    look: Look | None = None
 
 
 @dataclasses.dataclass(frozen=True)

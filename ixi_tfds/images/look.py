@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ixi_tfds.images.head import Head, find_head
+from ixi_tfds.images.head import Head, find_head, tilt_of
 from ixi_tfds.nifti import Volume
 
 BETWEEN_KINDS = 0.65
@@ -98,8 +98,7 @@ class Look:
     Attributes:
       zooms: sides of a voxel, in mm.
       extent: sides of the box around the head, in mm; of a head with a neck, the top 170 mm.
-      tilt: largest angle of an axis of the volume with the nearest axis of the body, by the
-        affine, in degrees.
+      tilt: of the head in the scanner, by the affine, from `head.tilt_of`, in degrees.
       shear: largest deviation of two axes of the volume from a right angle, in degrees.
       cut: share of the rays on which the volume ends before the head does.
       shell: share of the other rays on which a shell lies between surface and brain that has less
@@ -152,21 +151,37 @@ def look_of(volume: Volume) -> Look:
     profiles, cut = _from_surface(rays, inside)
     shell, rim, cortex = _layers(profiles[~cut]) if not cut.all() else (0.0, 0.0, 0.0)
     axes = volume.affine[:3, :3] / volume.zooms
-    tilt = np.degrees(np.arccos(np.minimum(1.0, np.abs(axes).max(axis=0)))).max()
     shear = np.degrees(np.arcsin(np.minimum(1.0, np.abs(np.triu(axes.T @ axes, 1))))).max()
     extent = np.subtract(head.high, head.low) * volume.zooms
     percentiles = np.percentile(rays[:, :_CORE], (5, 25, 50, 75, 95))
-    parts = [volume.zooms, extent, tilt, shear, cut.mean(), shell, rim, cortex, percentiles]
-    return _look(np.concatenate([np.atleast_1d(part) for part in parts]))
+    parts = [
+        volume.zooms,
+        extent,
+        tilt_of(volume.affine),
+        shear,
+        cut.mean(),
+        shell,
+        rim,
+        cortex,
+        percentiles,
+    ]
+    return _look(np.hstack(parts))
 
 
 def typical(looks: Sequence[Look]) -> TypicalLook | None:
     """The typical look of a dataset's volumes; None without volumes."""
-    if not looks:
-        return None
-    values = [np.concatenate([np.atleast_1d(v) for v in vars(look).values()]) for look in looks]
-    low, high = np.percentile(values, _RANGE, axis=0)
-    return TypicalLook(low=_look(low), high=_look(high))
+    return _typical(_numbers(looks)) if looks else None
+
+
+def unlike_the_rest(looks: Sequence[Look]) -> list[list[str]]:
+    """For each of a dataset's volumes, what differs between it and all others; as `unlike`."""
+    if len(looks) < 2:
+        return [[] for _ in looks]
+    numbers = _numbers(looks)
+    return [
+        unlike(look, [_typical(np.delete(numbers, index, axis=0))], "the other heads")
+        for index, look in enumerate(looks)
+    ]
 
 
 def unlike(
@@ -217,6 +232,16 @@ def _contrast_differs(look: Look, low: Look, high: Look, comparable: bool) -> bo
         or (comparable and look.rim > high.rim * SPREAD)
         or (comparable and not low.cortex - CORTEX < look.cortex < high.cortex + CORTEX)
     )
+
+
+def _numbers(looks: Sequence[Look]) -> np.ndarray:
+    """All numbers of looks, [looks, numbers], in the order of `_look`."""
+    return np.array([np.hstack(list(vars(look).values())) for look in looks])
+
+
+def _typical(numbers: np.ndarray) -> TypicalLook:
+    low, high = np.percentile(numbers, _RANGE, axis=0)
+    return TypicalLook(low=_look(low), high=_look(high))
 
 
 def _span(low: Look, high: Look, axis: int) -> str:
