@@ -13,7 +13,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from beam_preprocess import choice, publish
+from beam_preprocess import choice, looks, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask, file_digest
@@ -33,7 +33,7 @@ _COPIES_NAMED = 10
 class Made:
     """A dataset, and the seconds that the job took; None if the dataset existed before.
 
-    `warnings` are about the voxels and the tilt of the volumes.
+    `warnings` are about the voxels, the tilt and the look of the volumes.
     """
 
     manifest: Manifest
@@ -67,7 +67,8 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
             _check_copies([volume for record in records for volume in record.volumes])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
         made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
-        return Made(made, time.time() - started, warnings_of(config.slices, records))
+        notes = (*warnings_of(config.slices, records), *looks.warnings_of(records))
+        return Made(made, time.time() - started, notes)
 
 
 def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:

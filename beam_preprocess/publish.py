@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import choice, quality, spacing
+from beam_preprocess import choice, looks, quality, spacing
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
@@ -20,6 +20,7 @@ from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
 from ixi_tfds.documents.manifest import Counts, Manifest, Source
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord, lost_people
+from ixi_tfds.images.look import typical
 from ixi_tfds.splits import SPLITS
 from ixi_tfds.system import folders
 from ixi_tfds.system.files import PARTIAL
@@ -49,8 +50,9 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    notes = (*spacing.warnings_of(config.slices, records), *plan.warnings)
-    page = quality.render(made, records, refused, notes, cohort, plan.told_apart)
+    notes = (*spacing.warnings_of(config.slices, records), *looks.warnings_of(records))
+    warnings = (*notes, *plan.warnings)
+    page = quality.render(made, records, refused, warnings, cohort, plan.told_apart)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
@@ -78,6 +80,7 @@ def _manifest(
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
         voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
+        look=typical([volume.look for _, volume in volumes if volume.look]),
         volumes_per_shard=config.source.volumes_per_shard,
         splitting=None if config.source.splits == "roster" else config.source.splits,
         splits=_split_counts(filled),

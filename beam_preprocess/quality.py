@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from beam_preprocess import looks
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import is_original, read_roster
 from ixi_tfds.config import in_words
@@ -31,7 +32,7 @@ def render(
     """The report as one self-contained HTML page.
 
     `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
-    those about the demographics and the voxels, `told_apart` how people were told apart.
+    those about demographics, voxels and looks, `told_apart` how people were told apart.
     """
     roster = read_roster(cohort.roster)
     volumes = []
@@ -58,6 +59,7 @@ def render(
             (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
         ),
         backgrounds=_backgrounds(volumes),
+        unlike=looks.unlike_others(records),
         refused=refused,
         warnings=warnings,
         told_apart=told_apart,

@@ -24,6 +24,7 @@ from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
 from ixi_tfds.images.head import tilt_of
+from ixi_tfds.images.look import look_of
 from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
@@ -242,6 +243,7 @@ def _describe(
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
         pixels=pixels_digest(example["image"] for _, example in examples),
+        look=look_of(volume),
     )
 
 

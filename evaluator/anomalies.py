@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluator.options import Dataset, ModelChecks, check_folders
+from evaluator.options import Dataset, ModelChecks, ScanChecks, check_folders
 from ixi_tfds.cohorts import AS_NAMED, NameFlags
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.system import flags, folders, storage
@@ -86,6 +86,7 @@ class AnomaliesConfig:
         "With --source_dir, write a page and a picture of each volume to look at.", True
     )
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
+    scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -122,6 +123,7 @@ def main(config: AnomaliesConfig) -> None:
             names=config.names,
             batch_size=config.batch_size,
             views=output_dir / VIEWS if config.view else None,
+            strict=config.scans.strict,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -142,6 +144,7 @@ def score_lesions(
     names: NameFlags = AS_NAMED,
     batch_size: int = 32,
     views: pathlib.Path | None = None,
+    strict: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
 
@@ -154,6 +157,7 @@ def score_lesions(
       names: who is the person in a file of that folder, and whether names are believed.
       batch_size: slices in a batch.
       views: folder for views of the volumes; None writes none.
+      strict: refuse volumes that look unlike those of the dataset.
 
     Returns:
       Facts on what was scored, rows and comparisons of `detection.measure`, and histograms with
@@ -162,7 +166,7 @@ def score_lesions(
     Raises:
       UserError: dataset or volumes do not exist or do not fit the models.
     """
-    from evaluator import scoring
+    from evaluator import looks, scoring
     from evaluator.lesions import detection, tallies
     from evaluator.views import write_lesion_views
 
@@ -176,9 +180,12 @@ def score_lesions(
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
         pairs, geometry = _volumes(source_dir, asked, names, data, facts)
-        found = tallies.tally_volumes(scorer, pairs, geometry)
+        looks.check_known(geometry, "the dataset", strict=strict)
+        found = tallies.tally_volumes(scorer, pairs, geometry, strict=strict)
         if views is not None:
             facts["views"] = write_lesion_views(views, models[0], pairs, geometry, batch_size)
+        _warn_of_unlike(found.unlike)
+        facts["unlike_training"] = found.unlike
         _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
@@ -243,7 +250,14 @@ def _volumes(
             "cropped or padded and never resampled; make the dataset again with beam_preprocess",
             file=sys.stderr,
         )
-    return chosen, volumes.geometry_of(made.config, made.geometry)
+    return chosen, volumes.geometry_of(made.config, made.geometry, [made.look])
+
+
+def _warn_of_unlike(unlike: Mapping[str, list[str] | None]) -> None:
+    """Say how volumes look unlike those of the dataset, if they do."""
+    for subject, differences in unlike.items():
+        if differences:
+            print(f"warning: {subject}: {'; '.join(differences)}", file=sys.stderr)
 
 
 def _warn_of_unseen(unseen: int, lesions: int) -> None:

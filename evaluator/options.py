@@ -23,6 +23,15 @@ class ModelChecks:
 
 
 @dataclasses.dataclass(frozen=True)
+class ScanChecks:
+    """What to do with a scan that may not be what a model knows."""
+
+    strict: bool = flag(
+        "Refuse scans that look unlike the training data, instead of giving a warning.", False
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class Dataset:
     """The dataset to read, and how thoroughly to check it."""
 

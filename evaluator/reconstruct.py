@@ -11,7 +11,7 @@ from typing import Any
 from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
-from evaluator.options import ModelChecks
+from evaluator.options import ModelChecks, ScanChecks
 from ixi_tfds.cohorts import NameFlags, bids
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import look
@@ -24,7 +24,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag, like
 
 with epy.lazy_imports():
-    from evaluator import map_files, running, scan_facts, viewer, views, volumes
+    from evaluator import looks, map_files, running, scan_facts, viewer, views, volumes
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -62,6 +62,7 @@ class ReconstructConfig:
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
+    scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -134,20 +135,29 @@ def find_jobs(
 
 
 def reconstruct_scan(
-    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int, view: bool = False
+    model: Model,
+    geometry: volumes.Geometry,
+    job: Job,
+    *,
+    batch_size: int,
+    view: bool = False,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct a scan, write its files and return the content of the JSON.
 
     Without `view`, a view of an earlier run is removed. Memory holds the volume, both maps and all
-    slices. `geometry` is that of training.
+    slices. `geometry` is that of training. If `strict`, a scan that looks unlike those of training
+    is refused.
 
     Raises:
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
     stack = volumes.open_stack(job.path, geometry)
+    unlike = looks.differences(stack.volume, geometry, job.path, strict=strict)
     reconstruction, residual = running.run_model(model, stack, job.path, batch_size)
     facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
+    facts["unlike_training"] = unlike
     facts["warnings"] = scan_facts.warnings_of(facts)
     facts["slices"] = [
         scan_facts.describe_slice(stack, index, plane) for index, plane in enumerate(residual)
@@ -201,8 +211,14 @@ def _reconstruct_all(
     extrapolated = False
     for job in jobs:
         try:
-            batch_size, view = config.batch_size, config.view
-            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size, view=view)
+            facts = reconstruct_scan(
+                model,
+                geometry,
+                job,
+                batch_size=config.batch_size,
+                view=config.view,
+                strict=config.scans.strict,
+            )
         except ScanError as error:
             refused.append(error)
             continue
@@ -240,6 +256,7 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
             "are cropped or padded and never resampled",
             file=sys.stderr,
         )
+    looks.check_known(geometry, "the model's card", strict=config.scans.strict)
     check_preprocessing(model, config.input, VERSION, allowed=checks.allow_other_preprocessing)
     return model, geometry
 

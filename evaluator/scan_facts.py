@@ -77,7 +77,7 @@ def describe_slice(stack: Stack, index: int, residual: np.ndarray) -> dict[str, 
 
 def warnings_of(facts: dict[str, Any]) -> list[str]:
     """What the user should know of a scan before trusting its maps, a sentence each."""
-    found = []
+    found = list(facts["unlike_training"] or [])
     inside, wanted = facts["slices_in_window"], facts["slices_of_window"]
     if inside < wanted:
         found.append(f"the volume has only {inside} of the {wanted} slices of the training window")

@@ -16,6 +16,7 @@ without resampling this is exact. Voxels that the model never sees are NaN.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
@@ -25,6 +26,7 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.images.head import LEVEL, Head, find_head
+from ixi_tfds.images.look import TypicalLook
 from ixi_tfds.images.resampling import (
     Places,
     Weights,
@@ -49,11 +51,13 @@ class Geometry:
       config: window, size and scaling of the slices.
       shape: median number of voxels along PSR; None if not recorded.
       zooms: median sides of voxels along PSR, in mm; None if not recorded.
+      looks: how the volumes of each training dataset look; empty if not all are recorded.
     """
 
     config: SliceConfig
     shape: tuple[int, int, int] | None = None
     zooms: tuple[float, float, float] | None = None
+    looks: tuple[TypicalLook, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Stack:
 
 
 def training_geometry(card: ModelCard) -> Geometry:
-    """The geometry in a model's card; with several datasets, that of the first.
+    """The geometry in a model's card; with several datasets, that of the first, and all looks.
 
     Raises:
       UserError: the card does not describe the slices.
@@ -112,12 +116,22 @@ def training_geometry(card: ModelCard) -> Geometry:
             "the model's card (assets.extra/model_card.json) does not tell what slices the model "
             "was trained on; export it with python -m trainer"
         )
-    return geometry_of(facts.slices, facts.geometry)
+    return geometry_of(facts.slices, facts.geometry, [d.look for d in card.datasets.values()])
 
 
-def geometry_of(config: SliceConfig, volumes: manifest.Geometry | None) -> Geometry:
-    """The geometry of a dataset from its manifest's slices and volumes."""
-    return Geometry(config, volumes.shape, volumes.zooms) if volumes else Geometry(config)
+def geometry_of(
+    config: SliceConfig,
+    volumes: manifest.Geometry | None,
+    looks: Sequence[TypicalLook | None] = (),
+) -> Geometry:
+    """The geometry of a dataset from its manifest's slices and volumes, and looks of datasets."""
+    known = tuple(look for look in looks if look is not None)
+    return Geometry(
+        config=config,
+        shape=volumes.shape if volumes else None,
+        zooms=volumes.zooms if volumes else None,
+        looks=known if len(known) == len(looks) else (),
+    )
 
 
 def open_stack(path: str, geometry: Geometry) -> Stack:

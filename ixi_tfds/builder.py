@@ -22,6 +22,7 @@ from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
+from ixi_tfds.images.look import Look, look_of
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
 from ixi_tfds.slices import MAX_REJECTED_FRACTION, pixels_digest, slices_of
 from ixi_tfds.splits import SPLITS, assign_splits
@@ -103,6 +104,7 @@ class SliceBuilder(
                 self._check_copy(scan, pixels_digest(fields["image"] for _, fields in examples))
                 yield from examples
                 self._geometries.append((volume.voxels.shape, volume.zooms))
+                self._looks.append(look_of(volume))
                 break
             else:
                 self._leave_out(refused)
@@ -133,11 +135,13 @@ class SliceBuilder(
     ) -> None:
         """Write the shards, and the manifest that the trainer and the evaluator read."""
         self._geometries: list[tuple[Sequence[int], Sequence[float]]] = []
+        self._looks: list[Look] = []
         self._refused = 0
         self._paths: dict[str, str] = {}
         super()._download_and_prepare(dl_manager, download_config)
         folder = pathlib.Path(self.data_dir)
-        manifest.write(folder, manifest.of_shards(folder, self.slices, self._geometries))
+        made = manifest.of_shards(folder, self.slices, self._geometries, self._looks)
+        manifest.write(folder, made)
 
 
 @functools.cache

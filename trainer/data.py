@@ -115,6 +115,7 @@ def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:
         version=made.version,
         slices=made.config,
         geometry=made.geometry,
+        look=made.look,
         description=made.config.description,
         splits={
             name: Counts(volumes=slices // made.config.slices_per_volume, slices=slices)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from evaluator import volumes
+from evaluator import looks, volumes
 from evaluator.lesions import histograms, maps, synthetic
 from evaluator.lesions.pairs import Pair, read_mask
 from evaluator.models import Model
@@ -78,11 +78,14 @@ class Found:
       tallies: histograms of each method over pixels inside the head.
       facts: numbers of slices and lesions, for the report.
       examples: at most `EXAMPLES` slices to show.
+      unlike: what differs between each subject's volume and those of training, from
+        `looks.differences`; empty for a split.
     """
 
     tallies: dict[Method, Tally]
     facts: dict[str, Any]
     examples: list[Example]
+    unlike: dict[str, list[str] | None] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +193,9 @@ def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
     return np.asarray(model.reconstruct(images[part][..., None]))[..., 0]
 
 
-def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry) -> Found:
+def tally_volumes(
+    scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry, *, strict: bool = False
+) -> Found:
     """Score the voxels of volumes on their own grids, in all slices that show some of the head.
 
     A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
@@ -199,9 +204,11 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
     does not see count as missed by every method: they have the lowest score.
 
     Raises:
-      UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
+      UserError: a volume or its mask cannot be used, a model gives values that are not finite, or
+        a volume looks unlike those of training and the check is `strict`.
     """
     tallies: dict[Method, Tally] = {}
+    unlike: dict[str, list[str] | None] = {}
     facts: dict[str, Any] = {
         "volumes": len(pairs),
         "lesion_voxels": 0,
@@ -212,7 +219,9 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
     wanted = max(1, EXAMPLES // len(pairs))
     for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
         subject = pair.scan.subject
-        stack = volumes.open_stack(pair.scan.path, geometry)
+        path = pair.scan.path
+        stack = volumes.open_stack(path, geometry)
+        unlike[subject] = looks.differences(stack.volume, geometry, path, strict=strict)
         mask = read_mask(pair, stack.volume).transpose(2, 0, 1)
         unseen = mask & (volumes.seen(stack).transpose(2, 0, 1) == 0)
         counted, scored, shown = _score_volume(scorer, stack, subject, mask, wanted)
@@ -230,7 +239,7 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
                 counts = histograms.count(values, np.append(mask[here], missed))
                 tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
         examples += shown
-    return Found(tallies, facts, examples[:EXAMPLES])
+    return Found(tallies, facts, examples[:EXAMPLES], unlike)
 
 
 def _score_volume(

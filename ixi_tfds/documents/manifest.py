@@ -10,6 +10,7 @@ from typing import Any
 
 from ixi_tfds.config import VERSION, SliceConfig, in_words
 from ixi_tfds.documents import codec
+from ixi_tfds.images.look import Look, TypicalLook, typical
 from ixi_tfds.system.errors import DatasetError, UserError
 
 NAME = "manifest.json"
@@ -80,6 +81,7 @@ class Manifest:
       shards: SHA-256 of each shard, by file name.
       geometry: of the volumes.
       voxels: range of the volumes' voxel sides.
+      look: how the volumes look.
       volumes_per_shard: setting of the Beam job.
       splitting: how people were assigned to splits, one of `splits.SPLITTINGS`; None for roster.
       splits: numbers of volumes and slices, by split.
@@ -103,6 +105,7 @@ class Manifest:
     shards: dict[str, str]
     geometry: Geometry | None = None
     voxels: VoxelRange | None = None
+    look: TypicalLook | None = None
     volumes_per_shard: int | None = None
     splits: dict[str, Counts] | None = None
     strata: dict[str, dict[str, int]] | None = None
@@ -168,6 +171,7 @@ def of_shards(
     folder: pathlib.Path,
     config: SliceConfig,
     volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
+    looks: Sequence[Look] = (),
 ) -> Manifest:
     """The manifest of a dataset that TFDS's own writer made.
 
@@ -175,6 +179,7 @@ def of_shards(
       folder: of the dataset.
       config: of its slices.
       volumes: shapes and zooms, as in `median_geometry`.
+      looks: how the volumes look.
     """
     shards = {path.name: file_sha256(path) for path in sorted(folder.glob("*.tfrecord-*"))}
     settings = {"version": VERSION, "config": codec.to_plain(config), "shards": shards}
@@ -185,6 +190,7 @@ def of_shards(
         fingerprint=hashlib.sha256(text.encode()).hexdigest(),
         shards=shards,
         geometry=median_geometry(volumes),
+        look=typical(looks),
     )
 
 

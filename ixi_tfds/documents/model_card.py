@@ -9,6 +9,7 @@ from typing import Any
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.manifest import Counts, Geometry
+from ixi_tfds.images.look import TypicalLook
 from ixi_tfds.system.errors import UserError
 
 CARD = "assets.extra/model_card.json"
@@ -24,6 +25,7 @@ class DatasetFacts:
       version: of its preprocessing, as in `config.VERSION`.
       slices: settings of its slices.
       geometry: of its volumes; None if the dataset does not record it.
+      look: how its volumes look, likewise.
       description: of the slices, in one sentence.
       splits: numbers of volumes and slices, by split.
     """
@@ -32,6 +34,7 @@ class DatasetFacts:
     version: str | None = None
     slices: SliceConfig | None = None
     geometry: Geometry | None = None
+    look: TypicalLook | None = None
     description: str | None = None
     splits: dict[str, Counts] = dataclasses.field(default_factory=dict)
 

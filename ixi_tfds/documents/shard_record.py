@@ -6,6 +6,7 @@ import pathlib
 from collections.abc import Iterable
 
 from ixi_tfds.documents import codec
+from ixi_tfds.images.look import Look
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,7 @@ class VolumeRecord:
         None where that is none, and where it is not looked for.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
       pixels: digest of the stored slices; None in records of earlier versions.
+      look: how it looks; earlier versions lack it.
     """
 
     path: str
@@ -79,6 +81,7 @@ class VolumeRecord:
     cropped: float | None = None
     tilt: float | None = None
     pixels: str | None = None
+    look: Look | None = None
 
 
 @dataclasses.dataclass(frozen=True)

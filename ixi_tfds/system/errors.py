@@ -46,6 +46,7 @@ class ScanError(UserError):
         "non_finite",
         "constant",
         "near_empty",
+        "unlike_training",
     )
 
     def __init__(self, reason: str, path: str, detail: str) -> None:
