@@ -1,0 +1,68 @@
+"""Telling label maps from scans by their voxels."""
+
+import numpy as np
+
+MAX_LABELS = 6
+"""A volume with this many different values, or fewer, is a label map."""
+
+MAX_EQUAL_NEIGHBOURS = 0.6
+"""A label map has a larger share of equal neighbours, and see `MAX_EQUAL_AFAR`."""
+
+MAX_EQUAL_AFAR = 0.3
+"""A label map has a larger share of equal voxels `_AFAR` apart along the first axis."""
+
+MIN_SMALL_STEPS = 0.7
+"""In a scan of few levels, a larger share of the different neighbours differs by one level."""
+
+_AFAR = 4
+_AFAR_MM = 8.0
+_LINES = 16
+
+
+def is_label_map(voxels: np.ndarray, side: float) -> bool:
+    """Whether finite voxels are labels and not the values of a scan.
+
+    It looks at lines along the first axis, on a fixed grid of 16 to 31 x 16 to 31 lines, and at
+    pairs in which no voxel has the most common value or that of a corner: these are background.
+
+    In a label map both neighbours and voxels 4 apart are often equal. A scan enlarged by repeating
+    voxels has equal neighbours, but voxels 4 apart are as different as in the scan. A scan of few
+    levels has fewer equal neighbours.
+
+    Measured, as shares of equal pairs of neighbours and of voxels 4 apart:
+
+    MEASURED
+
+    Args:
+      voxels: [posterior, superior, right] of any real type, as stored.
+      side: of a voxel along the first axis, in mm; where voxels are larger than 2 mm, the distance
+        is 8 mm instead of 4 voxels.
+    """
+    steps = [max(1, n // _LINES) for n in voxels.shape[1:]]
+    lines = np.ascontiguousarray(voxels[:, steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]])
+    values, counts = np.unique(lines, return_counts=True)
+    if len(values) <= MAX_LABELS:
+        return True
+    corners = voxels[:: voxels.shape[0] - 1, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1]
+    marked = np.ones(lines.shape, bool)
+    for background in {values[counts.argmax()], *corners.ravel()}:
+        marked &= lines != background
+    if _share_equal(lines, marked, 1) <= MAX_EQUAL_NEIGHBOURS:
+        return False
+    afar = min(_AFAR, max(1, round(_AFAR_MM / side)))
+    if _share_equal(lines, marked, afar) <= MAX_EQUAL_AFAR:
+        return False
+    return _share_of_small_steps(np.searchsorted(values, lines), marked) < MIN_SMALL_STEPS
+
+
+def _share_equal(lines: np.ndarray, marked: np.ndarray, distance: int) -> float:
+    """Share of equal pairs of marked voxels at a distance along the first axis."""
+    pairs = marked[distance:] & marked[:-distance]
+    equal = (lines[distance:] == lines[:-distance]) & pairs
+    return float(equal.sum() / max(1, pairs.sum()))
+
+
+def _share_of_small_steps(levels: np.ndarray, marked: np.ndarray) -> float:
+    """Share of steps by one level among the different neighbours that are marked."""
+    steps = np.abs(np.diff(levels, axis=0))[marked[1:] & marked[:-1]]
+    return float((steps == 1).sum() / max(1, (steps > 0).sum()))
