@@ -1,6 +1,6 @@
 """What a file that is no image holds, for messages: pointers, pages, archives, other formats."""
 
-import os
+import pathlib
 
 from ixi_tfds.formats import READ_FORMATS, conversion
 from ixi_tfds.system import storage
@@ -27,16 +27,17 @@ _STARTS = {
 }
 
 
-def what_it_is(path: str, head: bytes, *, size: int, packed: bool = False) -> str:
+def what_it_is(path: str, head: bytes | memoryview, stored: bytes) -> str:
     """What is wrong with a file that has no valid header, as the end of a message.
 
     Args:
       path: the file.
       head: its first bytes, at least `HEAD_BYTES` of a longer file; of a gzip file, inflated.
-      size: its size in bytes.
-      packed: whether it is a gzip file.
+      stored: the file as it is.
     """
-    if size == 0:
+    packed = stored.startswith(b"\x1f\x8b")
+    head = bytes(head[:HEAD_BYTES])
+    if not stored:
         return "is empty (0 bytes); get it again"
     if head.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS and not the file itself; get that with: git lfs pull"
@@ -47,7 +48,7 @@ def what_it_is(path: str, head: bytes, *, size: int, packed: bool = False) -> st
     if head.startswith(_TAR_MAGIC, _TAR_PLACE):
         return "is a tar archive; unpack it"
     if head.startswith(_DICOM_MAGIC, _DICOM_PLACE):
-        folder = os.path.dirname(path) or "."
+        folder = str(pathlib.PurePath(path).parent)
         return f"is a DICOM file; {conversion('DICOM', folder)}"
     if head.startswith(b"NRRD"):
         return f"is an NRRD file; {conversion('NRRD', path)}"
@@ -59,9 +60,10 @@ def what_it_is(path: str, head: bytes, *, size: int, packed: bool = False) -> st
 
 def broken_link(path: str) -> str | None:
     """What to do about a link of git-annex to content that is not here; None for anything else."""
-    if storage.is_remote(path) or not os.path.islink(path) or os.path.exists(path):
+    link = pathlib.Path(path)
+    if storage.is_remote(path) or not link.is_symlink() or link.exists():
         return None
-    if ".git/annex/objects" not in os.readlink(path).replace(os.sep, "/"):
+    if ".git/annex/objects" not in link.readlink().as_posix():
         return None
     return f"is a link of git-annex, and its content is not here; {_datalad_get(path)}"
 

@@ -6,12 +6,12 @@ MAX_LABELS = 6
 """A volume with this many different values, or fewer, is a label map."""
 
 MAX_EQUAL_NEIGHBOURS = 0.6
-"""A label map has a larger share of equal neighbours, and see `MAX_EQUAL_AFAR`."""
+"""A label map has a larger share of equal neighbours."""
 
 MAX_EQUAL_AFAR = 0.3
 """A label map has a larger share of equal voxels `_AFAR` apart along the first axis."""
 
-MIN_SMALL_STEPS = 0.7
+MIN_SMALL_STEPS = 0.4
 """In a scan of few levels, a larger share of the different neighbours differs by one level."""
 
 _AFAR = 4
@@ -26,12 +26,20 @@ def is_label_map(voxels: np.ndarray, side: float) -> bool:
     pairs in which no voxel has the most common value or that of a corner: these are background.
 
     In a label map both neighbours and voxels 4 apart are often equal. A scan enlarged by repeating
-    voxels has equal neighbours, but voxels 4 apart are as different as in the scan. A scan of few
-    levels has fewer equal neighbours.
+    voxels has equal neighbours, but voxels 4 apart differ as they do in the scan. In a scan of few
+    levels neighbours that differ do so by one level; labels side by side have any numbers.
 
-    Measured, as shares of equal pairs of neighbours and of voxels 4 apart:
+    Measured on 71 scans (62 whole heads of 2 mm, one of 1 mm, 8 without skull) and 84 maps:
 
-    MEASURED
+    |                                    | values   | equal neighbours | 4 apart   | small steps |
+    |---|---|---|---|---|
+    | scans                              | 95-9391  | 0.00-0.16        | 0.00-0.11 | 0.00-0.20   |
+    | each voxel repeated 2, 3, 4 times  | 95-700   | 0.51-0.80        | 0.01-0.15 | 0.04-0.18   |
+    | reduced to 8 levels                | 8        | 0.48-0.74        | 0.32-0.48 | 0.71-0.94   |
+    | reduced to 12 levels               | 12       | 0.36-0.63        | 0.22-0.38 | 0.55-0.85   |
+    | 8 and 12 levels, repeated twice    | 8, 12    | 0.68-0.87        | 0.28-0.60 | 0.55-0.94   |
+    | anatomical label maps              | 135-146  | 0.76-0.80        | 0.43-0.53 | 0.00-0.01   |
+    | masks, lesions and tumours         | 2-5      | 0.91-1.00        | 0.72-1.00 | 0.00-0.70   |
 
     Args:
       voxels: [posterior, superior, right] of any real type, as stored.
