@@ -17,6 +17,7 @@ MIN_SMALL_STEPS = 0.4
 _AFAR = 4
 _AFAR_MM = 8.0
 _LINES = 16
+_FEW = 1000
 
 
 def is_label_map(voxels: np.ndarray, side: float) -> bool:
@@ -47,20 +48,31 @@ def is_label_map(voxels: np.ndarray, side: float) -> bool:
         is 8 mm instead of 4 voxels.
     """
     steps = [max(1, n // _LINES) for n in voxels.shape[1:]]
-    lines = np.ascontiguousarray(voxels[:, steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]])
+    lines = voxels[:, steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]].copy("K")
+    corners = voxels[tuple(slice(None, None, max(1, n - 1)) for n in voxels.shape)]
+    marked = _differ(lines, corners.ravel())
+    few = lines[marked]
+    few = np.unique(few[:: max(1, len(few) // _FEW)])
+    if len(few) > MAX_LABELS and _share_equal(lines, marked, 1) <= MAX_EQUAL_NEIGHBOURS:
+        return False  # nearly all scans; the rest takes longer
     values, counts = np.unique(lines, return_counts=True)
     if len(values) <= MAX_LABELS:
         return True
-    corners = voxels[:: voxels.shape[0] - 1, :: voxels.shape[1] - 1, :: voxels.shape[2] - 1]
-    marked = np.ones(lines.shape, bool)
-    for background in {values[counts.argmax()], *corners.ravel()}:
-        marked &= lines != background
+    marked &= lines != values[counts.argmax()]
     if _share_equal(lines, marked, 1) <= MAX_EQUAL_NEIGHBOURS:
         return False
     afar = min(_AFAR, max(1, round(_AFAR_MM / side)))
     if _share_equal(lines, marked, afar) <= MAX_EQUAL_AFAR:
         return False
     return _share_of_small_steps(np.searchsorted(values, lines), marked) < MIN_SMALL_STEPS
+
+
+def _differ(lines: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which voxels have none of the values."""
+    marked = np.ones_like(lines, bool)
+    for value in {*values.tolist()}:
+        marked &= lines != value
+    return marked
 
 
 def _share_equal(lines: np.ndarray, marked: np.ndarray, distance: int) -> float:
