@@ -22,7 +22,7 @@ from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag
 
 with epy.lazy_imports():
-    from evaluator import volumes
+    from evaluator import map_files, scan_facts, volumes
     from evaluator.lesions import maps
 
 USAGE = """
@@ -32,15 +32,18 @@ Reconstructs a T1 scan, or all T1 scans of a folder or BIDS folder, by a model t
 python -m trainer. Scans may have any axes, voxel sizes and data type. O has, on each scan's grid
 and in its units,
   x_reconstruction.nii.gz   the model's reconstruction
-  x_anomaly.nii.gz          input minus reconstruction: above zero where the input is brighter than
-                            the model expects, below zero where it is darker
-  x_reconstruction.json     settings, and for each sagittal slice whether it is in the window that
-                            the model was trained on; all others are extrapolated
+  x_anomaly.nii.gz          the residual: above zero where the input is brighter than the model
+                            expects, below zero where it is darker. It is input minus
+                            reconstruction, exactly, if the scan is not resampled. Otherwise it is
+                            the residual of the resampled slices, brought back to the scan's grid
+  x_seen.nii.gz             2 where the model saw the voxel in its window of training, 1 where it
+                            saw it beyond that window, 0 where it did not; there both maps are NaN
+  x_reconstruction.json     settings, the place of the window, and for each sagittal slice of the
+                            model whether it is in the window; all others are extrapolated
 O has the same subfolders as the input. For research only: this is not a medical device.
 """
 
-_SUFFIXES = ("_reconstruction", "_anomaly")
-_RESIDUAL = "input minus reconstruction, in the units of the input"
+_SUFFIXES = ("_reconstruction", "_anomaly", "_seen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,83 +114,56 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
 def reconstruct_scan(
     model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
 ) -> dict[str, Any]:
-    """Reconstruct a scan, write its three files and return the content of the JSON.
+    """Reconstruct a scan, write its files and return the content of the JSON.
 
-    Memory holds the volume, both maps and `batch_size` slices. `geometry` is that of training.
+    Memory holds the volume, both maps and all slices. `geometry` is that of training.
 
     Raises:
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
     stack = volumes.open_stack(job.path, geometry)
-    shape = stack.volume.voxels.shape
-    written = [np.zeros(shape, np.float32) for _ in _SUFFIXES]
-    rows = []
-    with tqdm.tqdm(
-        total=shape[2], unit="slice", desc=job.name, disable=None, leave=False
-    ) as progress:
-        for first in range(0, shape[2], batch_size):
-            last = min(first + batch_size, shape[2])
-            slices = volumes.scanner_slices(stack, first, last)
-            reconstruction, residual = maps.anomaly_maps(model, slices, stack.limits)
-            if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
-                raise ScanError(
-                    "non_finite",
-                    job.path,
-                    f"the model gives values that are not finite for slices {first} to {last - 1}",
-                )
-            for values, slices_out in zip(written, (reconstruction, residual), strict=True):
-                values[:, :, first:last] = volumes.from_slices(stack, slices_out)
-            rows += [_row(stack, index, plane) for index, plane in enumerate(residual, start=first)]
-            progress.update(last - first)
-    facts = _facts(model, geometry, stack, job) | {"slices": rows}
+    reconstruction, residual = _run(model, stack, job, batch_size)
+    facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
+    facts["warnings"] = scan_facts.warnings_of(facts)
+    facts["slices"] = [
+        scan_facts.describe_slice(stack, index, plane) for index, plane in enumerate(residual)
+    ]
+    written = {
+        "reconstruction": volumes.from_slices(stack, reconstruction),
+        "anomaly": volumes.from_slices(stack, residual),
+        "seen": volumes.seen(stack),
+    }
     job.folder.mkdir(parents=True, exist_ok=True)
-    for suffix, values in zip(_SUFFIXES, written, strict=True):
-        volumes.write_map(job.folder / f"{job.name}{suffix}.nii.gz", values, stack.volume)
+    for name, values in written.items():
+        path = job.folder / f"{job.name}_{name}.nii.gz"
+        map_files.write_map(path, values, stack.volume)
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
 
 
-def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, Any]:
-    _, reverse = volumes.file_axis(stack.volume)
-    size = np.abs(residual)
-    return {
-        "file_index": stack.volume.voxels.shape[2] - 1 - index if reverse else index,
-        "in_window": stack.window[0] <= index < stack.window[1],
-        "mean_absolute_residual": round(float(size.mean(dtype=np.float64)), 6),
-        "largest_absolute_residual": round(float(size.max()), 6),
-    }
-
-
-def _facts(
-    model: Model, geometry: volumes.Geometry, stack: volumes.Stack, job: Job
-) -> dict[str, Any]:
-    """The JSON's content on the scan as a whole."""
-    axis, _ = volumes.file_axis(stack.volume)
-    return {
-        "input": pathlib.Path(job.path).name,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "anomaly": _RESIDUAL,
-        "slice_axis": axis,
-        "scaling": geometry.config.scaling,
-        "range": stack.limits,
-        "pixel_mm": [round(side, 6) for side in stack.volume.zooms[:2]],
-        "model_pixel_mm": geometry.zooms and geometry.zooms[:2],
-        "resampled": stack.resampled,
-        "share_seen": round(float(volumes.field_of_view(stack).mean()), 6),
-        "slices_in_window": stack.window[1] - stack.window[0],
-    }
-
-
-def _summary(job: Job, facts: dict[str, Any]) -> str:
-    inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
-    return (
-        f"{job.folder / job.name}_*: {len(facts['slices'])} slices, {len(inside)} of them in the "
-        f"window of training, {'' if facts['resampled'] else 'not '}resampled; mean absolute "
-        f"residual in the window {sum(inside) / len(inside):.4g}"
-    )
+def _run(
+    model: Model, stack: volumes.Stack, job: Job, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reconstruction and residual of all slices of a scan, float32 [n, H, W] in scanner units."""
+    n = stack.slices.n
+    height, width = stack.rule.size
+    reconstruction, residual = np.empty((2, n, height, width), np.float32)
+    with tqdm.tqdm(total=n, unit="slice", desc=job.name, disable=None, leave=False) as progress:
+        for first in range(0, n, batch_size):
+            last = min(first + batch_size, n)
+            slices = volumes.scanner_slices(stack, first, last)
+            made = maps.anomaly_maps(model, slices, stack.limits)
+            if not all(np.isfinite(values).all() for values in made):
+                raise ScanError(
+                    "non_finite",
+                    job.path,
+                    f"the model gives values that are not finite for slices {first} to {last - 1}",
+                )
+            reconstruction[first:last], residual[first:last] = made
+            progress.update(last - first)
+    return reconstruction, residual
 
 
 def main(config: ReconstructConfig) -> None:
@@ -221,7 +197,9 @@ def _reconstruct_all(
             refused.append(error)
             continue
         extrapolated |= facts["slices_in_window"] < len(facts["slices"])
-        print(_summary(job, facts), flush=True)
+        print(f"{job.folder / job.name}_*: {scan_facts.summary(facts)}", flush=True)
+        for warning in facts["warnings"]:
+            print(f"warning: {job.path}: {warning}", file=sys.stderr)
     if extrapolated:
         print(
             "warning: slices outside the window of training are extrapolated: the model was not "
@@ -246,7 +224,7 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
             f"--saved_model={saved_model}: takes slices of {model.size[0]}x{model.size[1]}, its "
             f"card tells of {geometry.config.size[0]}x{geometry.config.size[1]}; export it again"
         )
-    if geometry.zooms is None:
+    if geometry.zooms is None and geometry.config.spacing is None:
         print(
             "warning: the model's card does not tell the voxel size of its training data, so scans "
             "are cropped or padded and never resampled",

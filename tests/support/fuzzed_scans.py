@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 from volumes import ZOOMS, head, image
 
-from evaluator import volumes
+from evaluator import map_files, volumes
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.slices import slices_of
@@ -73,4 +73,4 @@ def _reconstruct(path, index):
     assert np.isfinite(slices).all()
     values = np.zeros(stack.volume.voxels.shape, np.float32)
     values[:, :, slice(*stack.window)] = volumes.from_slices(stack, slices)
-    volumes.write_map(path.with_name("map.nii.gz"), values, stack.volume)
+    map_files.write_map(path.with_name("map.nii.gz"), values, stack.volume)
