@@ -17,13 +17,14 @@ from tqdm import tqdm
 from beam_preprocess import publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
-from beam_preprocess.shards import ShardTask, file_digest
+from beam_preprocess.shards import ShardTask
 from beam_preprocess.spacing import warnings_of
 from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume
+from ixi_tfds.nifti import digest_of
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -161,7 +162,7 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
     digests = {
-        os.path.relpath(scan.path, config.source.source_dir): file_digest(scan.path)
+        os.path.relpath(scan.path, config.source.source_dir): digest_of(scan.path)
         for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None)
     }
     if fingerprint(_settings_by_rules_of(made, plan), digests) != made.fingerprint:

@@ -101,6 +101,10 @@ class SourceConfig:
     source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
+    allow_unknown_orientation: bool = flag(
+        "Read volumes that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +218,7 @@ def plan_job(
             work_dir=str(work_dir),
             strict=strict,
             zooms=spacing.typical if spacing else None,
+            allow_unknown_orientation=source.allow_unknown_orientation,
         )
         for split in SPLITS
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
@@ -259,6 +264,8 @@ def _settings(
         "volumes_per_shard": source.volumes_per_shard,
         "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
     }
+    if source.allow_unknown_orientation:
+        settings["allow_unknown_orientation"] = True
     if spacing and spacing.others:
         others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
         settings["other_spacing"] = sorted(others)

@@ -112,6 +112,8 @@ def _tasks(
         source_dir=source_dir,
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         volumes_per_shard=manifest.volumes_per_shard or 1,
+        # Of the volumes in the dataset, this is known to have been allowed.
+        allow_unknown_orientation=True,
     )
     # Which volumes were refused is known, and their neighbours in the cohort may be others now.
     return [

@@ -25,11 +25,10 @@ from ixi_tfds.features import encode_slice
 from ixi_tfds.images.head import tilt_of
 from ixi_tfds.images.resampling import share_outside
 from ixi_tfds.integrity import masked_crc
-from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
+from ixi_tfds.nifti import Volume, digest_of, raise_fault_of_system, read_volume
 from ixi_tfds.slices import Checked, check_scan, check_spacing, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
-from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
 _SQUARE = 1.02
@@ -50,6 +49,7 @@ class ShardTask:
       work_dir: folder of the unfinished dataset.
       strict: fail at the first refused volume.
       zooms: sides of a voxel in mm that a volume must have, to 5%; None takes any.
+      allow_unknown_orientation: as for `nifti.read_volume`.
     """
 
     dataset: str
@@ -62,6 +62,7 @@ class ShardTask:
     work_dir: str
     strict: bool = False
     zooms: tuple[float, float, float] | None = None
+    allow_unknown_orientation: bool = False
 
     @property
     def file_name(self) -> str:
@@ -103,7 +104,9 @@ def write_shard(task: ShardTask) -> None:
     for scan in task.scans:
         volume = None
         try:
-            volume = read_volume(scan.path)
+            volume = read_volume(
+                scan.path, allow_unknown_orientation=task.allow_unknown_orientation
+            )
             if task.zooms:
                 check_spacing(volume, scan.path, task.zooms)
             checked = check_scan(volume, scan.path, task.config)
@@ -167,17 +170,9 @@ def _is_whole(task: ShardTask) -> bool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, UserError):
         return False
-    now = {task.relative(scan): file_digest(scan.path) for scan in task.scans}
+    now = {task.relative(scan): digest_of(scan.path) for scan in task.scans}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
-
-
-def file_digest(path: str) -> str | None:
-    """The SHA-1, in hex, that git gives a file; None for an unreadable file."""
-    try:
-        return git_blob_sha1(read_file(path))
-    except OSError:
-        return None
 
 
 def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | None) -> RefusedVolume:
@@ -187,7 +182,7 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
         detail=error.detail,
         subject=scan.subject,
         split=task.split,
-        git_blob_sha1=volume.git_blob_sha1 if volume else file_digest(scan.path),
+        git_blob_sha1=volume.git_blob_sha1 if volume else digest_of(scan.path),
     )
 
 
@@ -221,6 +216,7 @@ def _describe(
         background=round(checked.head.background, 3) if checked.head else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
+        assumed_axes=volume.assumed_axes,
     )
 
 

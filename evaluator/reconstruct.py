@@ -16,6 +16,7 @@ from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
 from ixi_tfds.cohorts.catalog import find_volumes, stem_of
 from ixi_tfds.config import VERSION
+from ixi_tfds.formats import READ_EXTENSIONS
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.errors import ScanError, UserError
@@ -54,9 +55,15 @@ class ReconstructConfig:
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
         "W/export/small_resnet, for the highest version."
     )
-    input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
+    input: str = flag(
+        f"A file, or a folder of files at any depth or BIDS: {', '.join(READ_EXTENSIONS)}."
+    )
     output_dir: str = flag("Folder for the results.")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
+    allow_unknown_orientation: bool = flag(
+        "Read scans that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -112,7 +119,12 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
 
 
 def reconstruct_scan(
-    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
+    model: Model,
+    geometry: volumes.Geometry,
+    job: Job,
+    *,
+    batch_size: int,
+    allow_unknown_orientation: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct a scan, write its files and return the content of the JSON.
 
@@ -122,7 +134,9 @@ def reconstruct_scan(
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
-    stack = volumes.open_stack(job.path, geometry)
+    stack = volumes.open_stack(
+        job.path, geometry, allow_unknown_orientation=allow_unknown_orientation
+    )
     reconstruction, residual = _run(model, stack, job, batch_size)
     facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
     facts["warnings"] = scan_facts.warnings_of(facts)
@@ -176,7 +190,7 @@ def main(config: ReconstructConfig) -> None:
     with folders.writing(config.output_dir, "output_dir"):
         jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
         model, geometry = _load(config)
-        refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
+        refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
         listed = "; ".join(map(str, refused))
         raise UserError(
@@ -185,14 +199,20 @@ def main(config: ReconstructConfig) -> None:
 
 
 def _reconstruct_all(
-    model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
+    model: Model, geometry: volumes.Geometry, jobs: list[Job], config: ReconstructConfig
 ) -> list[ScanError]:
     """Reconstruct scans, print a line for each, and return the errors of those refused."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
         try:
-            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size)
+            facts = reconstruct_scan(
+                model,
+                geometry,
+                job,
+                batch_size=config.batch_size,
+                allow_unknown_orientation=config.allow_unknown_orientation,
+            )
         except ScanError as error:
             refused.append(error)
             continue

@@ -42,6 +42,8 @@ class VolumeRecord:
         published configs and of earlier versions.
       cropped: share of a plane that the stored slices leave out; None where it is whole.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
+      assumed_axes: axis codes of a file that does not say how the head lies in it, by which it was
+        read; None for all others.
     """
 
     path: str
@@ -60,6 +62,7 @@ class VolumeRecord:
     background: float | None = None
     cropped: float | None = None
     tilt: float | None = None
+    assumed_axes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
