@@ -16,13 +16,14 @@ from tqdm import tqdm
 from beam_preprocess import choice, looks, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
-from beam_preprocess.shards import ShardTask, file_digest
+from beam_preprocess.shards import ShardTask
 from beam_preprocess.spacing import warnings_of
 from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord, lost_people
+from ixi_tfds.nifti import digest_of
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -194,7 +195,7 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     taken = {subject: source.path for subject, source in (made.volumes or {}).items()}
     scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
     read = choice.tried(scans, taken, config.source.source_dir)
-    digests = {path: file_digest(scan.path) for path, scan in read}
+    digests = {path: digest_of(scan.path) for path, scan in read}
     if fingerprint(_settings_by_rules_of(made, plan), digests) != made.fingerprint:
         raise DatasetError(
             f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "

@@ -44,6 +44,10 @@ class SourceConfig:
         "roster",
         choices=SPLITTINGS,
     )
+    allow_unknown_orientation: bool = flag(
+        "Read volumes that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +180,7 @@ def plan_job(
             work_dir=str(work_dir),
             strict=strict,
             zooms=spacing.typical if spacing else None,
+            allow_unknown_orientation=source.allow_unknown_orientation,
         )
         for split in SPLITS
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
@@ -224,6 +229,8 @@ def _settings(
         "volumes_per_shard": source.volumes_per_shard,
         "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
     }
+    if source.allow_unknown_orientation:
+        settings["allow_unknown_orientation"] = True
     if source.splits != "roster":
         settings["splits"] = source.splits
     if spacing and spacing.others:

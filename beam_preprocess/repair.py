@@ -124,6 +124,8 @@ def _tasks(
         names=names,
         volumes_per_shard=manifest.volumes_per_shard or 1,
         splits=manifest.splitting or "roster",
+        # Of the volumes in the dataset, this is known to have been allowed.
+        allow_unknown_orientation=True,
     )
     return [
         dataclasses.replace(task, scans=tuple(_taken(task, manifest)))

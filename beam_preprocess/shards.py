@@ -27,11 +27,10 @@ from ixi_tfds.images.head import tilt_of
 from ixi_tfds.images.look import look_of
 from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
-from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
+from ixi_tfds.nifti import Volume, digest_of, raise_fault_of_system, read_volume
 from ixi_tfds.slices import Checked, check_scan, check_spacing, pixels_digest, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
-from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
 _SQUARE = 1.02
@@ -55,6 +54,7 @@ class ShardTask:
       work_dir: folder of the unfinished dataset.
       strict: fail at the first refused volume.
       zooms: sides of a voxel in mm that a volume must have, to 5%; None takes any.
+      allow_unknown_orientation: as for `nifti.read_volume`.
     """
 
     dataset: str
@@ -67,6 +67,7 @@ class ShardTask:
     work_dir: str
     strict: bool = False
     zooms: tuple[float, float, float] | None = None
+    allow_unknown_orientation: bool = False
 
     @property
     def file_name(self) -> str:
@@ -139,7 +140,9 @@ def _first_good(
     for scan in person.candidates:
         volume = None
         try:
-            volume = read_volume(scan.path)
+            volume = read_volume(
+                scan.path, allow_unknown_orientation=task.allow_unknown_orientation
+            )
             if task.zooms:
                 check_spacing(volume, scan.path, task.zooms)
             checked = check_scan(volume, scan.path, task.config)
@@ -191,17 +194,9 @@ def _is_whole(task: ShardTask) -> bool:
         return False
     taken = {volume.subject: volume.path for volume in record.volumes}
     read = choice.tried(task.scans, taken, task.source_dir)
-    now = {path: file_digest(scan.path) for path, scan in read}
+    now = {path: digest_of(scan.path) for path, scan in read}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
-
-
-def file_digest(path: str) -> str | None:
-    """The SHA-1, in hex, that git gives a file; None for an unreadable file."""
-    try:
-        return git_blob_sha1(read_file(path))
-    except OSError:
-        return None
 
 
 def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | None) -> RefusedVolume:
@@ -211,7 +206,7 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
         detail=error.detail,
         subject=scan.subject,
         split=task.split,
-        git_blob_sha1=volume.git_blob_sha1 if volume else file_digest(scan.path),
+        git_blob_sha1=volume.git_blob_sha1 if volume else digest_of(scan.path),
     )
 
 
@@ -244,6 +239,7 @@ def _describe(
         tilt=round(tilt_of(volume.affine), 1),
         pixels=pixels_digest(example["image"] for _, example in examples),
         look=look_of(volume),
+        assumed_axes=volume.assumed_axes,
     )
 
 

@@ -99,4 +99,10 @@ def warnings_of(config: SliceConfig, records: Iterable[ShardRecord]) -> tuple[st
             f"{len(tilted)} heads are tilted in the scanner by more than {MOST_TILT:g} degrees, "
             f"{tilted[0][1]} by {tilted[0][0]:.0f}: their slices are not sagittal"
         )
+    assumed = [(volume.path, volume.assumed_axes) for volume in volumes if volume.assumed_axes]
+    if assumed:
+        warnings.append(
+            f"{len(assumed)} volumes do not say how the head lies in them and were read by their "
+            f"format's convention, {assumed[0][0]} as {assumed[0][1]}: check left and right"
+        )
     return tuple(warnings)

@@ -17,7 +17,7 @@ from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import look
 from ixi_tfds.cohorts.names import refusal
 from ixi_tfds.config import VERSION
-from ixi_tfds.formats import stem_of
+from ixi_tfds.formats import READ_EXTENSIONS, stem_of
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command, one_line
 from ixi_tfds.system.errors import ScanError, UserError
@@ -56,13 +56,19 @@ class ReconstructConfig:
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
         "W/export/small_resnet, for the highest version."
     )
-    input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
+    input: str = flag(
+        f"A file, or a folder of files at any depth or BIDS: {', '.join(READ_EXTENSIONS)}."
+    )
     output_dir: str = flag("Folder for the results.")
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
     scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
+    allow_unknown_orientation: bool = flag(
+        "Read scans that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -142,6 +148,7 @@ def reconstruct_scan(
     batch_size: int,
     view: bool = False,
     strict: bool = False,
+    allow_unknown_orientation: bool = False,
 ) -> dict[str, Any]:
     """Reconstruct a scan, write its files and return the content of the JSON.
 
@@ -153,7 +160,9 @@ def reconstruct_scan(
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
-    stack = volumes.open_stack(job.path, geometry)
+    stack = volumes.open_stack(
+        job.path, geometry, allow_unknown_orientation=allow_unknown_orientation
+    )
     unlike = looks.differences(stack.volume, geometry, job.path, strict=strict)
     reconstruction, residual = running.run_model(model, stack, job.path, batch_size)
     facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
@@ -218,6 +227,7 @@ def _reconstruct_all(
                 batch_size=config.batch_size,
                 view=config.view,
                 strict=config.scans.strict,
+                allow_unknown_orientation=config.allow_unknown_orientation,
             )
         except ScanError as error:
             refused.append(error)

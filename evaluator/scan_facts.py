@@ -31,7 +31,8 @@ def describe(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[
     sides = geometry.config.spacing or geometry.zooms
     seen = volumes.seen(stack)
     by_head = stack.rule.window_mm is not None
-    return {
+    assumed = stack.volume.assumed_axes
+    return ({"assumed_axes": assumed} if assumed else {}) | {
         "input": name,
         "model": model.name,
         "model_sha256": model.sha256,
@@ -78,6 +79,11 @@ def describe_slice(stack: Stack, index: int, residual: np.ndarray) -> dict[str, 
 def warnings_of(facts: dict[str, Any]) -> list[str]:
     """What the user should know of a scan before trusting its maps, a sentence each."""
     found = list(facts["unlike_training"] or [])
+    if assumed := facts.get("assumed_axes"):
+        found.append(
+            f"the file does not say how the head lies in it and was read as {assumed}, by its "
+            "format's convention: check left and right"
+        )
     inside, wanted = facts["slices_in_window"], facts["slices_of_window"]
     if inside < wanted:
         found.append(f"the volume has only {inside} of the {wanted} slices of the training window")

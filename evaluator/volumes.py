@@ -134,17 +134,18 @@ def geometry_of(
     )
 
 
-def open_stack(path: str, geometry: Geometry) -> Stack:
-    """Read a NIfTI file and make slices of it by the rule of a model's config.
+def open_stack(path: str, geometry: Geometry, *, allow_unknown_orientation: bool = False) -> Stack:
+    """Read a volume and make slices of it by the rule of a model's config.
 
     Args:
       path: a file of one head, with any axes and any real data type.
       geometry: geometry of training; without spacing and zooms nothing is resampled.
+      allow_unknown_orientation: as for `nifti.read_volume`.
 
     Raises:
       ScanError: the file cannot be read, or its values are not those of a head.
     """
-    volume = read_volume(path)
+    volume = read_volume(path, allow_unknown_orientation=allow_unknown_orientation)
     check_finite(volume, path)
     rule = placing.rule_for(path, volume, geometry.config, geometry.zooms)
     head = find_head(volume)

@@ -62,6 +62,8 @@ class VolumeRecord:
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
       pixels: digest of the stored slices; None in records of earlier versions.
       look: how it looks; earlier versions lack it.
+      assumed_axes: axis codes of a file that does not say how the head lies in it, by which it was
+        read; None for all others.
     """
 
     path: str
@@ -82,6 +84,7 @@ class VolumeRecord:
     tilt: float | None = None
     pixels: str | None = None
     look: Look | None = None
+    assumed_axes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
