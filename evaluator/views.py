@@ -63,14 +63,16 @@ def write_lesion_views(
     geometry: volumes.Geometry,
     batch_size: int,
 ) -> list[str]:
-    """Write the views of volumes with masks into a new folder; gives the people's names."""
+    """Write the views of volumes with masks into a new folder; gives their names."""
     folder.mkdir(parents=True)
+    names = []
     for pair in pairs:
-        path, subject = pair.scan.path, pair.scan.subject
+        path, name = pair.scan.path, pair.scan.subject.replace("/", "_")
         stack = volumes.open_stack(path, geometry)
         _, residual = running.run_model(model, stack, path, batch_size)
         facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
         facts["warnings"] = scan_facts.warnings_of(facts)
         anomaly, mask = volumes.from_slices(stack, residual), read_mask(pair, stack.volume)
-        write_view(folder, subject, stack, anomaly, facts, mask)
-    return [pair.scan.subject for pair in pairs]
+        write_view(folder, name, stack, anomaly, facts, mask)
+        names.append(name)
+    return names

@@ -112,4 +112,4 @@ def _draw_bar(figure: Figure, axes: np.ndarray, shown: Shown) -> None:
     scale = ScalarMappable(Normalize(-shown.limit, shown.limit), ListedColormap(colours))
     bar = figure.colorbar(scale, ax=axes, shrink=0.85, aspect=25, pad=0.01)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("anomaly (scan's units): darker < 0 < brighter", fontsize=7)
+    bar.set_label("anomaly (scan's units; grey: not shown)", fontsize=7)

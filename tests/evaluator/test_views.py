@@ -10,6 +10,8 @@ from shown_heads import held
 from test_reconstruct import SMALL, SMALL_GEOMETRY, reconstruct, write_copier
 from volumes import write_head
 
+from evaluator import __main__ as evaluator
+
 
 @pytest.fixture(scope="module")
 def halver(tmp_path_factory):
@@ -24,7 +26,7 @@ def shown_in(html):
 @pytest.mark.parametrize("axes", ["PSR", "LPI"])
 def test_the_page_shows_the_map_that_lies_beside_it_at_the_same_millimetres(halver, tmp_path, axes):
     path = write_head(tmp_path, "x", axes=axes)
-    assert reconstruct(halver, path, tmp_path / "out") == 0
+    assert reconstruct(halver, path, tmp_path / "out", "--view") == 0
     html = (tmp_path / "out" / "x_view.html").read_text()
     shown, page = shown_in(html), nib.Nifti1Image.from_bytes(held(html, "anomaly"))
     beside = nib.load(tmp_path / "out" / "x_anomaly.nii.gz")
@@ -43,7 +45,7 @@ def test_the_page_shows_the_map_that_lies_beside_it_at_the_same_millimetres(halv
 
 def test_what_the_model_never_saw_is_marked(halver, tmp_path):
     path = write_head(tmp_path, "x", shape=(32, 40, 24))
-    assert reconstruct(halver, path, tmp_path / "out") == 0
+    assert reconstruct(halver, path, tmp_path / "out", "--view") == 0
     html = (tmp_path / "out" / "x_view.html").read_text()
     seen = nib.load(tmp_path / "out" / "x_seen.nii.gz").get_fdata() > 0
     assert not seen.all() and np.count_nonzero(np.frombuffer(held(html, "marks"), np.uint8)) == (
@@ -53,7 +55,8 @@ def test_what_the_model_never_saw_is_marked(halver, tmp_path):
 
 def test_a_view_can_be_left_out_and_an_old_one_goes(halver, tmp_path):
     path = write_head(tmp_path, "x")
-    assert reconstruct(halver, path, tmp_path / "out") == 0
+    flags = [f"--saved_model={halver}", f"--input={path}", f"--output_dir={tmp_path / 'out'}"]
+    assert evaluator.run(["reconstruct", *flags]) == 0
     with_view = {file.name for file in (tmp_path / "out").iterdir()}
     assert reconstruct(halver, path, tmp_path / "out", "--view=false") == 0
     without = {file.name for file in (tmp_path / "out").iterdir()}

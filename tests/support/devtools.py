@@ -43,8 +43,10 @@ class Page:
         self._session = {"sessionId": made["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
-        # Lengths in CSS pixels; the window itself cannot be as narrow as a phone.
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}
+        # Lengths in CSS pixels; the window itself cannot be as narrow as a phone, whose own pixels
+        # are finer.
+        finer = 2 if mobile else 1
+        size = {"width": width, "height": height, "deviceScaleFactor": finer, "mobile": mobile}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         offline = {"latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
         self.call("Network.emulateNetworkConditions", offline=True, **offline)

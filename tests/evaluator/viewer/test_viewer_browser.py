@@ -223,6 +223,18 @@ def test_a_phone_shows_it_without_scrolling_sideways_and_takes_touches(path, tmp
         page.touch(left + width * 0.12, top + height * 0.2)
         assert page.run("Number(document.getElementById('x').value)") < 13
         assert (np.abs(stage(page) - before) > 30).mean() > 0.02
+        # What we draw lies on what NiiVue draws, however fine the screen's pixels are.
+        go(page, BRIGHT)
+        page.set("threshold", "60")
+        pixels = stage(page)
+        page.set("show-lesion", False)
+        outline = np.abs(stage(page) - pixels).max(axis=-1) > 40
+        part = np.s_[: len(pixels) // 2, : int(pixels.shape[1] * 0.47)]
+        both = np.nonzero(outline[part]), np.nonzero(orange(pixels)[part])
+        for drawn, wanted in zip(*both, strict=True):
+            assert (drawn.min() + drawn.max()) / 2 == pytest.approx(
+                (wanted.min() + wanted.max()) / 2, abs=4
+            )
         assert page.console == []
 
 
