@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import threading
 import time
@@ -14,14 +13,14 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from beam_preprocess import publish
+from beam_preprocess import choice, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask, file_digest
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord
+from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord, lost_people
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -110,29 +109,30 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
 
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.scans)
+    lost = lost_people(rejected)
+    if not lost:
+        return
     planned = collections.Counter(plan.splits.values())
-    refused = collections.Counter(entry.split for entry in rejected)
-    emptied = [split for split in refused if planned[split] == refused[split]]
-    if len(rejected) == volumes:
-        problem, shown = f"all {volumes} volumes were refused, the first one", rejected
-    elif emptied:
-        problem = f"every volume of the {emptied[0]} split was refused, such as"
-        shown = [entry for entry in rejected if entry.split == emptied[0]]
-    elif len(rejected) > config.max_rejected_fraction * volumes:
-        problem = (
-            f"{len(rejected)} of {volumes} volumes were refused, more than "
-            f"--max_rejected_fraction={config.max_rejected_fraction}, such as"
-        )
-        shown = rejected
+    refused = collections.Counter(entry.split for entry in lost)
+    empty = [split for split in refused if refused[split] == planned[split]]
+    share = config.max_rejected_fraction
+    if len(lost) == volumes:
+        what = f"all {volumes} volumes were refused"
+    elif empty:
+        lost = [entry for entry in lost if entry.split == empty[0]]
+        what = f"every volume of the {empty[0]} split was refused"
+    elif len(lost) > share * volumes:
+        what = f"{len(lost)} of {volumes} volumes were refused, more than "
+        what += f"--max_rejected_fraction={share}"
     else:
         return
     report = plan.work_dir / "rejected.jsonl"
     publish.write_lines(report, rejected)
-    reasons = collections.Counter(entry.reason for entry in rejected).most_common()
+    reasons = collections.Counter(entry.reason for entry in lost)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     raise UserError(
-        f"{problem}: {shown[0].path}: {shown[0].detail}; nothing was published; the reasons of all "
-        f"({', '.join(f'{count} {reason}' for reason, count in reasons)}) are in {report}: repair "
-        "these files, or remove them"
+        f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
+        f"remove these files: nothing was published, {report} lists the reasons"
     )
 
 
@@ -160,15 +160,16 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     """The manifest of the existing dataset, if the same inputs would make the same one again."""
     made = manifest.read(config.dataset_dir)
     refused = sum((made.rejected or {}).values())
-    if refused and (config.strict or refused > config.max_rejected_fraction * len(plan.splits)):
+    lost = refused if made.people_lost is None else made.people_lost
+    if (refused and config.strict) or lost > config.max_rejected_fraction * len(plan.splits):
         raise DatasetError(
             f"{config.dataset_dir}: was made without {refused} refused volumes, which --strict "
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
-    digests = {
-        os.path.relpath(scan.path, config.source.source_dir): file_digest(scan.path)
-        for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None)
-    }
+    taken = {subject: source.path for subject, source in (made.volumes or {}).items()}
+    scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
+    read = choice.tried(scans, taken, config.source.source_dir)
+    digests = {path: file_digest(scan.path) for path, scan in read}
     if fingerprint(plan.settings, digests) != made.fingerprint:
         raise DatasetError(
             f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "

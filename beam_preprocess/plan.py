@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from beam_preprocess.shards import ShardTask
-from ixi_tfds.cohorts import CohortFlags, find_cohort
-from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
+from ixi_tfds.cohorts.bids_filter import BidsFlags, as_text
+from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
+from ixi_tfds.cohorts.walking import PassedOver
 from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
@@ -71,6 +73,8 @@ class SourceConfig:
 
     source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
     splits: str = flag(
         "Who is in which split: as the cohort's roster fixes it, or by a hash of the names of the "
@@ -125,10 +129,12 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      scans: the volumes to read, one for each subject.
-      skipped: files refused by name, and further volumes of a person in a BIDS folder.
+      scans: the people, each with the volumes to try.
+      skipped: files refused by name, and volumes of a BIDS folder that are not asked for.
       splits: the split of each subject.
       warnings: about the demographics.
+      told_apart: how people were told apart, with examples, a line for each rule.
+      passed_over: images of other formats and the like that are not read.
       tasks: the shards to write.
       work_dir: folder of the unfinished dataset.
       settings: everything except the contents of the input files that decides the bytes of the
@@ -139,6 +145,8 @@ class Plan:
     skipped: tuple[Refusal, ...]
     splits: dict[str, str]
     warnings: tuple[str, ...]
+    told_apart: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
@@ -173,10 +181,8 @@ def plan_job(
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
     """
-    if not storage.at(source.source_dir).is_dir():
-        raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    catalog = find_scans(source.source_dir, cohort, source.people.workbook)
+    catalog = _catalog(source, cohort)
     roster = read_roster(cohort.roster if source.splits == "roster" else None)
     splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
@@ -203,18 +209,48 @@ def plan_job(
             for error in catalog.refused
         ),
         splits=splits,
-        warnings=catalog.warnings,
+        warnings=(*_of_links(catalog, source.source_dir), *catalog.warnings),
+        told_apart=catalog.told_apart,
+        passed_over=catalog.passed_over,
         tasks=tasks,
         work_dir=work_dir,
-        settings={
-            "version": VERSION,
-            "config": codec.to_plain(slices),
-            "volumes_per_shard": source.volumes_per_shard,
-            "people": {s.subject: _describe(s, splits[s.subject]) for s in catalog.scans},
-        }
-        # Datasets of earlier versions, which had no other, keep their fingerprints.
-        | ({} if source.splits == "roster" else {"splits": source.splits}),
+        settings=_settings(source, slices, catalog.scans, splits),
     )
+
+
+def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
+    if not storage.at(source.source_dir).is_dir():
+        raise UserError(f"--source_dir={source.source_dir}: no such folder")
+    return find_scans(
+        source.source_dir,
+        cohort,
+        source.people.workbook,
+        bids_filter=source.bids.asked,
+        names=source.names,
+    )
+
+
+def _settings(
+    source: SourceConfig, slices: SliceConfig, scans: Sequence[Scan], splits: dict[str, str]
+) -> dict[str, Any]:
+    """`Plan.settings`. What earlier versions lack is in it only where a flag asks for it."""
+    settings = {
+        "version": VERSION,
+        "config": codec.to_plain(slices),
+        "volumes_per_shard": source.volumes_per_shard,
+        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
+    }
+    if source.splits != "roster":
+        settings["splits"] = source.splits
+    asked = source.bids.asked
+    if asked:
+        settings["bids_filter"] = as_text(asked)
+    if source.names.subjects or source.names.subject_pattern:
+        volumes = [volume for scan in scans for volume in scan.candidates]
+        settings["people_of_files"] = {
+            os.path.relpath(volume.path, source.source_dir): volume.subject for volume in volumes
+        }
+    return settings
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -226,6 +262,13 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _of_links(catalog: Catalog, source_dir: str) -> list[str]:
+    if not catalog.links:
+        return []
+    first = os.path.relpath(catalog.links[0], source_dir)
+    return [f"{len(catalog.links)} links to folders are followed, such as {first}"]
 
 
 def _describe(scan: Scan, split: str) -> list[str | float | None]:

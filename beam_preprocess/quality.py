@@ -25,11 +25,12 @@ def render(
     refused: Sequence[Refusal],
     warnings: Sequence[str],
     cohort: Cohort,
+    told_apart: Sequence[str] = (),
 ) -> str:
     """The report as one self-contained HTML page.
 
     `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
-    those about the demographics.
+    those about the demographics, `told_apart` how people were told apart.
     """
     roster = read_roster(cohort.roster)
     volumes = []
@@ -52,6 +53,7 @@ def render(
         volumes=volumes,
         refused=refused,
         warnings=warnings,
+        told_apart=told_apart,
     )
 
 

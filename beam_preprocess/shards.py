@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from beam_preprocess import choice
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
@@ -31,6 +32,9 @@ from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
 
+_Examples = list[tuple[str, dict[str, Any]]]
+"""Keys and examples of a volume's slices."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ShardTask:
@@ -41,7 +45,7 @@ class ShardTask:
       split: train, validation or test.
       index: number of the shard within its split, from 0.
       count: number of shards in the split.
-      scans: the volumes whose slices are stored.
+      scans: the people whose slices are stored, each with their volumes.
       config: geometry and scaling.
       source_dir: folder that paths in the record are relative to.
       work_dir: folder of the unfinished dataset.
@@ -95,17 +99,12 @@ def write_shard(task: ShardTask) -> None:
     slices: list[tuple[bytes, bytes]] = []
     volumes: list[VolumeRecord] = []
     rejected: list[RefusedVolume] = []
-    for scan in task.scans:
-        volume = None
-        try:
-            volume = read_volume(scan.path)
-            examples = list(slices_of(scan, task.config, volume))
-        except ScanError as error:
-            raise_fault_of_system(error)
-            if task.strict:
-                raise
-            rejected.append(_refusal(task, scan, error, volume))
+    for person in task.scans:
+        taken, refused = _first_good(task, person)
+        rejected += refused
+        if taken is None:
             continue
+        scan, volume, examples = taken
         volumes.append(_describe(task, scan, volume, examples))
         for key, example in examples:
             order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
@@ -124,6 +123,28 @@ def write_shard(task: ShardTask) -> None:
         rejected=tuple(rejected),
     )
     _write_whole(task.record_path, [shard_record.encode(record)])
+
+
+def _first_good(
+    task: ShardTask, person: Scan
+) -> tuple[tuple[Scan, Volume, _Examples] | None, list[RefusedVolume]]:
+    """The first volume of a person that is not refused, and those that were refused before."""
+    refused: list[RefusedVolume] = []
+    for scan in person.candidates:
+        volume = None
+        try:
+            volume = read_volume(scan.path)
+            examples = list(slices_of(scan, task.config, volume))
+        except ScanError as error:
+            raise_fault_of_system(error)
+            if task.strict:
+                raise
+            refused.append(_refusal(task, scan, error, volume))
+            continue
+        instead = task.relative(scan)
+        before = [dataclasses.replace(entry, instead=instead) for entry in refused]
+        return (scan, volume, examples), before
+    return None, refused
 
 
 def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
@@ -159,7 +180,9 @@ def _is_whole(task: ShardTask) -> bool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, UserError):
         return False
-    now = {task.relative(scan): file_digest(scan.path) for scan in task.scans}
+    taken = {volume.subject: volume.path for volume in record.volumes}
+    read = choice.tried(task.scans, taken, task.source_dir)
+    now = {path: file_digest(scan.path) for path, scan in read}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
 
@@ -183,9 +206,7 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
     )
 
 
-def _describe(
-    task: ShardTask, scan: Scan, volume: Volume, examples: list[tuple[str, dict[str, Any]]]
-) -> VolumeRecord:
+def _describe(task: ShardTask, scan: Scan, volume: Volume, examples: _Examples) -> VolumeRecord:
     window = volume.voxels[:, :, slice(*task.config.window)]
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())

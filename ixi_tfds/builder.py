@@ -90,17 +90,22 @@ class SliceBuilder(
         }
 
     def _generate_examples(self, scans: list[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for scan in scans:
-            try:
-                volume = read_volume(scan.path)
-                examples = list(slices_of(scan, self.slices, volume))
-            except ScanError as error:
-                raise_fault_of_system(error)
-                self._refuse(error)
-                continue
-            self._check_copy(scan, pixels_digest(fields["image"] for _, fields in examples))
-            yield from examples
-            self._geometries.append((volume.voxels.shape, volume.zooms))
+        for person in scans:
+            for scan in person.candidates:
+                try:
+                    volume = read_volume(scan.path)
+                    examples = list(slices_of(scan, self.slices, volume))
+                except ScanError as error:
+                    raise_fault_of_system(error)
+                    tqdm.write(f"refused: {error}", file=sys.stderr)
+                    refused = error
+                    continue
+                self._check_copy(scan, pixels_digest(fields["image"] for _, fields in examples))
+                yield from examples
+                self._geometries.append((volume.voxels.shape, volume.zooms))
+                break
+            else:
+                self._leave_out(refused)
 
     def _check_copy(self, scan: Scan, pixels: str) -> None:
         """Stop at a volume whose slices are those of another, as the Beam job does."""
@@ -111,9 +116,8 @@ class SliceBuilder(
                 "of them, or set the builder's allow_same_bytes to keep both"
             )
 
-    def _refuse(self, error: ScanError) -> None:
-        """Skip a volume, as the Beam job does, unless too many are refused."""
-        tqdm.write(f"refused: {error}", file=sys.stderr)
+    def _leave_out(self, error: ScanError) -> None:
+        """Go on without a person, as the Beam job does, unless too many are refused."""
         self._refused += 1
         if self._refused > self.max_rejected_fraction * self._volumes:
             raise UserError(
