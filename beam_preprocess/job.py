@@ -154,8 +154,8 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume])
         return
     report = plan.work_dir / "rejected.jsonl"
     publish.write_lines(report, rejected)
-    reasons = collections.Counter(entry.reason for entry in lost).most_common()
-    counted = ", ".join(f"{count} {reason}" for reason, count in reasons)
+    reasons = collections.Counter(entry.reason for entry in lost)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     raise UserError(
         f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
         f"remove these files: nothing was published, {report} lists the reasons"
