@@ -27,6 +27,8 @@ from ixi_tfds.system.errors import ScanError
 _MOST_FOOTER = 1 << 24
 _MOST_RATIO = 100
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# Directions of the three axes in a file that does not say them, by FreeSurfer's convention: LIA.
+_FREESURFER_AXES = [[-1, 0, 0], [0, 0, -1], [0, 1, 0]]
 # Axes of the orientations that Analyze has a number for, without flips.
 _ANALYZE_AXES = {0: "LAS", 1: "LSA", 2: "ASL"}
 
@@ -90,7 +92,9 @@ def read_mgh(path: str, parts: tuple[bytes, ...]) -> Stored:
             raise ValueError("no version 1")
         header = MGHHeader(bytes(head), check=False)
         dtype, shape = header.get_data_dtype().newbyteorder(">"), header.get_data_shape()
-        oriented = int.from_bytes(head[28:30], "big") > 0
+        oriented = int.from_bytes(head[28:30], "big", signed=True) > 0
+        if not oriented:
+            header["Mdc"] = _FREESURFER_AXES
     # Damaged headers raise errors of any kind in nibabel.
     except Exception as error:
         raise ScanError("not_nifti", path, what_it_is(path, head, stored)) from error
@@ -225,7 +229,9 @@ def _analyze_affine(
 
 def _header(path: str, voxels: np.ndarray, affine: np.ndarray) -> nib.Nifti1Header:
     """A NIfTI-1 header for voxels and an affine in mm."""
-    if affine.shape != (4, 4) or not np.isfinite(affine.astype(np.float32)).all():
+    with np.errstate(over="ignore"):
+        stored = affine.astype(np.float32)
+    if stored.shape != (4, 4) or not np.isfinite(stored).all():
         raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
     header = nib.Nifti1Header()
     header.set_data_dtype(voxels.dtype.newbyteorder("="))
