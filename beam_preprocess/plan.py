@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_preprocess.geometry import SliceFlags
@@ -168,23 +168,18 @@ def plan_job(
     spacing = None
     if slices.padding and slices.spacing is None and not allow_spacing:
         spacing = cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
-    tasks = tuple(
-        ShardTask(
-            dataset=cohort.name,
-            split=split,
-            index=index,
-            count=len(shards),
-            scans=scans,
-            config=slices,
-            source_dir=source.source_dir,
-            work_dir=str(work_dir),
-            strict=strict,
-            zooms=spacing.typical if spacing else None,
-            allow_unknown_orientation=source.allow_unknown_orientation,
-        )
-        for split in SPLITS
-        for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
-        for index, scans in enumerate(shards)
+    common = ShardTask(
+        dataset=cohort.name,
+        split="",
+        index=0,
+        count=0,
+        scans=(),
+        config=slices,
+        source_dir=source.source_dir,
+        work_dir=str(work_dir),
+        strict=strict,
+        zooms=spacing.typical if spacing else None,
+        allow_unknown_orientation=source.allow_unknown_orientation,
     )
     return Plan(
         scans=catalog.scans,
@@ -196,7 +191,7 @@ def plan_job(
         warnings=(*_of_links(catalog, source.source_dir), *catalog.warnings),
         told_apart=catalog.told_apart,
         passed_over=catalog.passed_over,
-        tasks=tasks,
+        tasks=tuple(_tasks(common, catalog.scans, splits, source.volumes_per_shard)),
         work_dir=work_dir,
         settings=_settings(source, slices, catalog.scans, splits, spacing),
         spacing=spacing,
@@ -268,6 +263,18 @@ def _of_links(catalog: Catalog, source_dir: str) -> list[str]:
 def _describe(scan: Scan, split: str) -> list[str | float | None]:
     age = None if math.isnan(scan.age) else scan.age
     return [split, scan.site, scan.sex, scan.ethnicity, age]
+
+
+def _tasks(
+    common: ShardTask, scans: Sequence[Scan], splits: dict[str, str], volumes_per_shard: int
+) -> Iterator[ShardTask]:
+    """The shards of all splits; `common` has the fields in which they agree."""
+    for split in SPLITS:
+        shards = _deal(scans, splits, split, volumes_per_shard)
+        for index, mine in enumerate(shards):
+            yield dataclasses.replace(
+                common, split=split, index=index, count=len(shards), scans=mine
+            )
 
 
 def _deal(

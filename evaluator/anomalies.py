@@ -72,6 +72,25 @@ class LesionSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class Volumes:
+    """Volumes with lesion masks, to be scored on their own grids.
+
+    Attributes:
+      folder: that holds volumes and masks.
+      asked: which volumes of a BIDS folder are asked for; None for all.
+      names: who is the person in a file, and whether names are believed.
+      views: folder for views of the volumes; None writes none.
+      strict: refuse volumes that look unlike those of the dataset.
+    """
+
+    folder: str
+    asked: Filter | None = None
+    names: NameFlags = AS_NAMED
+    views: pathlib.Path | None = None
+    strict: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
 class AnomaliesConfig:
     """What to score and how; the fields are the flags."""
 
@@ -114,16 +133,15 @@ def main(config: AnomaliesConfig) -> None:
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
         output_dir = storage.at(config.output_dir)
         storage.remove_tree(output_dir / VIEWS)
+        volumes = config.source_dir and Volumes(
+            config.source_dir,
+            config.bids.asked,
+            config.names,
+            output_dir / VIEWS if config.view else None,
+            config.scans.strict,
+        )
         scored = score_lesions(
-            models,
-            data,
-            config.settings,
-            source_dir=config.source_dir,
-            asked=config.bids.asked,
-            names=config.names,
-            batch_size=config.batch_size,
-            views=output_dir / VIEWS if config.view else None,
-            strict=config.scans.strict,
+            models, data, config.settings, volumes=volumes or None, batch_size=config.batch_size
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -139,12 +157,8 @@ def score_lesions(
     data: Dataset,
     settings: LesionSettings,
     *,
-    source_dir: str | None = None,
-    asked: Filter | None = None,
-    names: NameFlags = AS_NAMED,
+    volumes: Volumes | None = None,
     batch_size: int = 32,
-    views: pathlib.Path | None = None,
-    strict: bool = False,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
 
@@ -152,12 +166,8 @@ def score_lesions(
       models: models to compare.
       data: dataset of healthy people.
       settings: how pixels are scored.
-      source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
-      asked: which volumes of a BIDS folder are asked for; None for all.
-      names: who is the person in a file of that folder, and whether names are believed.
+      volumes: volumes with masks; None puts synthetic lesions into the test slices.
       batch_size: slices in a batch.
-      views: folder for views of the volumes; None writes none.
-      strict: refuse volumes that look unlike those of the dataset.
 
     Returns:
       Facts on what was scored, rows and comparisons of `detection.measure`, and histograms with
@@ -174,16 +184,17 @@ def score_lesions(
     validation = scoring.open_split(root, data.dataset, "validation", data.verify)
     scorer = _scorer(models, settings, validation.size[0], batch_size)
     facts = _facts(scorer, validation, settings)
-    if source_dir is None:
+    if volumes is None:
         test = scoring.open_split(root, data.dataset, "test", data.verify)
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
-        pairs, geometry = _volumes(source_dir, asked, names, data, facts)
-        looks.check_known(geometry, "the dataset", strict=strict)
-        found = tallies.tally_volumes(scorer, pairs, geometry, strict=strict)
-        if views is not None:
-            facts["views"] = write_lesion_views(views, models[0], pairs, geometry, batch_size)
+        pairs, geometry = _find_volumes(volumes, data, facts)
+        looks.check_known(geometry, "the dataset", strict=volumes.strict)
+        found = tallies.tally_volumes(scorer, pairs, geometry, strict=volumes.strict)
+        if volumes.views is not None:
+            shown = (volumes.views, models[0], pairs, geometry, batch_size)
+            facts["views"] = write_lesion_views(*shown)
         _warn_of_unlike(found.unlike)
         facts["unlike_training"] = found.unlike
         _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
@@ -223,12 +234,8 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
     }
 
 
-def _volumes(
-    source_dir: str,
-    asked: Filter | None,
-    names: NameFlags,
-    data: Dataset,
-    facts: dict[str, Any],
+def _find_volumes(
+    asked: Volumes, data: Dataset, facts: dict[str, Any]
 ) -> tuple[list[Pair], Geometry]:
     """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
     from evaluator import volumes
@@ -236,7 +243,7 @@ def _volumes(
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
 
-    chosen, alone = pairs.find_pairs(source_dir, asked, names)
+    chosen, alone = pairs.find_pairs(asked.folder, asked.asked, asked.names)
     facts["lesions"] = (
         "1 volume with its mask, scored on its own grid"
         if len(chosen) == 1
