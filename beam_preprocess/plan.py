@@ -165,9 +165,7 @@ def plan_job(
     roster = read_roster(cohort.roster if source.splits == "roster" else None)
     splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
-    spacing = None
-    if slices.padding and slices.spacing is None and not allow_spacing:
-        spacing = cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
+    spacing = None if allow_spacing else _spacing_of(catalog.scans, slices)
     common = ShardTask(
         dataset=cohort.name,
         split="",
@@ -183,10 +181,7 @@ def plan_job(
     )
     return Plan(
         scans=catalog.scans,
-        skipped=tuple(
-            Refusal(os.path.relpath(error.path, source.source_dir), error.reason, error.detail)
-            for error in catalog.refused
-        ),
+        skipped=_skipped(catalog, source.source_dir),
         splits=splits,
         warnings=(*_of_links(catalog, source.source_dir), *catalog.warnings),
         told_apart=catalog.told_apart,
@@ -251,6 +246,20 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _spacing_of(scans: Sequence[Scan], slices: SliceConfig) -> CohortSpacing | None:
+    """The voxel sizes of scans, under configs that refuse those of other sizes."""
+    by_number = slices.padding and slices.spacing is None
+    paths = [volume.path for scan in scans for volume in scan.candidates]
+    return cohort_spacing(paths) if by_number else None
+
+
+def _skipped(catalog: Catalog, source_dir: str) -> tuple[Refusal, ...]:
+    return tuple(
+        Refusal(os.path.relpath(error.path, source_dir), error.reason, error.detail)
+        for error in catalog.refused
+    )
 
 
 def _of_links(catalog: Catalog, source_dir: str) -> list[str]:

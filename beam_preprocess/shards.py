@@ -23,7 +23,7 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
-from ixi_tfds.images.head import tilt_of
+from ixi_tfds.images.head import Head, tilt_of
 from ixi_tfds.images.look import look_of
 from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
@@ -236,11 +236,20 @@ def _describe(
         thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
         background=round(head.background, 3) if head else None,
         cropped=cropped or None,
+        off_middle=_off_middle(task.config, volume, head) if head else None,
         tilt=round(tilt_of(volume.affine), 1),
         pixels=pixels_digest(example["image"] for _, example in examples),
         look=look_of(volume),
         assumed_axes=volume.assumed_axes,
     )
+
+
+def _off_middle(config: SliceConfig, volume: Volume, head: Head) -> float | None:
+    """`VolumeRecord.off_middle`."""
+    if config.spacing is not None:
+        return None
+    middle = (config.window[0] + config.window[1] - 1) / 2
+    return round((middle - head.middle[2]) * volume.zooms[2], 1)
 
 
 def _thumbnail(image: np.ndarray, pixel: Sequence[float] = (1, 1)) -> str:

@@ -11,13 +11,19 @@ from nibabel import orientations
 from tqdm import tqdm
 
 from ixi_tfds.config import SliceConfig, in_words
-from ixi_tfds.documents.shard_record import ShardRecord
+from ixi_tfds.documents.shard_record import ShardRecord, VolumeRecord
 from ixi_tfds.inflate import GZIP_MAGIC, inflate_start
 from ixi_tfds.slices import same_spacing
 from ixi_tfds.system import storage
 
 MOST_TILT = 15.0
 """Heads that are tilted by more degrees get a warning: their sagittal slices are not sagittal."""
+
+MOST_OFF_MIDDLE = 15.0
+"""Windows by number that lie so many mm from the others' place in the head get a warning.
+
+In 66 heads of IXI they lie within 5 mm of each other.
+"""
 
 _START = 1 << 12
 _NIFTI = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -79,30 +85,61 @@ def zooms_of_file(path: str) -> Zooms | None:
 
 
 def warnings_of(config: SliceConfig, records: Iterable[ShardRecord]) -> tuple[str, ...]:
-    """What a user should know of the voxels and the tilt of the volumes in a dataset."""
+    """What a user should know of voxels, windows and tilt of the volumes in a dataset."""
     volumes = [volume for record in records for volume in record.volumes]
-    warnings = []
-    if volumes and config.spacing is None:
-        sides = list(zip(*(volume.zooms for volume in volumes), strict=True))
-        low, high = (tuple(end(axis) for axis in sides) for end in (min, max))
-        if not same_spacing(high, low):
-            share = max(b / a for a, b in zip(low, high, strict=True)) - 1
-            warnings.append(
-                f"voxels of the volumes differ by {share:.0%}, from {in_words(low)} to "
-                f"{in_words(high)} mm (posterior x superior x right), so heads have different "
-                "sizes in the slices; --spacing, with a --config of your own, brings them to one"
-            )
-    tilted = sorted(((v.tilt or 0.0, v.path) for v in volumes), reverse=True)
-    tilted = [(tilt, path) for tilt, path in tilted if tilt > MOST_TILT]
-    if tilted:
-        warnings.append(
-            f"{len(tilted)} heads are tilted in the scanner by more than {MOST_TILT:g} degrees, "
-            f"{tilted[0][1]} by {tilted[0][0]:.0f}: their slices are not sagittal"
-        )
+    found = [_mixed_voxels(volumes)] if volumes and config.spacing is None else []
+    return tuple(
+        filter(None, [*found, _other_places(volumes), _tilted(volumes), _assumed(volumes)])
+    )
+
+
+def _mixed_voxels(volumes: Sequence[VolumeRecord]) -> str:
+    sides = list(zip(*(volume.zooms for volume in volumes), strict=True))
+    low, high = (tuple(end(axis) for axis in sides) for end in (min, max))
+    if same_spacing(high, low):
+        return ""
+    share = max(b / a for a, b in zip(low, high, strict=True)) - 1
+    return (
+        f"voxels of the volumes differ by {share:.0%}, from {in_words(low)} to {in_words(high)} mm "
+        "(posterior x superior x right), so heads have different sizes in the slices; --spacing, "
+        "with a --config of your own, brings them to one"
+    )
+
+
+def _other_places(volumes: Sequence[VolumeRecord]) -> str:
+    places = {v.path: v.off_middle for v in volumes if v.off_middle is not None}
+    if not places:
+        return ""
+    typical = statistics.median(places.values())
+    others = {path: abs(place - typical) for path, place in places.items()}
+    worst = max(others, key=lambda path: others[path])
+    if others[worst] <= MOST_OFF_MIDDLE:
+        return ""
+    count = sum(off > MOST_OFF_MIDDLE for off in others.values())
+    return (
+        f"in {count} volumes the slices lie elsewhere in the head than in the others, in {worst} "
+        f"by {others[worst]:.0f} mm; --slices in mm, with --spacing, counts from the middle of the "
+        "head"
+    )
+
+
+def _tilted(volumes: Sequence[VolumeRecord]) -> str:
+    tilts = {volume.path: volume.tilt or 0.0 for volume in volumes}
+    count = sum(tilt > MOST_TILT for tilt in tilts.values())
+    if not count:
+        return ""
+    worst = max(tilts, key=lambda path: tilts[path])
+    return (
+        f"{count} heads are tilted in the scanner by more than {MOST_TILT:g} degrees, {worst} by "
+        f"{tilts[worst]:.0f}: their slices are not sagittal"
+    )
+
+
+def _assumed(volumes: Sequence[VolumeRecord]) -> str:
     assumed = [(volume.path, volume.assumed_axes) for volume in volumes if volume.assumed_axes]
-    if assumed:
-        warnings.append(
-            f"{len(assumed)} volumes do not say how the head lies in them and were read by their "
-            f"format's convention, {assumed[0][0]} as {assumed[0][1]}: check left and right"
-        )
-    return tuple(warnings)
+    if not assumed:
+        return ""
+    return (
+        f"{len(assumed)} volumes do not say how the head lies in them and were read by their "
+        f"format's convention, {assumed[0][0]} as {assumed[0][1]}: check left and right"
+    )

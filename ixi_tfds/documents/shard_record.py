@@ -59,6 +59,8 @@ class VolumeRecord:
         published configs and of earlier versions.
       cropped: share of the head, in the plane of the slices, that the stored slices leave out;
         None where that is none, and where it is not looked for.
+      off_middle: distance in mm from the middle of the head to the middle of a window by number,
+        along right; None under other configs, and where it is not looked for.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
       pixels: digest of the stored slices; None in records of earlier versions.
       look: how it looks; earlier versions lack it.
@@ -81,6 +83,7 @@ class VolumeRecord:
     thumbnail: str
     background: float | None = None
     cropped: float | None = None
+    off_middle: float | None = None
     tilt: float | None = None
     pixels: str | None = None
     look: Look | None = None

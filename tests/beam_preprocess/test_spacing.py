@@ -292,6 +292,25 @@ def test_tilted_heads_get_a_warning(tmp_path, capsys):
     assert "1 heads are tilted in the scanner by more than 15 degrees, tilted.nii.gz by 16" in error
 
 
+def test_a_window_by_number_at_another_place_of_the_head_gets_a_warning(tmp_path, capsys):
+    source = tmp_path / "scans"
+    source.mkdir()
+    for name, off in (("a", 0.0), ("b", 6.0), ("c", -6.0)):
+        write_ball(source, name, (5.0,) * 3, (32, 32, 30), (0.0, 0.0, off))
+    assert job(source, tmp_path, *BY_NUMBER) == 0
+    assert "elsewhere" not in capsys.readouterr().err
+    write_ball(source, "d", (5.0,) * 3, (32, 32, 30), (0.0, 0.0, 20.0))
+    assert job(source, tmp_path, *BY_NUMBER, "--overwrite") == 0
+    error = capsys.readouterr().err
+    assert (
+        "in 1 volumes the slices lie elsewhere in the head than in the others, in d.nii.gz" in error
+    )
+    page = (folder_of(tmp_path, "own") / "quality.html").read_text()
+    assert "elsewhere in the head" in page
+    assert job(source, tmp_path, *MM) == 0
+    assert "elsewhere" not in capsys.readouterr().err
+
+
 def test_crops_are_named(tmp_path):
     source = tmp_path / "scans"
     source.mkdir()

@@ -187,3 +187,26 @@ def test_tfds_prepares_a_dataset_by_the_method_that_adds_the_manifest():
     source = inspect.getsource(tfds.core.DatasetBuilder.download_and_prepare)
     assert "self._download_and_prepare(" in source, todo
     assert source.index("incomplete_dir") < source.index("self._download_and_prepare("), todo
+
+
+def test_tfds_builds_resampled_slices_as_the_beam_job_does(tmp_path):
+    rule = ((5.0, 5.0, 5.0), (-20.0, 20.0), "background")
+    config = SliceConfig("mm", None, (24, 24), (0, 8), "slice", *rule)
+    (tmp_path / "scans").mkdir()
+    write_cohort(tmp_path / "scans")
+    flags = ["--config=mm", "--spacing=5", "--slices=-20mm:20mm", "--size=24x24"]
+    where = [f"--source_dir={tmp_path / 'scans'}", f"--data_dir={tmp_path / 'beam'}"]
+    assert run([*where, *flags]) == 0
+    builder = builder_for(config, str(tmp_path / "tfds"))
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(manual_dir=str(tmp_path / "scans"))
+    )
+    found = [
+        {
+            (e["subject"], int(e["slice_index"])): (e["image"].tobytes(), e["low"], e["high"])
+            for split in ("train", "validation", "test")
+            for e in tfds.as_numpy(tfds.load("ixi_t1/mm", data_dir=folder, split=split))
+        }
+        for folder in (str(tmp_path / "tfds"), str(tmp_path / "beam"))
+    ]
+    assert len(found[0]) == 12 * 8 and found[0] == found[1]
