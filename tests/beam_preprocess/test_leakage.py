@@ -35,9 +35,9 @@ def blobs(seed, shape=(48, 48, 36)):
     return (500 * made).clip(0).astype(np.int16)
 
 
-def rescanned(voxels, zooms=ZOOMS):
-    """A second scan of a head: turned by 3 degrees, shifted, darker, shaded, with noise."""
-    turn = Rotation.from_euler("xyz", (0, 3, 3), degrees=True).as_matrix()
+def rescanned(voxels, zooms=ZOOMS, degrees=3):
+    """A second scan of a head: turned, shifted, darker, shaded, with noise."""
+    turn = Rotation.from_euler("xyz", (0, degrees, degrees), degrees=True).as_matrix()
     turn = turn / np.reshape(zooms, (3, 1)) * zooms
     middle = (np.array(voxels.shape) - 1) / 2
     offset = middle - turn @ middle + (1.5, -2, 1)
@@ -171,6 +171,16 @@ def test_the_nearest_are_found_among_many_people_and_only_across_groups():
     found = alike.find_alike([*first, *again], groups, grid)
     assert found[0][1:] == (3, 15) and found[0][0] > found[1][0] + 0.1
     assert all(groups[one] != groups[other] for _, one, other in found)
+
+
+def test_a_head_turned_far_about_voxels_that_are_not_cubes_is_found():
+    grid = alike.grid_of((48, 48, 18), (4.0, 4.0, 10.0))
+    voxels = blobs(1, (48, 48, 18))
+    one, other = (
+        alike.prepare(gathered(each, grid))
+        for each in (voxels, rescanned(voxels, grid.cell, degrees=10))
+    )
+    assert alike.likeness(one, other, grid.cell) > 0.8
 
 
 def slices(rows, sha256=None):

@@ -81,6 +81,13 @@ def test_the_default_is_as_it_was_and_hash_is_another_dataset(tmp_path, capsys):
     assert "--splits=other: choose one of roster, hash" in capsys.readouterr().err
 
 
+def test_hash_counts_as_another_setting_even_where_it_changes_nobody(tmp_path, capsys):
+    source = write_people(tmp_path / "source", {"train": 2})
+    assert job(source, tmp_path, *SMALL) == 0
+    assert job(source, tmp_path, *SMALL, "--splits=hash") == 2
+    assert "was made from other inputs or settings" in capsys.readouterr().err
+
+
 def test_a_dataset_split_by_hash_is_repaired_without_the_flag(tmp_path):
     source = write_people(tmp_path / "source", {"train": 9, "test": 1})
     data = tmp_path / "data"
