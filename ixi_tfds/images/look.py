@@ -17,11 +17,12 @@ import numpy as np
 
 from ixi_tfds.images.head import Head, find_head, tilt_of
 from ixi_tfds.nifti import Volume
+from ixi_tfds.system.errors import UserError
 
 BETWEEN_KINDS = 0.65
 """`Look.shell` of stripped heads is below this, of whole heads above.
 
-Measured: 0.92 to 1.00 in 63 whole IXI heads, 0.09 to 0.47 in 9 stripped ones of 4 sources.
+Measured: 0.91 to 1.00 in 63 whole IXI heads, 0.06 to 0.44 in 9 stripped ones of 4 sources.
 """
 
 SHELL = 0.25
@@ -30,42 +31,45 @@ SHELL = 0.25
 RIM = 0.85
 """A head without a dark shell has a bright one (bone in CT) if `Look.rim` is larger by this.
 
-Measured: at most 1.65 in T1 heads, where a model of the 62 IXI heads allows 1.85; 1.95 in CT.
+Measured: at most 1.72 in whole T1 heads, where those of 2 mm allow 1.85; 1.95 in CT-like ones.
 """
 
 TAIL = 0.25
 """Contrast differs if `Look.tail` does by more than this.
 
-Measured: 0.21 to 0.40 in whole T1 heads, 0.16 to 0.43 in stripped ones (0.63 with an enhancing
-tumour), 0.67 to 0.79 in inverted heads, 0.75 in a real T2 scan.
+Measured: 0.20 to 0.39 in whole T1 heads, at least 0.16 in stripped ones (0.66 with an enhancing
+tumour), 0.64 to 0.80 in inverted ones, 0.75 in a real T2 scan.
 """
 
 CORTEX = 0.25
 """Contrast differs if `Look.cortex` does by more than this; compared among heads of one kind.
 
-Measured: 0.65 to 0.93 in whole T1 heads, 1.08 to 1.16 in FLAIR-like ones, 1.27 in a real T2 scan.
+Measured: 0.66 to 0.95 in whole T1 heads, 1.07 to 1.19 in FLAIR-like ones, 1.21 in a real T2 scan.
 """
 
 SPREAD = 2.0
 """Contrast differs if `Look.spread` is this many times smaller or larger, or `Look.rim` larger.
 
-Measured: 0.55 to 1.03 in whole T1 heads, 0.03 in CT, 0.26 in a real scan of proton density.
+Measured: 0.55 to 1.03 in whole T1 heads, 0.03 in CT-like ones, 0.25 in a real proton density scan.
 """
 
 CUT = 0.1
 """Part of the head is missing if `Look.cut` is larger by more than this.
 
-Measured: at most 0.01 in whole heads, 0.19 to 0.37 where the top or a side is cut off.
+Measured: 0 in whole heads, 0.16 to 0.42 where the top or a side is cut off.
 """
 
 SIZE = 1.4
 """A head is too large or small if `Look.breadth` differs by more than this factor.
 
-Measured: 0.9 to 1.1 times the median in whole heads, from 0.8 in stripped ones, 0.5 in a macaque.
+Measured: 0.91 to 1.08 times the median in whole heads, 0.78 to 0.86 in stripped ones.
 """
 
 HEIGHT = 0.85
-"""The field of view is too low if it shows less than this share of the height of others."""
+"""The field of view is too low if it shows less than this share of the height of others.
+
+Measured: 161 to 166 mm in whole heads, of which no more than 170 mm count.
+"""
 
 COARSE = 2.0
 """Voxels are coarse if their longest side is more than this many times that of others."""
@@ -118,6 +122,11 @@ class Look:
     rim: float
     cortex: float
     histogram: tuple[float, float, float, float, float]
+
+    def __post_init__(self) -> None:
+        sides = (*self.zooms, *self.extent)
+        if not (np.isfinite(_numbers([self])).all() and min(sides) >= 0):
+            raise UserError(f"{self} is not how a scan looks")
 
     @property
     def spread(self) -> float:

@@ -162,3 +162,19 @@ def test_anomalies_says_it_of_volumes_and_strict_refuses_them(copier, data_dir, 
     whole = write_pairs(tmp_path / "whole", stripped=False)
     assert anomalies(copier, data_dir, whole, tmp_path / "whole_out", "--strict") == 0
     assert "unlike" not in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_real_scans_by_a_model_of_the_62_real_heads(real_data, copier, tmp_path, capsys):
+    """A whole head of another site at full resolution, and a stripped scan of another source."""
+    heads = sorted((real_data / "ixi/heads_2mm").glob("*.nii.gz"))
+    known = typical([look_of(read_volume(str(path))) for path in heads])
+    model = model_of(tmp_path / "model", copier, known)
+    (whole,) = (real_data / "ixi/full").glob("IXI533*")
+    (bare,) = (real_data / "lesions").glob("*_T1_MNI.nii.gz")
+    for scan in (whole, bare):
+        assert reconstruct(model, scan, tmp_path / "out") == 0
+    assert f"warning: {bare}: {STRIPPED}\n" in capsys.readouterr().err
+    assert facts_in(tmp_path / "out", whole)["unlike_training"] == []
+    assert facts_in(tmp_path / "out", bare)["unlike_training"] == [STRIPPED]
+    assert reconstruct(model, bare, tmp_path / "strict", "--strict") == 2

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 from benchmarks.look import heads, kinds, labels_of, stripped, verdict, with_axes, with_values
 from ixi_tfds.demo.head import SITES, brain_mask, make_head
 from ixi_tfds.documents import codec
-from ixi_tfds.images.look import TypicalLook, look_of, typical, unlike, unlike_the_rest
+from ixi_tfds.images.look import Look, TypicalLook, look_of, typical, unlike, unlike_the_rest
 from ixi_tfds.nifti import read_volume
 
 GRID = {"shape": (72, 72, 48), "zooms": (3.5, 3.5, 4.0)}
@@ -166,6 +166,15 @@ def test_any_volume_has_a_look_of_finite_numbers(tmp_path, shape):
 def test_a_typical_look_is_read_as_it_was_written(looks):
     known = typical(looks)
     assert codec.from_plain(TypicalLook, codec.to_plain(known)) == known
+
+
+@pytest.mark.parametrize("field", ["zooms", "extent", "rim", "histogram"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_document_with_a_look_of_no_scan_is_refused(looks, field, value):
+    plain = codec.to_plain(looks[0])
+    plain[field] = [value] * len(plain[field]) if isinstance(plain[field], list) else value
+    with pytest.raises(codec.DocumentError, match="is not how a scan looks"):
+        codec.from_plain(Look, plain)
 
 
 @pytest.fixture(scope="module")
