@@ -134,6 +134,17 @@ def test_other_kinds_are_named(made_up, looks, kind):
     assert kind in verdict(unlike(look, [typical(looks)]))
 
 
+@pytest.mark.parametrize(
+    "kept",
+    [np.s_[26:], np.s_[:46], np.s_[:, :46], np.s_[:, :, 16:], np.s_[:, :, :32]],
+    ids=["front", "back", "top", "left", "right"],
+)
+def test_a_head_is_cut_at_whichever_side_the_volume_ends(made_up, looks, kept):
+    volume = made_up[0][2]
+    look = look_of(with_values(volume, volume.scaled(volume.voxels)[kept]))
+    assert "cut" in verdict(unlike(look, [typical(looks)]))
+
+
 def test_a_scan_tilted_by_less_than_15_degrees_or_like_the_training_scans_passes(looks):
     turned = [dataclasses.replace(look, tilt=30.0) for look in looks]
     assert unlike(dataclasses.replace(looks[0], tilt=14.9), [typical(looks)]) == []
