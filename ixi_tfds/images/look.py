@@ -11,6 +11,7 @@ and benchmarks/look.py measures them again.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,6 +93,7 @@ _SHELL = slice(3, 22)  # depths at which a skull may be
 _BEYOND = 15  # samples beyond the shell that tell how bright the brain is
 _CORTEX = slice(14, 24)  # depths of the outer brain of a whole head
 _DARK = 0.6
+_SHARES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _RANGE = (10, 90)  # percentiles: a tenth of other heads in a dataset do not make it less strict
 
 
@@ -124,8 +126,7 @@ class Look:
     histogram: tuple[float, float, float, float, float]
 
     def __post_init__(self) -> None:
-        sides = (*self.zooms, *self.extent)
-        if not (np.isfinite(_numbers([self])).all() and min(sides) >= 0):
+        if not (all(map(math.isfinite, _numbers(self))) and min(*self.zooms, *self.extent) >= 0):
             raise UserError(f"{self} is not how a scan looks")
 
     @property
@@ -162,31 +163,22 @@ def look_of(volume: Volume) -> Look:
     axes = volume.affine[:3, :3] / volume.zooms
     shear = np.degrees(np.arcsin(np.minimum(1.0, np.abs(np.triu(axes.T @ axes, 1))))).max()
     extent = np.subtract(head.high, head.low) * volume.zooms
-    percentiles = np.percentile(rays[:, :_CORE], (5, 25, 50, 75, 95))
-    parts = [
-        volume.zooms,
-        extent,
-        tilt_of(volume.affine),
-        shear,
-        cut.mean(),
-        shell,
-        rim,
-        cortex,
-        percentiles,
-    ]
-    return _look(np.hstack(parts))
+    core = np.sort(rays[:, :_CORE], axis=None)
+    histogram = core[[round(share * (core.size - 1)) for share in _SHARES]]
+    outside = [tilt_of(volume.affine), float(shear), float(cut.mean()), shell, rim, cortex]
+    return _look([*volume.zooms, *extent.tolist(), *outside, *histogram.tolist()])
 
 
 def typical(looks: Sequence[Look]) -> TypicalLook | None:
     """The typical look of a dataset's volumes; None without volumes."""
-    return _typical(_numbers(looks)) if looks else None
+    return _typical(np.array([_numbers(look) for look in looks])) if looks else None
 
 
 def unlike_the_rest(looks: Sequence[Look]) -> list[list[str]]:
     """For each of a dataset's volumes, what differs between it and all others; as `unlike`."""
     if len(looks) < 2:
         return [[] for _ in looks]
-    numbers = _numbers(looks)
+    numbers = np.array([_numbers(look) for look in looks])
     return [
         unlike(look, [_typical(np.delete(numbers, index, axis=0))], "the other heads")
         for index, look in enumerate(looks)
@@ -243,13 +235,14 @@ def _contrast_differs(look: Look, low: Look, high: Look, comparable: bool) -> bo
     )
 
 
-def _numbers(looks: Sequence[Look]) -> np.ndarray:
-    """All numbers of looks, [looks, numbers], in the order of `_look`."""
-    return np.array([np.hstack(list(vars(look).values())) for look in looks])
+def _numbers(look: Look) -> list[float]:
+    """All numbers of a look, in the order of `_look`."""
+    outside = [look.tilt, look.shear, look.cut, look.shell, look.rim, look.cortex]
+    return [*look.zooms, *look.extent, *outside, *look.histogram]
 
 
 def _typical(numbers: np.ndarray) -> TypicalLook:
-    low, high = np.percentile(numbers, _RANGE, axis=0)
+    low, high = np.percentile(numbers, _RANGE, axis=0).tolist()
     return TypicalLook(low=_look(low), high=_look(high))
 
 
@@ -258,9 +251,9 @@ def _span(low: Look, high: Look, axis: int) -> str:
     return " to ".join(dict.fromkeys(ends))
 
 
-def _look(values: np.ndarray) -> Look:
+def _look(values: Sequence[float]) -> Look:
     """A look from all its numbers in their order, rounded to four digits."""
-    v = [round(value, 4) for value in values.tolist()]
+    v = [round(value, 4) for value in values]
     return Look(
         zooms=(v[0], v[1], v[2]),
         extent=(v[3], v[4], v[5]),
@@ -300,7 +293,7 @@ def _rays(volume: Volume, head: Head) -> tuple[np.ndarray, np.ndarray]:
     middle[1] = high[1] - _MIDDLE * width
     places, inside = [], np.ones(_STEPS.shape[1:], bool)
     for axis, (n, side) in enumerate(zip(volume.voxels.shape, volume.zooms, strict=True)):
-        at = np.rint(_STEPS[axis] * (width / 100 / side) + middle[axis] / side).astype(np.intp)
+        at = np.rint(_STEPS[axis] * (width / 100 / side) + middle[axis] / side).astype(np.int32)
         inside &= (at >= 0) & (at < n)
         places.append(np.clip(at, 0, n - 1, out=at))
     values = volume.scaled(volume.voxels[tuple(places)]) - head.background
@@ -338,7 +331,7 @@ def _half_sphere() -> np.ndarray:
     height, turn = index / _RAYS, index * np.pi * (3 - np.sqrt(5))
     radius = np.sqrt(1 - height**2)
     directions = np.stack([radius * np.cos(turn), height, radius * np.sin(turn)])
-    return directions[:, :, None] * np.arange(_SAMPLES)
+    return (directions[:, :, None] * np.arange(_SAMPLES)).astype(np.float32)
 
 
 _STEPS = _half_sphere()
