@@ -180,6 +180,7 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
     first, second = (dict(volume) for volume in record_of(task)["volumes"])
     values = voxels[:, :, 8:14] * float(np.float32(-0.3712)) + float(np.float32(12.5678))
     thumbnails = first.pop("thumbnail"), second.pop("thumbnail")
+    assert second.pop("look")["zooms"] == [4.0, 4.0, 5.0]
     assert all(thumbnails) and thumbnails[0] != thumbnails[1]
     pixels = first.pop("pixels"), second.pop("pixels")
     assert all(pixels) and pixels[0] != pixels[1]
