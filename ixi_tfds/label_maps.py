@@ -15,12 +15,11 @@ MIN_SMALL_STEPS = 0.4
 """In a scan of few levels, a larger share of the different neighbours differs by one level."""
 
 _AFAR = 4
-_AFAR_MM = 8.0
 _LINES = 16
 _FEW = 1000
 
 
-def is_label_map(voxels: np.ndarray, side: float) -> bool:
+def is_label_map(voxels: np.ndarray) -> bool:
     """Whether finite voxels are labels and not the values of a scan.
 
     It looks at lines along the first axis, on a fixed grid of 16 to 31 x 16 to 31 lines, and at
@@ -42,10 +41,11 @@ def is_label_map(voxels: np.ndarray, side: float) -> bool:
     | anatomical label maps              | 135-146  | 0.76-0.80        | 0.43-0.53 | 0.00-0.01   |
     | masks, lesions and tumours         | 2-5      | 0.91-1.00        | 0.72-1.00 | 0.00-0.70   |
 
+    Not found: anatomical label maps with voxels of 4 mm and more, whose neighbours differ as often,
+    and maps of probabilities.
+
     Args:
       voxels: [posterior, superior, right] of any real type, as stored.
-      side: of a voxel along the first axis, in mm; where voxels are larger than 2 mm, the distance
-        is 8 mm instead of 4 voxels.
     """
     steps = [max(1, n // _LINES) for n in voxels.shape[1:]]
     lines = voxels[:, steps[0] // 2 :: steps[0], steps[1] // 2 :: steps[1]].copy("K")
@@ -61,8 +61,7 @@ def is_label_map(voxels: np.ndarray, side: float) -> bool:
     marked &= lines != values[counts.argmax()]
     if _share_equal(lines, marked, 1) <= MAX_EQUAL_NEIGHBOURS:
         return False
-    afar = min(_AFAR, max(1, round(_AFAR_MM / side)))
-    if _share_equal(lines, marked, afar) <= MAX_EQUAL_AFAR:
+    if _share_equal(lines, marked, _AFAR) <= MAX_EQUAL_AFAR:
         return False
     return _share_of_small_steps(np.searchsorted(values, lines), marked) < MIN_SMALL_STEPS
 

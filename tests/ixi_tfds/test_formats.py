@@ -267,7 +267,10 @@ def test_a_minc_file_may_not_take_its_voxels_from_elsewhere(tmp_path):
     with h5py.File(path, "a") as file:
         del file["minc-2.0/image/0/image"]
         values = file["minc-2.0/image/0"].create_dataset(
-            "image", (10, 12, 14), np.int16, external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)]
+            "image",
+            (10, 12, 14),
+            np.int16,
+            external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)],
         )
         values.attrs["dimorder"] = np.bytes_(",".join(SPACE).encode())
     assert reason_of(path) == "corrupt_data"
