@@ -116,8 +116,9 @@ WRITERS = {
 }
 
 
-def write(folder, name):
-    WRITERS[name](folder / name, scan())
+def write(folder, name, made=None):
+    """A head in the format that the name says."""
+    WRITERS[name](folder / name, made or scan())
     return folder / name
 
 

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy import ndimage
 from volumes import head, image
 
 from ixi_tfds.cohorts.catalog import Scan
@@ -92,12 +93,9 @@ def test_nan_inside_the_head_is_refused_with_its_place(tmp_path, place, told, ba
     voxels, air = stripped()
     voxels[air] = background
     voxels[place] = np.nan
-    with pytest.raises(ScanError, match=f"NaN inside the head.*|{told}") as caught:
+    with pytest.raises(ScanError, match=told) as caught:
         slices(write(tmp_path, voxels))
-    assert caught.value.reason == "non_finite"
-    assert np.all([part in caught.value.detail for part in ("NaN inside the head", "first at")])
-    with pytest.raises(ScanError, match=told):
-        slices(write(tmp_path, voxels))
+    assert caught.value.reason == "non_finite" and "NaN inside the head" in caught.value.detail
 
 
 def test_infinite_voxels_are_refused_wherever_they_are(tmp_path):
@@ -115,15 +113,12 @@ def test_a_volume_of_nothing_but_nan_is_refused(tmp_path):
 
 
 @pytest.mark.real_data
-def test_real_stripped_heads_with_nan_around_them_give_the_slices_of_zeros(real_data, tmp_path):
+def test_real_stripped_heads_with_nan_around_them_are_those_with_zeros(real_data, tmp_path):
     for path in sorted((real_data / "ixi" / "stripped").glob("*.nii.gz"))[:2]:
         made = nib.load(path)
         voxels = np.asarray(made.dataobj, np.float32)
-        air = voxels == 0
-        holes = np.where(air, np.float32(np.nan), voxels)
-        nib.save(nib.Nifti1Image(holes, made.affine), tmp_path / "x.nii.gz")
+        outside = ~ndimage.binary_fill_holes(voxels > 0)
+        holed = np.where(outside, np.float32(np.nan), voxels)
+        nib.save(nib.Nifti1Image(holed, made.affine), tmp_path / "x.nii.gz")
         volume = read_volume(str(tmp_path / "x.nii.gz"))
-        expected = read_volume(str(path))
-        assert volume.voxels.min() >= 0
-        outside = expected.voxels == 0
-        assert np.isfinite(volume.voxels).all() or np.isnan(volume.voxels[outside]).any()
+        np.testing.assert_array_equal(volume.voxels, read_volume(str(path)).voxels)

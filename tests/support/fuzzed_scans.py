@@ -5,6 +5,7 @@ import math
 import pathlib
 import warnings
 
+import nibabel as nib
 import numpy as np
 from volumes import ZOOMS, head, image
 
@@ -20,9 +21,14 @@ GEOMETRIES = [volumes.Geometry(config, (12, 12, 9), ZOOMS) for config in CONFIGS
 HEADER = 352
 
 
+def seed_image() -> nib.Nifti1Image:
+    """A good head of 3 kB."""
+    return image(head((12, 12, 9)))
+
+
 def seed_file() -> bytes:
-    """A good NIfTI file of 3 kB, not compressed."""
-    return image(head((12, 12, 9))).to_bytes()
+    """The file of `seed_image`, not compressed."""
+    return seed_image().to_bytes()
 
 
 def pack(content: bytes) -> bytes:
@@ -30,14 +36,14 @@ def pack(content: bytes) -> bytes:
     return gzip.compress(content, 1, mtime=0)
 
 
-def outcome(stored: bytes, folder: pathlib.Path) -> str:
+def outcome(stored: bytes, folder: pathlib.Path, name: str = "fuzzed.nii.gz") -> str:
     """Give a file to preprocessing and to the evaluator.
 
     Returns:
       "slices", or the reasons for which the two refused it; any other exception passes through,
       and so does a slice that is not what its contract says.
     """
-    path = folder / "fuzzed.nii.gz"
+    path = folder / name
     path.write_bytes(stored)
     with warnings.catch_warnings():
         # A value that overflows on the way is found in the end, or it is a bug.
