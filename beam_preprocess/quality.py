@@ -26,11 +26,12 @@ def render(
     refused: Sequence[Refusal],
     warnings: Sequence[str],
     cohort: Cohort,
+    told_apart: Sequence[str] = (),
 ) -> str:
     """The report as one self-contained HTML page.
 
     `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
-    those about the demographics and the voxels.
+    those about the demographics and the voxels, `told_apart` how people were told apart.
     """
     roster = read_roster(cohort.roster)
     volumes = []
@@ -52,12 +53,14 @@ def render(
         originals=collections.Counter(volume["original"] for volume in volumes),
         sites=_sites(volumes),
         volumes=volumes,
+        spacing=manifest.config.spacing and in_words(manifest.config.spacing),
         cropped=sorted(
             (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
         ),
         backgrounds=_backgrounds(volumes),
         refused=refused,
         warnings=warnings,
+        told_apart=told_apart,
     )
 
 

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.options import Dataset, ModelChecks, check_folders
+from ixi_tfds.cohorts import AS_NAMED, NameFlags
+from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:
@@ -71,6 +74,8 @@ class AnomaliesConfig:
     data: Dataset = dataclasses.field(kw_only=True)
     output_dir: str = flag("Folder for the results.")
     source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
     settings: LesionSettings = dataclasses.field(default_factory=LesionSettings, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
@@ -78,6 +83,8 @@ class AnomaliesConfig:
     def __post_init__(self) -> None:
         flags.check(self)
         check_folders("saved_model", self.saved_model)
+        if self.bids.bids_filter and self.source_dir is None:
+            raise UserError("--bids_filter goes with --source_dir, a BIDS folder")
 
 
 def main(config: AnomaliesConfig) -> None:
@@ -96,9 +103,14 @@ def main(config: AnomaliesConfig) -> None:
             storage.at(data.data_dir), data.dataset, "validation", "quick"
         )
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
-        source, batch_size = config.source_dir, config.batch_size
         scored = score_lesions(
-            models, data, config.settings, source_dir=source, batch_size=batch_size
+            models,
+            data,
+            config.settings,
+            source_dir=config.source_dir,
+            asked=config.bids.asked,
+            names=config.names,
+            batch_size=config.batch_size,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -116,6 +128,8 @@ def score_lesions(
     settings: LesionSettings,
     *,
     source_dir: str | None = None,
+    asked: Filter | None = None,
+    names: NameFlags = AS_NAMED,
     batch_size: int = 32,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
     """Score lesions by models and baselines.
@@ -125,6 +139,8 @@ def score_lesions(
       data: dataset of healthy people.
       settings: how pixels are scored.
       source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
+      asked: which volumes of a BIDS folder are asked for; None for all.
+      names: who is the person in a file of that folder, and whether names are believed.
       batch_size: slices in a batch.
 
     Returns:
@@ -146,7 +162,7 @@ def score_lesions(
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
-        pairs, geometry = _volumes(source_dir, data, facts)
+        pairs, geometry = _volumes(source_dir, asked, names, data, facts)
         found = tallies.tally_volumes(scorer, pairs, geometry)
         _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
     healthy = tallies.tally_split(scorer, validation, seed=None)
@@ -185,14 +201,20 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
     }
 
 
-def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[list[Pair], Geometry]:
+def _volumes(
+    source_dir: str,
+    asked: Filter | None,
+    names: NameFlags,
+    data: Dataset,
+    facts: dict[str, Any],
+) -> tuple[list[Pair], Geometry]:
     """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
     from evaluator import volumes
     from evaluator.lesions import pairs
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
 
-    chosen, alone = pairs.find_pairs(source_dir)
+    chosen, alone = pairs.find_pairs(source_dir, asked, names)
     facts["lesions"] = (
         "1 volume with its mask, scored on its own grid"
         if len(chosen) == 1

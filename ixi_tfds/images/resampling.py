@@ -106,19 +106,27 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     return result
 
 
-def share_outside(volume: Volume, config: SliceConfig, head: Head | None = None) -> float:
-    """Share of a plane of the volume that lies outside the stored slices, cut off by the crop."""
-    shape, zooms = volume.voxels.shape, volume.zooms
+def share_cropped(volume: Volume, config: SliceConfig, head: Head) -> float:
+    """Share of the head's box, in the plane of the slices, that the stored slices leave out."""
     if config.spacing is None:
-        shares = [min(1.0, size / n) for size, n in zip(config.size, shape, strict=False)]
+        starts = [
+            max(0, (n - most) // 2)
+            for n, most in zip(volume.voxels.shape, config.size, strict=False)
+        ]
+        fields = [
+            (start - 0.5, start + most - 0.5)
+            for start, most in zip(starts, config.size, strict=True)
+        ]
     else:
-        rows, columns, _ = slice_places(volume, config, head)
-        shares = []
-        for field, n, side in zip((rows, columns), shape, zooms, strict=False):
-            low = max(field.first - field.side / 2, -side / 2)
-            high = min(field.first + (field.n - 0.5) * field.side, (n - 0.5) * side)
-            shares.append(max(0.0, high - low) / (n * side))
-    return 1 - shares[0] * shares[1]
+        places = slice_places(volume, config, head)[:2]
+        fields = [
+            ((each.first - each.side / 2) / side, (each.first + (each.n - 0.5) * each.side) / side)
+            for each, side in zip(places, volume.zooms, strict=False)
+        ]
+    kept = 1.0
+    for (start, end), low, high in zip(fields, head.low, head.high, strict=False):
+        kept *= max(0.0, min(end, high) - max(start, low)) / (high - low)
+    return 1 - kept
 
 
 def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from nibabel.affines import from_matvec
 
 from beam_preprocess import __main__ as beam_preprocess
-from beam_preprocess import plan
+from beam_preprocess import geometry
 from beam_preprocess.spacing import zooms_of_file
 
 MM = ("--config=mm", "--spacing=5", "--size=32x32", "--slices=-25mm:25mm")
@@ -295,12 +295,17 @@ def test_tilted_heads_get_a_warning(tmp_path, capsys):
 def test_crops_are_named(tmp_path):
     source = tmp_path / "scans"
     source.mkdir()
-    write_ball(source, "wide", (5.0,) * 3, (40, 32, 30))
+    for name, middle in (("middle", 0.0), ("beside", 45.0)):
+        write_ball(source, name, (5.0,) * 3, (50, 32, 30), (middle, 0.0, 0.0))
     assert job(source, tmp_path, *BY_NUMBER) == 0
     page = (folder_of(tmp_path, "own") / "quality.html").read_text()
-    assert "leave out a part of the plane of 1 volumes" in page
-    assert '<td>wide</td><td class="n">20.0%</td><td>40x32x30</td><td>5x5x5</td>' in page
-    assert "5x5x5 mm, crop 20.0%" in page
+    assert "crop the heads of 1 volumes" in page
+    (share,) = re.findall(
+        r'<td>beside</td><td class="n">([0-9.]+)%</td><td>50x32x30</td><td>5x5x5</td>', page
+    )
+    # Of 120 mm, 25 mm lie beyond the 160 mm of the slices; the box leaves out 1% of the head.
+    assert 14 < float(share) < 21
+    assert f"5x5x5 mm, crop {share}%" in page
 
 
 def test_datasets_of_the_old_padding_are_the_same_job_and_can_be_repaired(
@@ -310,7 +315,7 @@ def test_datasets_of_the_old_padding_are_the_same_job_and_can_be_repaired(
     source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 6.0, "c": 6.0})
     flags = [*BY_NUMBER[:2], "--size=40x40", "--slices=8:18"]
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "PADDING", None)
+        patch.setattr(geometry, "PADDING", None)
         assert job(source, tmp_path, *flags) == 0
     assert "padding" not in manifest_of(tmp_path, "own")["config"]
     capsys.readouterr()

@@ -13,7 +13,7 @@ import pytest
 from volumes import image
 
 from beam_preprocess import __main__ as beam_preprocess
-from beam_preprocess import plan
+from beam_preprocess import geometry
 from evaluator import __main__ as evaluator
 from trainer import __main__ as trainer
 
@@ -52,7 +52,7 @@ def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unchanged")
     scans = write_scans(tmp_path_factory.mktemp("scans"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(plan, "PADDING", None)
+        patch.setattr(geometry, "PADDING", None)
         for scaling in SHARDS:
             assert make(scans, folder, f"by_{scaling}", f"--scaling={scaling}", *GEOMETRY) == 0
     for scaling in SHARDS:
