@@ -17,10 +17,10 @@ from evaluator.options import ModelChecks
 from ixi_tfds.cohorts import NameFlags, bids
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import look
-from ixi_tfds.cohorts.names import refusal, stem_of
+from ixi_tfds.cohorts.names import refusal
 from ixi_tfds.config import VERSION
 from ixi_tfds.content import broken_link
-from ixi_tfds.formats import READ_EXTENSIONS
+from ixi_tfds.formats import READ_EXTENSIONS, stem_of
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command, one_line
 from ixi_tfds.system.errors import ScanError, UserError

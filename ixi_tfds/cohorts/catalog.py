@@ -16,6 +16,7 @@ from ixi_tfds.cohorts.cohort import Cohort, People
 from ixi_tfds.cohorts.names import is_mask, refusal
 from ixi_tfds.cohorts.participants import read_participants
 from ixi_tfds.cohorts.walking import PassedOver, find_files
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
 
@@ -196,7 +197,7 @@ def look(
 
 def _nothing(source_dir: str, looked: Volumes) -> str:
     """The message for a folder without volumes: all reasons, counted."""
-    text = f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it"
+    text = f"{source_dir}: no T1 volumes ({READ_FORMATS}, at any depth) in it"
     if looked.refused:
         counts = collections.Counter(error.reason for error in looked.refused)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -6,9 +6,9 @@ Nothing here opens a file.
 import re
 from pathlib import PurePath
 
+from ixi_tfds.formats import stem_of
 from ixi_tfds.system.errors import ScanError
 
-_EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 _SEPARATORS = re.compile(r"[-_. ]+")
 _T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
 
@@ -92,11 +92,6 @@ _NUMBERED_LABELS = re.compile(r"(?:mask|seg|label)[0-9]{1,2}")
 _SPM_TISSUE = re.compile(r"s?[0-9]*m0?w[pc][1-6]", re.IGNORECASE)
 _LABEL_FOLDERS = {"labelstr", "labelsts", "maskstr", "masksts"}
 """nnU-Net's folders of label maps, whose files have the names of cases."""
-
-
-def stem_of(path: str) -> str:
-    """A volume's file name without `.nii` or `.nii.gz`."""
-    return _EXTENSION.sub("", PurePath(path).name)
 
 
 def without_t1(stem: str) -> str:

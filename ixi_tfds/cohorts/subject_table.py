@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ixi_tfds.cohorts.names import stem_of
+from ixi_tfds.formats import stem_of
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from ixi_tfds.cohorts import NameFlags, marks, person_folders, subject_table
 from ixi_tfds.cohorts.cohort import Cohort
-from ixi_tfds.cohorts.names import stem_of, without_t1
+from ixi_tfds.cohorts.names import without_t1
+from ixi_tfds.formats import stem_of
 from ixi_tfds.system.errors import ScanError, UserError
 
 WHICH_FLAG = (

@@ -6,13 +6,11 @@ Nothing here opens a volume.
 import collections
 import dataclasses
 import pathlib
-import re
 from collections.abc import Iterable, Iterator
 
+from ixi_tfds.formats import READ_KINDS, conversion, images_in
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
-
-_VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 
 HIDDEN = "hidden image"
 LINK = "link to a folder"
@@ -69,14 +67,13 @@ def find_files(source_dir: str) -> Found:
     examples: dict[tuple[str, str], str] = {}
     tree = _Tree(storage.at(source_dir))
     for folder, names in tree.folders():
-        for name in names:
+        for name, kind in images_in(names).items():
             path = str(storage.at(folder, name))
-            kind = _kind(name)
-            if kind and (name.startswith(".") or folder in tree.hidden):
+            if name.startswith(".") or folder in tree.hidden:
                 kind = HIDDEN
-            if kind == _READ:
+            if kind in READ_KINDS:
                 volumes.append(path)
-            elif kind:
+            else:
                 others[folder, kind] += 1
                 examples[folder, kind] = min(path, examples.get((folder, kind), path))
     passed = [
@@ -158,29 +155,10 @@ def _complain(error: OSError) -> None:
     raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
 
 
-_READ = "NIfTI"
-# fmt: off
-_KINDS = {
-    "DICOM": (".dcm", ".dicom", ".ima"),
-    "NRRD": (".nrrd", ".nhdr", ".nrrd.gz"),
-    "PAR/REC": (".par",),
-    "AFNI": (".head",),
-    "ECAT": (".v",),
-}
-# fmt: on
-
-
-def _kind(name: str) -> str | None:
-    """The kind of image that a file name says; None for other files."""
-    if _VOLUME.search(name):
-        return _READ
-    lower = name.lower()
-    return next((kind for kind, ends in _KINDS.items() if lower.endswith(ends)), None)
-
-
 def _detail(kind: str, folder: str, files: int, example: str) -> str:
     name = pathlib.PurePath(example).name
     counted = f"{files} {kind} file{'s' if files > 1 else ''}, such as {name}"
     if kind == HIDDEN:
         return f"{counted}: hidden files are not read"
-    return f"{counted}: not read"
+    todo = conversion(kind, folder if kind == "DICOM" else example)
+    return f"{counted}: not read; {todo}"

@@ -12,8 +12,8 @@ from ixi_tfds.cohorts import catalog
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.cohorts.cohort import People
 from ixi_tfds.cohorts.ixi import IXI
-from ixi_tfds.cohorts.names import stem_of
 from ixi_tfds.cohorts.roster import read_roster
+from ixi_tfds.formats import stem_of
 from ixi_tfds.splits import assign_splits
 from ixi_tfds.system.errors import ScanError, UserError
 
