@@ -9,6 +9,8 @@ import test_formats
 from volumes import SMALL, head, image, write_cohort
 
 from beam_preprocess import __main__ as beam_preprocess
+from beam_preprocess.plan import SourceConfig, plan_job
+from ixi_tfds.config import THESIS
 from ixi_tfds.documents import manifest
 
 
@@ -97,6 +99,9 @@ def test_the_flag_is_part_of_the_fingerprint_only_when_it_is_used(tmp_path):
     assert make(source, tmp_path / "data") == 0
     assert make(source, tmp_path / "data", "--noallow_unknown_orientation") == 0
     assert make(source, tmp_path / "data", "--allow_unknown_orientation") == 2
+    # What earlier versions made has no such setting, and must count as the same.
+    planned = plan_job(SourceConfig(str(source)), THESIS, tmp_path / "other")
+    assert "allow_unknown_orientation" not in planned.settings
 
 
 def test_voxels_of_a_pair_that_changed_make_another_dataset(tmp_path):
