@@ -65,7 +65,7 @@ def test_images_of_other_kinds_are_named_with_the_command_that_converts_them(tmp
         (source / name).write_bytes(b"content")
     assert make(source, tmp_path / "data") == 0
     printed = capsys.readouterr().out
-    assert f"dcm2niix -z y -f %i_%p_%s -o nifti {source / 'raw'}" in printed
+    assert f"dcm2niix -z y -f %i_%p_%s -o nifti {source / 'raw'}\n" in printed
     rows = (made_in(tmp_path / "data") / "rejected.jsonl").read_text()
     assert "2 DICOM files" in rows and "SimpleITK" in rows and "AFNI" in rows and ".hdr" in rows
     assert manifest.read(made_in(tmp_path / "data")).passed_over == {
@@ -100,7 +100,7 @@ def test_the_flag_is_part_of_the_fingerprint_only_when_it_is_used(tmp_path):
     assert make(source, tmp_path / "data", "--noallow_unknown_orientation") == 0
     assert make(source, tmp_path / "data", "--allow_unknown_orientation") == 2
     # What earlier versions made has no such setting, and must count as the same.
-    planned = plan_job(SourceConfig(str(source)), THESIS, tmp_path / "other")
+    planned = plan_job(SourceConfig(source_dir=str(source)), THESIS, tmp_path / "other")
     assert "allow_unknown_orientation" not in planned.settings
 
 
