@@ -91,7 +91,9 @@ def _manifest(
         bytes=sum(record.bytes for record in filled),
         bids_filter=plan.settings.get("bids_filter"),
         volumes={
-            volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)
+            volume.subject: Source(
+                record.split, record.shard, volume.path, volume.git_blob_sha1, volume.assumed_axes
+            )
             for record, volume in volumes
         },
     )

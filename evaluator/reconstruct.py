@@ -17,6 +17,7 @@ from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import look
 from ixi_tfds.cohorts.names import refusal
 from ixi_tfds.config import VERSION
+from ixi_tfds.content import broken_link
 from ixi_tfds.formats import READ_EXTENSIONS, stem_of
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command, one_line
@@ -77,7 +78,8 @@ class ReconstructConfig:
         storage.check_local(self.output_dir, "output_dir")
         for name, path in (("saved_model", self.saved_model), ("input", self.input)):
             if not storage.at(path).exists():
-                raise UserError(f"--{name}={path}: no such file or folder")
+                missing = broken_link(path) or "no such file or folder"
+                raise UserError(f"--{name}={path}: {missing}")
 
 
 @dataclasses.dataclass(frozen=True)

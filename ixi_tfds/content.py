@@ -2,7 +2,7 @@
 
 import pathlib
 
-from ixi_tfds.formats import READ_FORMATS, conversion
+from ixi_tfds.formats import NO_HEADER, READ_FORMATS, READ_KINDS, conversion, image_kind
 from ixi_tfds.system import storage
 
 HEAD_BYTES = 540
@@ -55,6 +55,9 @@ def what_it_is(path: str, head: bytes | memoryview, stored: bytes) -> str:
     for start, words in _STARTS.items():
         if head.startswith(start):
             return words
+    kind = image_kind(path)
+    if kind and kind not in (*READ_KINDS, NO_HEADER):
+        return f"is named as an image of another format, {kind}; {conversion(kind, path)}"
     return f"has no valid header of a format that is read: {READ_FORMATS}"
 
 

@@ -255,7 +255,7 @@ def check_window(volume: Volume, path: str, slices: tuple[int, int]) -> None:
             f"only {signal:.3%} of its window's voxels differ from the lowest value; "
             f"a head has at least {MIN_SIGNAL:.0%}",
         )
-    if is_label_map(window, volume.zooms[0]):
+    if is_label_map(window):
         raise ScanError("label_map", path, "looks like a label map: most neighbours are equal")
 
 

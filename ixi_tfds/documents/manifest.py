@@ -59,13 +59,14 @@ class Counts:
 class Source:
     """The split and shard of a subject's slices, and the volume that they come from.
 
-    `path` is relative to the source folder.
+    `path` is relative to the source folder. `assumed_axes` are as in `VolumeRecord`.
     """
 
     split: str
     shard: str
     path: str
     git_blob_sha1: str
+    assumed_axes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

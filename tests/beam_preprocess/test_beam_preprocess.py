@@ -31,6 +31,7 @@ from volumes import SMALL, ZOOMS, head, image, write_cohort, write_head
 
 from beam_preprocess import workers
 from beam_preprocess.__main__ import run
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.slices import slices_of
 
 
@@ -502,7 +503,11 @@ def test_the_numbers_on_the_quality_page_are_those_of_the_cohort(varied):
     }
     assert "Of 14 volumes: 14 no checksum known." in page
     assert [row for row in _Page(page).rows if len(row) == 3 and row[0].endswith(".gz")] == [
-        ["IXI703-Guys-0001-T1.nii.gz", "not_nifti", "is not a NIfTI file (no valid header)"],
+        [
+            "IXI703-Guys-0001-T1.nii.gz",
+            "not_nifti",
+            f"has no valid header of a format that is read: {READ_FORMATS}",
+        ],
         [
             "IXI721-HH-0021-T2.nii.gz",
             "other_modality",
@@ -775,7 +780,9 @@ def test_each_volume_is_read_once_and_counted_once(source, tmp_path, monkeypatch
 
     read, bars = [], []
     real = shards.read_volume
-    monkeypatch.setattr(shards, "read_volume", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(
+        shards, "read_volume", lambda path, **o: (read.append(path), real(path, **o))[1]
+    )
 
     class Bar(job_module.tqdm):
         def update(self, n=1):

@@ -497,9 +497,9 @@ def write_bad(folder):
     return {
         "flat": "not a 3-D volume: its shape is (32, 32)",
         "series": "not a 3-D volume: its shape is (32, 32, 24, 2)",
-        "nan": "NaN or infinite",
+        "nan": "1 voxels that are NaN inside the head",
         "constant": "every voxel of its window is 7",
-        "text": "is not a NIfTI file",
+        "text": "no valid header of a format that is read",
         "metres": "is its affine in millimetres?",
         "shallow": "has 8 sagittal slices, none of them in the window of training",
     }

@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import pathlib
+import struct
+import tracemalloc
 
 import h5py
 import nibabel as nib
@@ -116,8 +118,9 @@ WRITERS = {
 }
 
 
-def write(folder, name):
-    WRITERS[name](folder / name, scan())
+def write(folder, name, made=None):
+    """A head in the format that the name says."""
+    WRITERS[name](folder / name, made or scan())
     return folder / name
 
 
@@ -286,6 +289,26 @@ def test_sizes_that_a_file_cannot_hold_are_refused_before_they_are_read(tmp_path
         assert reason_of(tmp_path / name) == "corrupt_data", name
     write_minc2(tmp_path / "z.mnc", scan(), shape=(5000, 8, 8))
     assert reason_of(tmp_path / "z.mnc") == "too_large"
+
+
+def test_variables_that_overlap_cost_no_more_than_the_file(tmp_path):
+    """A netCDF file of 200 kB with 1000 variables, each of which is the whole file."""
+    size, variables = 200_000, 1000
+    number = struct.Struct(">i").pack
+    name = number(1) + b"d\0\0\0"
+    content = b"CDF\x01" + number(0) + number(10) + number(1) + name + number(size)
+    content += bytes(8) + number(11) + number(variables)
+    for index in range(variables):
+        label = f"v{index:07d}".encode()
+        content += number(8) + label + number(1) + number(0) + bytes(8) + number(1)
+        content += number(size) + number(0)
+    (tmp_path / "x.mnc").write_bytes(content + bytes(size))
+    tracemalloc.start()
+    try:
+        assert reason_of(tmp_path / "x.mnc") == "corrupt_data"
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_names_say_which_files_are_images():
