@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
-from beam_preprocess import publish
+from beam_preprocess import choice, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask, file_digest
@@ -23,7 +22,7 @@ from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import RefusedVolume
+from ixi_tfds.documents.shard_record import RefusedVolume, lost_people
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -115,12 +114,13 @@ def _check_spacing(config: JobConfig, plan: Plan) -> None:
     if plan.spacing is None or not plan.spacing.others:
         return
     others, volumes = plan.spacing.others, len(plan.scans)
-    if config.strict or len(others) > config.max_rejected_fraction * volumes:
-        path, zooms = next(iter(others.items()))
+    lost = [scan for scan in plan.scans if others.keys() >= {v.path for v in scan.candidates}]
+    if (lost and config.strict) or len(lost) > config.max_rejected_fraction * volumes:
+        path = lost[0].path
         raise UserError(
-            f"{len(others)} of {volumes} volumes have other voxels than the cohort's median of "
+            f"{len(lost)} of {volumes} volumes have other voxels than the cohort's median of "
             f"{in_words(plan.spacing.typical)} mm (posterior x superior x right), such as {path} "
-            f"with {in_words(zooms)} mm; bring all to one size by --spacing, such as "
+            f"with {in_words(others[path])} mm; bring all to one size by --spacing, such as "
             f"--spacing={max(plan.spacing.typical):.2g}, or take them as they are by "
             "--allow_spacing"
         )
@@ -128,42 +128,47 @@ def _check_spacing(config: JobConfig, plan: Plan) -> None:
 
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.scans)
-    if len(rejected) == volumes:
-        first = rejected[0]
-        raise UserError(
-            f"all {volumes} volumes were refused, the first one: {first.path}: {first.detail}"
-        )
+    lost = lost_people(rejected)
+    if not lost:
+        return
     planned = collections.Counter(plan.splits.values())
-    refused = collections.Counter(entry.split for entry in rejected)
-    for first in rejected:
-        if planned[first.split] == refused[first.split]:
-            raise UserError(
-                f"every volume of the {first.split} split was refused, such as {first.path}: "
-                f"{first.detail}; nothing was published: repair these files, or remove them"
-            )
-    if len(rejected) > config.max_rejected_fraction * volumes:
-        report = plan.work_dir / "rejected.jsonl"
-        publish.write_lines(report, rejected)
-        raise UserError(
-            f"{len(rejected)} of {volumes} volumes were refused, more than "
-            f"--max_rejected_fraction={config.max_rejected_fraction}; nothing was published, "
-            f"{report} lists the reasons"
-        )
+    refused = collections.Counter(entry.split for entry in lost)
+    empty = [split for split in refused if refused[split] == planned[split]]
+    share = config.max_rejected_fraction
+    if len(lost) == volumes:
+        what = f"all {volumes} volumes were refused"
+    elif empty:
+        lost = [entry for entry in lost if entry.split == empty[0]]
+        what = f"every volume of the {empty[0]} split was refused"
+    elif len(lost) > share * volumes:
+        what = f"{len(lost)} of {volumes} volumes were refused, more than "
+        what += f"--max_rejected_fraction={share}"
+    else:
+        return
+    report = plan.work_dir / "rejected.jsonl"
+    publish.write_lines(report, rejected)
+    reasons = collections.Counter(entry.reason for entry in lost)
+    counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    raise UserError(
+        f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
+        f"remove these files: nothing was published, {report} lists the reasons"
+    )
 
 
 def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     """The manifest of the existing dataset, if the same inputs would make the same one again."""
     made = manifest.read(config.dataset_dir)
     refused = sum((made.rejected or {}).values())
-    if refused and (config.strict or refused > config.max_rejected_fraction * len(plan.splits)):
+    lost = refused if made.people_lost is None else made.people_lost
+    if (refused and config.strict) or lost > config.max_rejected_fraction * len(plan.splits):
         raise DatasetError(
             f"{config.dataset_dir}: was made without {refused} refused volumes, which --strict "
             "or --max_rejected_fraction do not allow now; its rejected.jsonl names them"
         )
-    digests = {
-        os.path.relpath(scan.path, config.source.source_dir): file_digest(scan.path)
-        for scan in tqdm(plan.scans, unit="volume", desc="compare", disable=None)
-    }
+    taken = {subject: source.path for subject, source in (made.volumes or {}).items()}
+    scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
+    read = choice.tried(scans, taken, config.source.source_dir)
+    digests = {path: file_digest(scan.path) for path, scan in read}
     if fingerprint(_settings_by_rules_of(made, plan), digests) != made.fingerprint:
         raise DatasetError(
             f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "

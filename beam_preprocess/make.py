@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import plan
 from beam_preprocess.plan import JobConfig
+from ixi_tfds.cohorts.subjects import CONVENTIONS
 from ixi_tfds.system.commands import Command, one_line
 
 if TYPE_CHECKING:
     from beam_preprocess.job import Made
 
-_USAGE = """
+_PEOPLE = textwrap.fill(
+    f"People are told apart by the names of IXI, {', '.join(one.name for one in CONVENTIONS)} and "
+    "nnU-Net, by a folder for each person, or by the file name; the plan, which is printed first, "
+    "shows examples. --subjects and --subject_pattern decide instead: see docs/people.md.",
+    100,
+)
+_USAGE = f"""
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
 Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
-workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first
-sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used. Any other --config names your own geometry:
+workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first good
+sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
+Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
 Heads of mixed voxels are resampled, and their slices counted in mm from the middle of the head, by
   --config=all_2mm --spacing=2 --size=128x128 --slices=-36mm:36mm
+{_PEOPLE}
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
 """
@@ -53,6 +63,12 @@ def make(config: JobConfig, arguments: list[str]) -> None:
         f"planned subjects {'/'.join(str(n) for n, _ in counts.values())}, "
         f"slices {'/'.join(f'{n:,}' for _, n in counts.values())} ({'/'.join(counts)})"
     )
+    print("people told apart " + "\n  and ".join(map(one_line, planned.told_apart)))
+    for one in planned.passed_over[:_WARNINGS_SHOWN]:
+        print(f"passed over: {one_line(str(one.error))}")
+    if len(planned.passed_over) > _WARNINGS_SHOWN:
+        more = len(planned.passed_over) - _WARNINGS_SHOWN
+        print(f"passed over: and {more} more kinds or folders; rejected.jsonl lists all of them")
     made = job.run_job(config, planned, options)
     _warn(made.warnings)
     print(summary(made))
@@ -77,6 +93,10 @@ def summary(made: Made) -> str:
     for kind, reasons in (("rejected", manifest.rejected), ("skipped", manifest.skipped)):
         for reason, count in (reasons or {}).items():
             lines.append(f"{kind + ': ' + reason:<40}{count:>6,}")
+    for kind, count in (manifest.passed_over or {}).items():
+        lines.append(f"{'passed over: ' + kind:<40}{count:>6,}")
+    if manifest.people_lost is not None:
+        lines.append(f"{'people of whom all were rejected':<40}{manifest.people_lost:>6,}")
     if manifest.voxels:
         lines.append(f"voxels of the volumes: {manifest.voxels.in_words}")
     lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")

@@ -7,17 +7,19 @@ import json
 import math
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_preprocess.geometry import SliceFlags
 from beam_preprocess.shards import ShardTask
 from beam_preprocess.spacing import CohortSpacing, cohort_spacing
-from ixi_tfds.cohorts import CohortFlags, find_cohort
-from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
+from ixi_tfds.cohorts.bids_filter import BidsFlags, as_text
+from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig, slices_in
+from ixi_tfds.cohorts.walking import PassedOver
+from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
@@ -26,73 +28,6 @@ from ixi_tfds.system import flags, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
-PADDING = "background"
-"""Padding of configs of the user's own. Those of earlier versions were padded with zeros."""
-
-_MILLIMETRES = re.compile(r"([-+]?[0-9]+(?:\.[0-9]+)?)mm:([-+]?[0-9]+(?:\.[0-9]+)?)mm")
-
-
-@dataclasses.dataclass(frozen=True)
-class SliceFlags:
-    """The name of a config, and the geometry of a config of the user's own."""
-
-    config: str = flag(f"Name of the config: {', '.join(CONFIGS)}, or your own.", "thesis")
-    in_plane: str | None = flag(
-        "Voxels (posterior x superior) a volume must have, or 'any'. --size is the default.", None
-    )
-    size: str | None = flag("Height x width of stored slices; others are padded or cropped.", None)
-    slices: str | None = flag(
-        "Slices FIRST:LAST of the right axis to store, without LAST. With --spacing also in mm "
-        "around the middle of the head, as in -36mm:36mm.",
-        None,
-    )
-    spacing: str | None = flag(
-        "Resample every volume to voxels of this size in mm before slicing: 2, or 2x2x2 for "
-        "posterior x superior x right.",
-        None,
-    )
-    scaling: str | None = flag("Scale to 8 bits by slice or by volume.", None, choices=SCALINGS)
-
-    def slice_config(self) -> SliceConfig:
-        """The config that the flags name and describe.
-
-        Raises:
-          UserError: an unknown name without a geometry, or a geometry under a known name.
-        """
-        if self.config in CONFIGS:
-            for name in ("slices", "size", "in_plane", "spacing", "scaling"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"--{name}: the config {self.config} is fixed; name a geometry of your own "
-                        "by another --config"
-                    )
-            return CONFIGS[self.config]
-        if not (self.slices and self.size):
-            raise UserError(
-                f"--config={self.config}: not one of {', '.join(CONFIGS)}; a config of your own "
-                "needs --slices and --size"
-            )
-        if self.in_plane and self.spacing:
-            raise UserError("--in_plane: not with --spacing, which takes volumes of any size")
-        size = _pair("size", self.size, "x")
-        in_plane: tuple[int, int] | None = size
-        if self.in_plane == "any" or self.spacing:
-            in_plane = None
-        elif self.in_plane:
-            in_plane = _pair("in_plane", self.in_plane, "x")
-        spacing = _spacing(self.spacing) if self.spacing else None
-        window, window_mm = _window(self.slices, spacing)
-        return SliceConfig(
-            name=self.config,
-            in_plane=in_plane,
-            size=size,
-            window=window,
-            scaling=self.scaling or "slice",
-            spacing=spacing,
-            window_mm=window_mm,
-            padding=PADDING,
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class SourceConfig:
@@ -100,6 +35,8 @@ class SourceConfig:
 
     source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
 
 
@@ -150,10 +87,12 @@ class Plan:
     """What a job will do.
 
     Attributes:
-      scans: the volumes to read, one for each subject.
-      skipped: files refused by name, and further volumes of a person in a BIDS folder.
+      scans: the people, each with the volumes to try.
+      skipped: files refused by name, and volumes of a BIDS folder that are not asked for.
       splits: the split of each subject.
       warnings: about the demographics.
+      told_apart: how people were told apart, with examples, a line for each rule.
+      passed_over: images of other formats and the like that are not read.
       tasks: the shards to write.
       work_dir: folder of the unfinished dataset.
       settings: everything except the contents of the input files that decides the bytes of the
@@ -165,6 +104,8 @@ class Plan:
     skipped: tuple[Refusal, ...]
     splits: dict[str, str]
     warnings: tuple[str, ...]
+    told_apart: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
@@ -193,15 +134,13 @@ def plan_job(
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
     """
-    if not storage.at(source.source_dir).is_dir():
-        raise UserError(f"--source_dir={source.source_dir}: no such folder")
     cohort = find_cohort(source.people.cohort)
-    catalog = find_scans(source.source_dir, cohort, source.people.workbook)
+    catalog = _catalog(source, cohort)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
     spacing = None
     if slices.padding and slices.spacing is None and not allow_spacing:
-        spacing = cohort_spacing([scan.path for scan in catalog.scans])
+        spacing = cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
     tasks = tuple(
         ShardTask(
             dataset=cohort.name,
@@ -226,12 +165,54 @@ def plan_job(
             for error in catalog.refused
         ),
         splits=splits,
-        warnings=catalog.warnings,
+        warnings=(*_of_links(catalog, source.source_dir), *catalog.warnings),
+        told_apart=catalog.told_apart,
+        passed_over=catalog.passed_over,
         tasks=tasks,
         work_dir=work_dir,
         settings=_settings(source, slices, catalog.scans, splits, spacing),
         spacing=spacing,
     )
+
+
+def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
+    if not storage.at(source.source_dir).is_dir():
+        raise UserError(f"--source_dir={source.source_dir}: no such folder")
+    return find_scans(
+        source.source_dir,
+        cohort,
+        source.people.workbook,
+        bids_filter=source.bids.asked,
+        names=source.names,
+    )
+
+
+def _settings(
+    source: SourceConfig,
+    slices: SliceConfig,
+    scans: Sequence[Scan],
+    splits: dict[str, str],
+    spacing: CohortSpacing | None,
+) -> dict[str, Any]:
+    """`Plan.settings`. What earlier versions lack is in it only where it changes something."""
+    settings = {
+        "version": VERSION,
+        "config": codec.to_plain(slices),
+        "volumes_per_shard": source.volumes_per_shard,
+        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
+    }
+    if spacing and spacing.others:
+        others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
+        settings["other_spacing"] = sorted(others)
+    asked = source.bids.asked
+    if asked:
+        settings["bids_filter"] = as_text(asked)
+    if source.names.subjects or source.names.subject_pattern:
+        volumes = [volume for scan in scans for volume in scan.candidates]
+        settings["people_of_files"] = {
+            os.path.relpath(volume.path, source.source_dir): volume.subject for volume in volumes
+        }
+    return settings
 
 
 def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) -> str:
@@ -245,24 +226,11 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _settings(
-    source: SourceConfig,
-    slices: SliceConfig,
-    scans: Sequence[Scan],
-    splits: Mapping[str, str],
-    spacing: CohortSpacing | None,
-) -> dict[str, Any]:
-    """The `settings` of a plan. Refused voxel sizes are in them only where there are any."""
-    settings = {
-        "version": VERSION,
-        "config": codec.to_plain(slices),
-        "volumes_per_shard": source.volumes_per_shard,
-        "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
-    }
-    if spacing and spacing.others:
-        others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
-        settings["other_spacing"] = sorted(others)
-    return settings
+def _of_links(catalog: Catalog, source_dir: str) -> list[str]:
+    if not catalog.links:
+        return []
+    first = os.path.relpath(catalog.links[0], source_dir)
+    return [f"{len(catalog.links)} links to folders are followed, such as {first}"]
 
 
 def _describe(scan: Scan, split: str) -> list[str | float | None]:
@@ -278,37 +246,3 @@ def _deal(
     mine.sort(key=lambda scan: hashlib.sha256(f"shards:{scan.subject}".encode()).digest())
     count = math.ceil(len(mine) / volumes_per_shard)
     return [tuple(mine[index::count]) for index in range(count)]
-
-
-def _spacing(text: str) -> tuple[float, float, float]:
-    """The three sides of a voxel in `--spacing`."""
-    try:
-        sides = [float(side) for side in text.split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 3) or not all(map(math.isfinite, sides)):
-        raise UserError(f"--spacing={text}: give a side in mm as in 2, or three as in 2x2x2")
-    posterior, superior, right = sides if len(sides) == 3 else sides * 3
-    return posterior, superior, right
-
-
-def _window(
-    text: str, spacing: tuple[float, float, float] | None
-) -> tuple[tuple[int, int], tuple[float, float] | None]:
-    """`window` and `window_mm` of a config, from `--slices`."""
-    if "mm" not in text:
-        return _pair("slices", text, ":"), None
-    found = _MILLIMETRES.fullmatch(text)
-    if not found:
-        raise UserError(f"--slices={text}: give a window in mm as in -36mm:36mm")
-    if spacing is None:
-        raise UserError(f"--slices={text}: a window in mm needs --spacing, such as --spacing=2")
-    window_mm = float(found[1]), float(found[2])
-    return (0, slices_in(window_mm, spacing)), window_mm
-
-
-def _pair(flag: str, text: str, separator: str) -> tuple[int, int]:
-    first, _, second = text.partition(separator)
-    if not (first.isdecimal() and second.isdecimal()):
-        raise UserError(f"--{flag}={text}: give two numbers as in 1{separator}2")
-    return int(first), int(second)

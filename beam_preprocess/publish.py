@@ -3,21 +3,23 @@
 import collections
 import dataclasses
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import quality, spacing
+from beam_preprocess import choice, quality, spacing
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
+from ixi_tfds.cohorts import walking
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import codec, manifest
 from ixi_tfds.documents.manifest import Counts, Manifest, Source
-from ixi_tfds.documents.shard_record import Refusal, ShardRecord
+from ixi_tfds.documents.shard_record import Refusal, ShardRecord, lost_people
 from ixi_tfds.splits import SPLITS
 from ixi_tfds.system import folders
 from ixi_tfds.system.files import PARTIAL
@@ -32,14 +34,23 @@ def publish(
     theirs. `fingerprint` is that of the settings and input files. Returns the manifest.
     """
     cohort, work_dir = config.cohort, plan.work_dir
+    taken = {volume.subject: volume.path for record in records for volume in record.volumes}
+    source_dir = config.source.source_dir
+    skipped = [*plan.skipped, *choice.left(plan.scans, taken, source_dir)]
     records = _number_shards(cohort.name, work_dir, records)
-    refused = [entry for record in records for entry in record.rejected] + [*plan.skipped]
-    made = _manifest(config, plan, records, fingerprint)
+    refused = [entry for record in records for entry in record.rejected] + skipped
+    refused += [
+        Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)
+        for one in plan.passed_over
+    ]
+    made = dataclasses.replace(
+        _manifest(config, plan, records, fingerprint), skipped=_by_reason(skipped)
+    )
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    notes = spacing.warnings_of(config.slices, records)
-    page = quality.render(made, records, refused, (*notes, *plan.warnings), cohort)
+    notes = (*spacing.warnings_of(config.slices, records), *plan.warnings)
+    page = quality.render(made, records, refused, notes, cohort, plan.told_apart)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
@@ -58,6 +69,8 @@ def _manifest(
 ) -> Manifest:
     filled = [record for record in records if record.slices]
     volumes = [(record, volume) for record in filled for volume in record.volumes]
+    rejected = [entry for record in records for entry in record.rejected]
+    lost = len(lost_people(rejected))
     return Manifest(
         version=VERSION,
         config=config.slices,
@@ -68,9 +81,11 @@ def _manifest(
         volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
-        rejected=_by_reason(entry for record in records for entry in record.rejected),
-        skipped=_by_reason(plan.skipped),
+        rejected=_by_reason(rejected),
+        passed_over=walking.by_kind(plan.passed_over) or None,
+        people_lost=lost if lost < len(rejected) else None,
         bytes=sum(record.bytes for record in filled),
+        bids_filter=plan.settings.get("bids_filter"),
         volumes={
             volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)
             for record, volume in volumes

@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from beam_preprocess import publish
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.shards import ShardTask, write_shard
-from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts import AS_NAMED, CohortFlags, NameFlags, find_cohort
+from ixi_tfds.cohorts.bids_filter import BidsFlags
+from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.documents.manifest import Manifest, file_sha256
 from ixi_tfds.integrity import Damage, split_of
@@ -22,6 +24,7 @@ def repair(
     damaged: Sequence[Damage],
     source_dir: str | None,
     people: CohortFlags,
+    names: NameFlags = AS_NAMED,
 ) -> None:
     """Make the damaged files of a dataset again, byte for byte, and replace them.
 
@@ -34,6 +37,7 @@ def repair(
       damaged: the result of `integrity.find_damage`.
       source_dir: folder of the volumes; None if no shard is damaged.
       people: the workbook of the volumes; the cohort is that of the dataset, whatever `people` has.
+      names: who is the person in a file, as when the dataset was made.
 
     Raises:
       DatasetError: the dataset was not made by the Beam job, or was made from other volumes or
@@ -57,7 +61,7 @@ def repair(
             _put(scratch / name, folder / name, digests[name])
         shards = [damage.name for damage in damaged if damage.name in manifest.shards]
         if shards:
-            tasks = _tasks(folder, manifest, source_dir, people)
+            tasks = _tasks(folder, manifest, source_dir, people, names)
         for name in shards:
             task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
             write_shard(task)
@@ -104,29 +108,53 @@ def _cohort_of(folder: pathlib.Path) -> Cohort:
 
 
 def _tasks(
-    folder: pathlib.Path, manifest: Manifest, source_dir: str | None, people: CohortFlags
+    folder: pathlib.Path,
+    manifest: Manifest,
+    source_dir: str | None,
+    people: CohortFlags,
+    names: NameFlags,
 ) -> Sequence[ShardTask]:
     if source_dir is None:
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
     source = SourceConfig(
         source_dir=source_dir,
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
+        bids=BidsFlags(bids_filter=manifest.bids_filter),
+        names=names,
         volumes_per_shard=manifest.volumes_per_shard or 1,
     )
-    # Which volumes were refused is known, and their neighbours in the cohort may be others now.
     return [
-        dataclasses.replace(
-            task, scans=tuple(s for s in task.scans if s.subject in (manifest.volumes or {}))
-        )
+        dataclasses.replace(task, scans=tuple(_taken(task, manifest)))
         for task in plan_job(source, manifest.config, folder, allow_spacing=True).tasks
     ]
+
+
+def _taken(task: ShardTask, manifest: Manifest) -> Iterator[Scan]:
+    """The volumes of a task that are in the dataset: those that were refused need no new look."""
+    for scan in task.scans:
+        source = (manifest.volumes or {}).get(scan.subject)
+        if source:
+            same = (each for each in scan.candidates if task.relative(each) == source.path)
+            yield next(same, scan)
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:
     # Not by name: shards have other numbers if all volumes of one were refused.
     volumes = (manifest.volumes or {}).items()
-    people = {subject for subject, source in volumes if source.shard == name}
+    people = {subject: source.path for subject, source in volumes if source.shard == name}
     for task in tasks:
-        if task.split == split_of(name) and people <= {scan.subject for scan in task.scans}:
-            return task
+        if task.split == split_of(name) and people.keys() <= {s.subject for s in task.scans}:
+            mine = [scan for scan in task.scans if scan.subject in people]
+            scans = tuple(_as_taken(task, scan, people[scan.subject]) for scan in mine)
+            return dataclasses.replace(task, scans=scans)
     raise _other_source(name)
+
+
+def _as_taken(task: ShardTask, scan: Scan, taken: str) -> Scan:
+    """The scan with the volume that the dataset was made from, where that is among its volumes.
+
+    The preferred volume of a BIDS folder may be another one: refused then and not now, or by the
+    rules of an earlier version.
+    """
+    found = [one for one in scan.candidates if task.relative(one) == taken]
+    return found[0] if found else scan

@@ -17,22 +17,26 @@ from typing import Any
 
 import numpy as np
 
+from beam_preprocess import choice
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
-from ixi_tfds.images.head import background_of, tilt_of
-from ixi_tfds.images.resampling import share_outside, source_window
+from ixi_tfds.images.head import tilt_of
+from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
 from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import check_spacing, slices_of
+from ixi_tfds.slices import Checked, check_scan, check_spacing, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
 _SQUARE = 1.02
+
+_Examples = list[tuple[str, dict[str, Any]]]
+"""Keys and examples of a volume's slices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +48,7 @@ class ShardTask:
       split: train, validation or test.
       index: number of the shard within its split, from 0.
       count: number of shards in the split.
-      scans: the volumes whose slices are stored.
+      scans: the people whose slices are stored, each with their volumes.
       config: geometry and scaling.
       source_dir: folder that paths in the record are relative to.
       work_dir: folder of the unfinished dataset.
@@ -100,20 +104,13 @@ def write_shard(task: ShardTask) -> None:
     slices: list[tuple[bytes, bytes]] = []
     volumes: list[VolumeRecord] = []
     rejected: list[RefusedVolume] = []
-    for scan in task.scans:
-        volume = None
-        try:
-            volume = read_volume(scan.path)
-            if task.zooms:
-                check_spacing(volume, scan.path, task.zooms)
-            examples = list(slices_of(scan, task.config, volume))
-        except ScanError as error:
-            raise_fault_of_system(error)
-            if task.strict:
-                raise
-            rejected.append(_refusal(task, scan, error, volume))
+    for person in task.scans:
+        taken, refused = _first_good(task, person)
+        rejected += refused
+        if taken is None:
             continue
-        volumes.append(_describe(task, scan, volume, examples))
+        scan, volume, checked, examples = taken
+        volumes.append(_describe(task, scan, volume, checked, examples))
         for key, example in examples:
             order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
             slices.append((order, encode_slice(example)))
@@ -131,6 +128,31 @@ def write_shard(task: ShardTask) -> None:
         rejected=tuple(rejected),
     )
     _write_whole(task.record_path, [shard_record.encode(record)])
+
+
+def _first_good(
+    task: ShardTask, person: Scan
+) -> tuple[tuple[Scan, Volume, Checked, _Examples] | None, list[RefusedVolume]]:
+    """The first volume of a person that is not refused, and those that were refused before."""
+    refused: list[RefusedVolume] = []
+    for scan in person.candidates:
+        volume = None
+        try:
+            volume = read_volume(scan.path)
+            if task.zooms:
+                check_spacing(volume, scan.path, task.zooms)
+            checked = check_scan(volume, scan.path, task.config)
+            examples = list(slices_of(scan, task.config, volume, checked))
+        except ScanError as error:
+            raise_fault_of_system(error)
+            if task.strict:
+                raise
+            refused.append(_refusal(task, scan, error, volume))
+            continue
+        instead = task.relative(scan)
+        before = [dataclasses.replace(entry, instead=instead) for entry in refused]
+        return (scan, volume, checked, examples), before
+    return None, refused
 
 
 def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
@@ -166,7 +188,9 @@ def _is_whole(task: ShardTask) -> bool:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, UserError):
         return False
-    now = {task.relative(scan): file_digest(scan.path) for scan in task.scans}
+    taken = {volume.subject: volume.path for volume in record.volumes}
+    read = choice.tried(task.scans, taken, task.source_dir)
+    now = {path: file_digest(scan.path) for path, scan in read}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
 
@@ -191,13 +215,14 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
 
 
 def _describe(
-    task: ShardTask, scan: Scan, volume: Volume, examples: list[tuple[str, dict[str, Any]]]
+    task: ShardTask, scan: Scan, volume: Volume, checked: Checked, examples: _Examples
 ) -> VolumeRecord:
-    window = volume.voxels[:, :, slice(*source_window(volume, task.config))]
+    window = volume.voxels[:, :, slice(*checked.window)]
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())
     rows, columns, depth = volume.voxels.shape
-    cropped = round(share_outside(volume, task.config), 4)
+    head = checked.head
+    cropped = round(share_cropped(volume, task.config, head), 4) if head else None
     pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
@@ -213,7 +238,7 @@ def _describe(
         mean=round(mean, 3),
         highest=round(highest, 3),
         thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
-        background=round(background_of(volume), 3) if task.config.padding else None,
+        background=round(head.background, 3) if head else None,
         cropped=cropped or None,
         tilt=round(tilt_of(volume.affine), 1),
     )

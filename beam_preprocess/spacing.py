@@ -1,6 +1,7 @@
 """Sizes of voxels in a cohort: read from headers before a job, and described after it."""
 
 import dataclasses
+import stat
 import statistics
 from collections.abc import Iterable, Sequence
 
@@ -55,7 +56,11 @@ def zooms_of_file(path: str) -> Zooms | None:
     """The sides of a volume's voxels by its header; None if that cannot be read."""
     # Whatever is wrong with a file, its reader says later, with the reason.
     try:
-        with storage.at(path).open("rb") as file:
+        file_at = storage.at(path)
+        # A pipe would be waited for.
+        if not stat.S_ISREG(file_at.stat().st_mode):
+            return None
+        with file_at.open("rb") as file:
             start = file.read(_START)
         if start.startswith(GZIP_MAGIC):
             start = inflate_start(path, start, max(_NIFTI))[0]

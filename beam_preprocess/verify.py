@@ -6,7 +6,7 @@ import pathlib
 from beam_preprocess import leakage
 from beam_preprocess.plan import JobConfig
 from ixi_tfds import integrity
-from ixi_tfds.cohorts import CohortFlags, find_cohort
+from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
 from ixi_tfds.documents import manifest
 from ixi_tfds.system import storage
 from ixi_tfds.system.commands import Command
@@ -31,6 +31,7 @@ class VerifyConfig:
     data_dir: str = like(JobConfig, "data_dir")
     config: str | None = flag("Check only this config of the cohort.", None)
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
@@ -66,7 +67,7 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> bool:
     if damaged and config.repair:
         from beam_preprocess import repair
 
-        repair.repair(folder, made, damaged, config.source_dir, config.people)
+        repair.repair(folder, made, damaged, config.source_dir, config.people, config.names)
         damaged = integrity.find_damage(folder, made)
         print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:

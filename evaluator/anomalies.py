@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.options import Dataset, ModelChecks, check_folders
+from ixi_tfds.cohorts import AS_NAMED, NameFlags
+from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
+from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:
@@ -76,6 +79,8 @@ class AnomaliesConfig:
     data: Dataset = dataclasses.field(kw_only=True)
     output_dir: str = flag("Folder for the results.")
     source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
+    names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
     view: bool = flag(
         "With --source_dir, write a page and a picture of each volume to look at.", True
@@ -86,6 +91,8 @@ class AnomaliesConfig:
     def __post_init__(self) -> None:
         flags.check(self)
         check_folders("saved_model", self.saved_model)
+        if self.bids.bids_filter and self.source_dir is None:
+            raise UserError("--bids_filter goes with --source_dir, a BIDS folder")
 
 
 def main(config: AnomaliesConfig) -> None:
@@ -104,12 +111,17 @@ def main(config: AnomaliesConfig) -> None:
             storage.at(data.data_dir), data.dataset, "validation", "quick"
         )
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
-        source, batch_size = config.source_dir, config.batch_size
         output_dir = storage.at(config.output_dir)
         storage.remove_tree(output_dir / VIEWS)
-        views = output_dir / VIEWS if config.view else None
         scored = score_lesions(
-            models, data, config.settings, source_dir=source, batch_size=batch_size, views=views
+            models,
+            data,
+            config.settings,
+            source_dir=config.source_dir,
+            asked=config.bids.asked,
+            names=config.names,
+            batch_size=config.batch_size,
+            views=output_dir / VIEWS if config.view else None,
         )
         facts, rows, comparisons, _ = scored
         texts = detection.result_files(rows, comparisons, facts)
@@ -126,6 +138,8 @@ def score_lesions(
     settings: LesionSettings,
     *,
     source_dir: str | None = None,
+    asked: Filter | None = None,
+    names: NameFlags = AS_NAMED,
     batch_size: int = 32,
     views: pathlib.Path | None = None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]:
@@ -136,6 +150,8 @@ def score_lesions(
       data: dataset of healthy people.
       settings: how pixels are scored.
       source_dir: folder of volumes with masks; None puts synthetic lesions into the test slices.
+      asked: which volumes of a BIDS folder are asked for; None for all.
+      names: who is the person in a file of that folder, and whether names are believed.
       batch_size: slices in a batch.
       views: folder for views of the volumes; None writes none.
 
@@ -148,7 +164,6 @@ def score_lesions(
     """
     from evaluator import scoring
     from evaluator.lesions import detection, tallies
-    from evaluator.views import write_lesion_views
 
     root = storage.at(data.data_dir)
     validation = scoring.open_split(root, data.dataset, "validation", data.verify)
@@ -159,11 +174,8 @@ def score_lesions(
         facts["lesions"] = f"synthetic, in the test slices of {test.dataset}"
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
-        pairs, geometry = _volumes(source_dir, data, facts)
-        found = tallies.tally_volumes(scorer, pairs, geometry)
-        if views is not None:
-            facts["views"] = write_lesion_views(views, models[0], pairs, geometry, batch_size)
-        _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
+        pairs, geometry = _volumes(source_dir, asked, names, data, facts)
+        found = _tally_volumes(scorer, pairs, geometry, views, facts)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
     rows, comparisons = detection.measure(found.tallies, limits, seed=settings.seed)
@@ -200,14 +212,20 @@ def _facts(scorer: Scorer, validation: Split, settings: LesionSettings) -> dict[
     }
 
 
-def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[list[Pair], Geometry]:
+def _volumes(
+    source_dir: str,
+    asked: Filter | None,
+    names: NameFlags,
+    data: Dataset,
+    facts: dict[str, Any],
+) -> tuple[list[Pair], Geometry]:
     """The volumes with masks and the dataset's geometry; describes the volumes in `facts`."""
     from evaluator import volumes
     from evaluator.lesions import pairs
     from ixi_tfds import datasets
     from ixi_tfds.documents import manifest
 
-    chosen, alone = pairs.find_pairs(source_dir)
+    chosen, alone = pairs.find_pairs(source_dir, asked, names)
     facts["lesions"] = (
         "1 volume with its mask, scored on its own grid"
         if len(chosen) == 1
@@ -224,14 +242,29 @@ def _volumes(source_dir: str, data: Dataset, facts: dict[str, Any]) -> tuple[lis
     return chosen, volumes.geometry_of(made.config, made.geometry)
 
 
-def _warn_of_unseen(unseen: int, lesions: int) -> None:
-    """Say how many voxels of lesions lie outside the model's field of view, if any do."""
+def _tally_volumes(
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    geometry: Geometry,
+    views: pathlib.Path | None,
+    facts: dict[str, Any],
+) -> Found:
+    """Score volumes and write their views, named in `facts`; warn of lesions that no model sees."""
+    from evaluator.lesions import tallies
+    from evaluator.views import write_lesion_views
+
+    found = tallies.tally_volumes(scorer, pairs, geometry)
+    unseen, lesions = found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"]
     if unseen:
         print(
             f"warning: {unseen} of {lesions} lesion voxels ({unseen / lesions:.1%}) lie outside "
             "the model's field of view; they count as missed by every method",
             file=sys.stderr,
         )
+    if views is not None:
+        model, size = scorer.models[0], scorer.batch_size
+        facts["views"] = write_lesion_views(views, model, pairs, geometry, size)
+    return found
 
 
 def print_lesions(

@@ -12,12 +12,15 @@ from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks
-from ixi_tfds.cohorts.catalog import find_volumes, stem_of
+from ixi_tfds.cohorts import NameFlags, bids
+from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
+from ixi_tfds.cohorts.catalog import look
+from ixi_tfds.cohorts.names import refusal, stem_of
 from ixi_tfds.config import VERSION
 from ixi_tfds.system import flags, folders, storage
-from ixi_tfds.system.commands import Command
+from ixi_tfds.system.commands import Command, one_line
 from ixi_tfds.system.errors import ScanError, UserError
-from ixi_tfds.system.flags import flag
+from ixi_tfds.system.flags import flag, like
 
 with epy.lazy_imports():
     from evaluator import map_files, running, scan_facts, viewer, views, volumes
@@ -54,8 +57,10 @@ class ReconstructConfig:
     )
     input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
     output_dir: str = flag("Folder for the results.")
+    allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -82,20 +87,33 @@ class Job:
     name: str
 
 
-def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
+def find_jobs(
+    source: pathlib.Path,
+    output_dir: pathlib.Path,
+    asked: Filter | None = None,
+    *,
+    allow_names: bool = False,
+) -> list[Job]:
     """The scan `source`, or the scans in that folder, with the places of their results.
 
-    Files named like results of this command are skipped.
+    Files named like results of this command are skipped. `asked` is a filter for a BIDS folder;
+    `allow_names` takes scans whatever their names say.
 
     Raises:
-      UserError: there is no scan, or two scans would have the same result files.
+      UserError: there is no scan, its name says no plain T1 volume, or two scans would have the
+        same result files.
     """
     if not source.is_dir():
+        if asked:
+            raise UserError(f"--bids_filter: --input={source} is no BIDS folder")
+        error = refusal(str(source), allow_names=allow_names)
+        if error is not None:
+            raise UserError(f"--input={error}; --allow_names takes it nonetheless")
         return [Job(str(source), output_dir, stem_of(str(source)))]
-    paths, refused = find_volumes(str(source))
+    found = look(str(source), asked, allow_names)
     jobs = [
         Job(path, output_dir / storage.at(path).parent.relative_to(source), stem_of(path))
-        for path in paths
+        for path in found.paths
         if not stem_of(path).endswith(_SUFFIXES)
     ]
     if not jobs:
@@ -105,8 +123,12 @@ def find_jobs(source: pathlib.Path, output_dir: pathlib.Path) -> list[Job]:
         other = first.setdefault((job.folder, job.name), job.path)
         if other != job.path:
             raise UserError(f"{other} and {job.path}: their results would be the same files")
-    if refused:
-        print(f"passed over by name: {len(refused)}, such as {refused[0]}")
+    if found.refused:
+        print(f"passed over by name: {len(found.refused)}, such as {found.refused[0]}")
+    for one in found.passed_over:
+        print(f"passed over: {one_line(str(one.error))}")
+    if asked and "unit1" in asked.get("suffix", ()):
+        print(f"warning: {bids.NOISY}", file=sys.stderr)
     return jobs
 
 
@@ -154,7 +176,13 @@ def main(config: ReconstructConfig) -> None:
         are done.
     """
     with folders.writing(config.output_dir, "output_dir"):
-        jobs = find_jobs(storage.at(config.input), pathlib.Path(config.output_dir))
+        output_dir = pathlib.Path(config.output_dir)
+        jobs = find_jobs(
+            storage.at(config.input),
+            output_dir,
+            config.bids.asked,
+            allow_names=config.allow_names,
+        )
         model, geometry = _load(config)
         refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:

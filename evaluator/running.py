@@ -6,7 +6,7 @@ import tqdm
 from evaluator import volumes
 from evaluator.lesions import maps
 from evaluator.models import Model
-from ixi_tfds.cohorts.catalog import stem_of
+from ixi_tfds.cohorts.names import stem_of
 from ixi_tfds.system.errors import ScanError
 
 

@@ -88,18 +88,22 @@ class SliceBuilder(
         }
 
     def _generate_examples(self, scans: list[Scan]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for scan in scans:
-            try:
-                volume = read_volume(scan.path)
-                yield from slices_of(scan, self.slices, volume)
-                self._geometries.append((volume.voxels.shape, volume.zooms))
-            except ScanError as error:
-                raise_fault_of_system(error)
-                self._refuse(error)
+        for person in scans:
+            for scan in person.candidates:
+                try:
+                    volume = read_volume(scan.path)
+                    yield from slices_of(scan, self.slices, volume)
+                    self._geometries.append((volume.voxels.shape, volume.zooms))
+                    break
+                except ScanError as error:
+                    raise_fault_of_system(error)
+                    tqdm.write(f"refused: {error}", file=sys.stderr)
+                    refused = error
+            else:
+                self._leave_out(refused)
 
-    def _refuse(self, error: ScanError) -> None:
-        """Skip a volume, as the Beam job does, unless too many are refused."""
-        tqdm.write(f"refused: {error}", file=sys.stderr)
+    def _leave_out(self, error: ScanError) -> None:
+        """Go on without a person, as the Beam job does, unless too many are refused."""
         self._refused += 1
         if self._refused > self.max_rejected_fraction * self._volumes:
             raise UserError(

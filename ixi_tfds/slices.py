@@ -1,5 +1,6 @@
 """From a scan to its slice examples, for the builder and the Beam job."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,8 +27,24 @@ LEAST_HEAD = 0.5
 _EXACT = 1e-6
 
 
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What `check_scan` has found out about a volume.
+
+    Attributes:
+      window: the slices [first, last) of the volume itself that a config's window lies in.
+      head: where the head is; None under configs of the old padding, which do not need it.
+    """
+
+    window: tuple[int, int]
+    head: Head | None = None
+
+
 def slices_of(
-    scan: Scan, config: SliceConfig, volume: Volume | None = None
+    scan: Scan,
+    config: SliceConfig,
+    volume: Volume | None = None,
+    checked: Checked | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (key, example) for each slice of the window, in the order of the slices.
 
@@ -38,14 +55,17 @@ def slices_of(
       scan: the scan; its file is read.
       config: geometry and scaling.
       volume: the scan's volume, if the caller has read it already.
+      checked: the result of `check_scan`, if the caller has it already.
 
     Raises:
       ScanError: the volume is refused, before any slice is yielded.
     """
     if volume is None:
         volume = read_volume(scan.path)
+    if checked is None:
+        checked = check_scan(volume, scan.path, config)
     slices = _resampled if config.spacing else _as_they_are
-    for index, stored in enumerate(slices(volume, scan.path, config), start=config.window[0]):
+    for index, stored in enumerate(slices(volume, config, checked.head), start=config.window[0]):
         image, low, high = stored
         yield (
             slice_key(scan.subject, index),
@@ -61,6 +81,27 @@ def slices_of(
                 "high": high,
             },
         )
+
+
+def check_scan(volume: Volume, path: str, config: SliceConfig) -> Checked:
+    """Refuse a volume that lacks the slices of a config, or whose values are not those of a scan.
+
+    Raises:
+      ScanError: with a reason of `nifti.check_volume`.
+    """
+    if config.spacing is None:
+        check_volume(volume, path, config)
+        if config.padding is None:
+            return Checked(config.window)
+        head, window = find_head(volume), config.window
+    else:
+        check_finite(volume, path)
+        head = find_head(volume)
+        _check_inside(volume, path, config, head)
+        window = source_window(volume, config, head)
+        check_window(volume, path, window)
+    _check_head(head, path, window)
+    return Checked(window, head)
 
 
 def check_spacing(volume: Volume, path: str, typical: tuple[float, float, float]) -> None:
@@ -88,26 +129,16 @@ Stored = tuple[np.ndarray, float, float]
 """A slice as `stored_slice` returns it."""
 
 
-def _as_they_are(volume: Volume, path: str, config: SliceConfig) -> Iterator[Stored]:
+def _as_they_are(volume: Volume, config: SliceConfig, head: Head | None) -> Iterator[Stored]:
     """The window's slices by number, cropped or padded."""
-    check_volume(volume, path, config)
-    background = 0.0
-    if config.padding:
-        head = find_head(volume)
-        background = head.background
-        _check_head(head, path, config.window)
+    background = head.background if head else 0.0
     limits = percentile_range(volume, config) if config.scaling == "volume" else None
     for index in range(*config.window):
         yield stored_slice(volume, index, config, limits, background)
 
 
-def _resampled(volume: Volume, path: str, config: SliceConfig) -> Iterator[Stored]:
+def _resampled(volume: Volume, config: SliceConfig, head: Head | None) -> Iterator[Stored]:
     """The window's slices of the resampled volume."""
-    check_finite(volume, path)
-    head = find_head(volume)
-    window = _check_inside(volume, path, config, head)
-    check_window(volume, path, window)
-    _check_head(head, path, window)
     slices = resampled_slices(volume, config, head)
     limits = None
     if config.scaling == "volume":
@@ -116,8 +147,8 @@ def _resampled(volume: Volume, path: str, config: SliceConfig) -> Iterator[Store
         yield stored_plane(plane, limits)
 
 
-def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) -> tuple[int, int]:
-    """The window in slices of the volume; refused if it goes beyond the volume."""
+def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) -> None:
+    """Refuse a volume that the window of a config with `spacing` goes beyond."""
     *_, depths = slice_places(volume, config, head)
     if config.window_mm is None:
         if depths.n < config.window[1]:
@@ -127,7 +158,7 @@ def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) ->
                 f"has {depths.n} slices of {depths.side:g} mm, the window needs "
                 f"{config.window[1]}; see --slices",
             )
-        return source_window(volume, config, head)
+        return
     side = volume.zooms[2]
     low, high = -0.5 * side, (volume.voxels.shape[2] - 0.5) * side
     first, last = depths.first, depths.first + (depths.n - 1) * depths.side
@@ -137,9 +168,9 @@ def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) ->
             "too_few_slices",
             path,
             f"reaches from {low - middle:.0f} to {high - middle:.0f} mm around the middle of the "
-            f"head, the window needs {config.window_mm[0]:g} to {config.window_mm[1]:g} mm; see --slices",
+            f"head, the window from {config.window_mm[0]:g} to {config.window_mm[1]:g} mm; see "
+            "--slices",
         )
-    return source_window(volume, config, head)
 
 
 def _check_head(head: Head, path: str, window: tuple[int, int]) -> None:

@@ -9,8 +9,10 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from pathlib import PurePath
 
-from ixi_tfds.cohorts.catalog import Scan, stem_of, without_t1
+from ixi_tfds.cohorts.catalog import Scan
+from ixi_tfds.cohorts.names import without_t1
 from ixi_tfds.cohorts.roster import Roster
 
 SPLITS = ("train", "validation", "test")
@@ -66,7 +68,7 @@ def assign_splits(
     """The split of every scanned subject.
 
     Subjects of the roster have the split that the roster gives. A file belongs to a roster entry if
-    its name begins with the entry's name (without a trailing `-T1`). All other subjects are split
+    its name, or a folder's, begins with the entry's (without a trailing `-T1`). Others are split
     by `split_subjects`, with sex and ethnicity as strata.
 
     Args:
@@ -81,7 +83,8 @@ def assign_splits(
     for scan in scans:
         entry = roster.get(scan.subject)
         begins = without_t1(entry.name).lower() if entry else ""
-        if entry and stem_of(scan.path).lower().startswith(begins):
+        parts = PurePath(scan.path).parts
+        if entry and any(part.lower().startswith(begins) for part in parts):
             split_of[scan.subject] = entry.split
         else:
             others[scan.subject] = stratum(scan.sex, scan.ethnicity)

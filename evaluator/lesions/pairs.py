@@ -2,13 +2,16 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import PurePath
 
 import numpy as np
 
-from ixi_tfds.cohorts import DEFAULT
-from ixi_tfds.cohorts.catalog import LESION_MASKS, T1, Scan, find_scans, words_of
+from ixi_tfds.cohorts import AS_NAMED, DEFAULT, NameFlags
+from ixi_tfds.cohorts.bids_filter import Filter
+from ixi_tfds.cohorts.catalog import Scan, find_scans
+from ixi_tfds.cohorts.names import LESION_MASKS, T1, is_mask, words_of
+from ixi_tfds.cohorts.walking import find_files
 from ixi_tfds.nifti import Volume, read_volume
-from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
 
@@ -20,39 +23,47 @@ class Pair:
     mask: str
 
 
-def find_pairs(source_dir: str) -> tuple[list[Pair], list[str]]:
+def find_pairs(
+    source_dir: str, asked: Filter | None = None, names: NameFlags = AS_NAMED
+) -> tuple[list[Pair], list[str]]:
     """T1 volumes with lesion masks in a folder, at any depth, or in a BIDS folder.
 
     Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
     `LESION_MASKS` among its words. A mask belongs to the volume with the same other words, apart
     from the modality (T1, T1w): `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and
     `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
-    several masks, those with the word lesion are preferred.
+    several masks, those in its own folder and then those with the word lesion are preferred. Of a
+    person with several volumes, the first that has a mask is taken.
+
+    Args:
+      source_dir: the folder.
+      asked: which volumes of a BIDS folder are asked for; None for all.
+      names: who is the person in a file, and whether names are believed; masks always are.
 
     Returns:
-      The pairs, ordered by subject, and the paths of volumes without a mask.
+      The pairs, ordered by subject, and the paths of volumes of people without a mask.
 
     Raises:
       UserError: there is no pair, or a volume has several masks.
     """
-    catalog = find_scans(source_dir, DEFAULT)
+    catalog = find_scans(source_dir, DEFAULT, bids_filter=asked, names=names, but_masks=True)
     masks: dict[tuple[str, ...], list[str]] = {}
-    files = [
-        storage.at(folder, name)
-        for folder, _, names in storage.walk(storage.at(source_dir))
-        for name in names
-    ]
-    for path in sorted(files):
-        words = words_of(str(path))
-        if path.name.lower().endswith((".nii", ".nii.gz")) and LESION_MASKS & set(words):
-            masks.setdefault(_identity(words), []).append(str(path))
+    for path in find_files(source_dir).volumes:
+        if is_mask(path):
+            masks.setdefault(_identity(words_of(path)), []).append(path)
     pairs, alone = [], []
-    for scan in catalog.scans:
-        candidates = masks.get(_identity(words_of(scan.path)), [])
-        if candidates:
-            pairs.append(Pair(scan, _only(scan.path, candidates)))
+    for person in catalog.scans:
+        for scan in person.candidates:
+            identity = _identity(words_of(scan.path))
+            candidates = masks.get(identity, [])
+            if not identity:
+                # A file such as p01/T1 has its person from the folder, and so has its mask.
+                candidates = [mask for mask in candidates if _beside(mask, scan.path)]
+            if candidates:
+                pairs.append(Pair(scan, _only(scan.path, candidates)))
+                break
         else:
-            alone.append(scan.path)
+            alone.append(person.path)
     if not pairs:
         raise UserError(
             f"--source_dir={source_dir}: no volume there has a lesion mask; give both the same "
@@ -81,7 +92,12 @@ def _identity(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word not in LESION_MASKS | T1)
 
 
+def _beside(one: str, other: str) -> bool:
+    return PurePath(one).parent == PurePath(other).parent
+
+
 def _only(path: str, candidates: Sequence[str]) -> str:
+    candidates = [mask for mask in candidates if _beside(mask, path)] or candidates
     certain = [mask for mask in candidates if {"lesion", "lesions"} & set(words_of(mask))]
     chosen = certain or candidates
     if len(chosen) > 1:

@@ -38,6 +38,32 @@ class CohortFlags:
     workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
 
 
+@dataclasses.dataclass(frozen=True)
+class NameFlags:
+    """Who is the person in a file, and whether names of files are believed."""
+
+    subjects: str | None = flag(
+        "Table (csv, tsv) of who is in which file: columns file (or pattern) and person, if you "
+        "have them site, sex, age, session. Files without a row are left out.",
+        None,
+    )
+    subject_pattern: str | None = flag(
+        "Regular expression with a group (?P<person>...), if you like (?P<site>...) and "
+        "(?P<session>...), that finds the person in a file's name without extension; with a / in "
+        "it, in the path below the source folder. Other files are left out.",
+        None,
+    )
+    allow_names: bool = flag(
+        "Read volumes even if their names say another modality, a contrast agent or a mask, as "
+        "the id PD_001 does.",
+        False,
+    )
+
+
+AS_NAMED = NameFlags()
+"""No flag: names are believed."""
+
+
 def find_cohort(name: str) -> Cohort:
     """The cohort that a command line names.
 

@@ -1,24 +1,38 @@
-"""BIDS folders: their T1 volumes, and the sex and age of subjects in `participants.tsv`.
+"""BIDS folders: their T1 volumes, and which of a person's volumes comes first.
 
-See https://bids-specification.readthedocs.io. Only `sub-*/[ses-*/]anat/*_T1w.nii[.gz]` is read;
-other modalities, `derivatives/` and `sourcedata/` are ignored.
+See https://bids-specification.readthedocs.io. Only `sub-*/[ses-*/]anat/*_T1w.nii[.gz]` is read, and
+`*_UNIT1.nii[.gz]` where asked for; other modalities, `derivatives/` and `sourcedata/` are ignored.
 """
 
-import csv
-import math
+import pathlib
 import re
-import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ixi_tfds.cohorts import bids_filter
+from ixi_tfds.cohorts.bids_filter import LONG_NAMES, Filter
 from ixi_tfds.system import storage
-from ixi_tfds.system.errors import UserError, WorkbookError
+from ixi_tfds.system.errors import ScanError, UserError
 
-_T1W = re.compile(r"_T1w\.nii(\.gz)?$", re.IGNORECASE)
+_T1W = re.compile(r"_(T1w|UNIT1)\.nii(\.gz)?$", re.IGNORECASE)
+_SUFFIXES = {"t1w": "T1w", "unit1": "UNIT1"}
+"""The suffixes that can be read, by their names in lower case."""
 _FOLDERS = ("sub-*/anat", "sub-*/ses-*/anat")
-_SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
-_SAID_TO_BE_UNKNOWN = {"", "n/a", "na", "nan", "o", "other", "unknown"}
-_OLDEST = 120.0
+
+_PLAIN = {"subject", "session", "run", "datatype", "suffix", "extension"}
+_AFTER_PLAIN = ("acquisition", "reconstruction")
+"""Entities of volumes that come next after plain ones; all others are of parts or derivatives."""
+
+_NO_MAGNITUDE = {"phase", "real", "imag"}
+_NAMED = 5
+_NOBODY = "sub-emptyroom"
+"""The folder of MEG noise recordings."""
+
+NOISY = (
+    "UNIT1 volumes are read: the background of MP2RAGE's uniform image is noise as bright as the "
+    "head, unless it was removed; look at quality.html"
+)
+"""The warning for `suffix=UNIT1`."""
 
 
 def is_bids(folder: str) -> bool:
@@ -28,23 +42,36 @@ def is_bids(folder: str) -> bool:
     return described or any(True for pattern in _FOLDERS for _ in root.glob(pattern))
 
 
-def t1_volumes(folder: str) -> list[str]:
-    """Paths of the T1 volumes of all subjects and sessions, sorted.
+def t1_volumes(folder: str, asked: Filter | None = None) -> tuple[list[str], list[ScanError]]:
+    """Paths of the T1 volumes of all subjects and sessions, and those left out, both sorted.
+
+    Left out are volumes that the filter does not ask for, volumes with a contrast agent (`ce-`) and
+    volumes of phase (`part-phase`, `-real`, `-imag`), unless the filter names `ceagent` or `part`.
+    Without `suffix` in the filter, only `T1w` is looked at.
 
     Raises:
-      UserError: the folder holds no T1 volume.
+      UserError: the folder holds no T1 volume, or none that the filter asks for.
     """
-    paths = sorted(
-        str(path)
-        for pattern in _FOLDERS
-        for path in storage.at(folder).glob(f"{pattern}/sub-*")
-        if _T1W.search(path.name)
-    )
-    if not paths:
+    asked = asked or {}
+    found = _entities_of_all(folder)
+    suffix = asked.get("suffix", ("t1w",))
+    looked_at = {path: e for path, e in found.items() if bids_filter.matches({"suffix": suffix}, e)}
+    if not looked_at:
+        raise UserError(_nothing(folder, found, suffix))
+    taken, left = [], []
+    for path, entities in sorted(looked_at.items()):
+        error = _refusal(path, entities, asked)
+        if error is None:
+            taken.append(path)
+        else:
+            left.append(error)
+    if not taken and all(error.reason == "not_asked_for" for error in left):
+        values = bids_filter.describe_values(looked_at.values(), asked)
         raise UserError(
-            f"{folder}: is a BIDS folder without T1 volumes (sub-*/[ses-*/]anat/*_T1w.nii.gz)"
+            f"--bids_filter={bids_filter.in_words(asked)}: asks for none of the {len(left)} "
+            f"volumes in {folder}; there are: {values}"
         )
-    return paths
+    return taken, left
 
 
 def subject_of(path: str, folder: str) -> str:
@@ -52,73 +79,124 @@ def subject_of(path: str, folder: str) -> str:
     return storage.at(path).relative_to(storage.at(folder)).parts[0]
 
 
-def read_participants(folder: str) -> tuple[dict[str, dict[str, Any]], tuple[str, ...]]:
-    """Sex and age of each subject in `participants.tsv`.
+def by_person(paths: Iterable[str], folder: str) -> dict[str, list[str]]:
+    """The volumes of each subject, the preferred one first.
 
-    Returns:
-      `sex` (as in `features.SEXES`) and `age` (years, NaN where unknown; `89+` counts as 89) by
-      subject, such as `sub-01`; and one warning for each value that could not be used.
-
-    Raises:
-      WorkbookError: the file cannot be read as a table, or has no column `participant_id`.
+    A plain T1w comes first, then those with `acq-`, with `rec-`, with any other entity (`desc-`,
+    `space-`, ...), and with a contrast agent; of these, those with fewer entities; then by session
+    and run, in the order of their numbers or names. UNIT1 comes after T1w.
     """
-    path = storage.at(folder, "participants.tsv")
-    if not path.is_file():
-        return {}, (f"{path}: not found; sex and age of all subjects will be missing",)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines, delimiter="\t"))
-    except (OSError, UnicodeError, csv.Error) as error:
-        raise WorkbookError(f"{path}: cannot be read as a table ({error})") from error
-    rows_of: dict[str, list[Mapping[str, str | None]]] = {}
-    if rows and "participant_id" not in rows[0]:
-        raise WorkbookError(f"{path}: has no column 'participant_id', separated by tabs")
-    for row in rows:
-        if not (row["participant_id"] or "").strip():
-            continue
-        name = "sub-" + row["participant_id"].strip().removeprefix("sub-")
-        rows_of.setdefault(name, []).append(row)
-    warnings: list[str] = []
-    people = {
-        name: {
-            "sex": _sex(name, _agreed(name, mine, "sex", warnings), warnings),
-            "age": _age(name, _agreed(name, mine, "age", warnings), warnings),
-        }
-        for name, mine in rows_of.items()
+    people: dict[str, list[str]] = {}
+    for path in sorted(paths, key=lambda path: _preference(path, folder)):
+        people.setdefault(subject_of(path, folder), []).append(path)
+    return people
+
+
+def left_out(folder: str, people: Iterable[str], left: Iterable[ScanError]) -> list[str]:
+    """Warnings that name the people without a volume, one for each cause.
+
+    `people` are the subjects with a volume, `left` the volumes that were left out.
+    """
+    lacking: dict[str, set[str]] = {}
+    with_volume = set(people)
+    for error in left:
+        subject = subject_of(error.path, folder)
+        if subject not in with_volume:
+            lacking.setdefault(_cause(error, folder), set()).add(subject)
+    named = with_volume.union(*lacking.values())
+    folders = {path.name for path in storage.at(folder).glob("sub-*") if path.is_dir()}
+    others = folders - named - {_NOBODY}
+    for path, entities in _entities_of_all(folder).items() if others else ():
+        subject, suffix = subject_of(path, folder), entities["suffix"]
+        if subject in others:
+            cause = f"{suffix} volumes only (--bids_filter=suffix={suffix} takes them)"
+            lacking.setdefault(cause, set()).add(subject)
+    lacking["no T1w volume"] = others.difference(*lacking.values())
+    return [
+        f"{_names(people)} left out: {cause}" for cause, people in sorted(lacking.items()) if people
+    ]
+
+
+def _entities_of_all(folder: str) -> dict[str, dict[str, str]]:
+    """Entities of each T1w and UNIT1 volume, by path."""
+    return {
+        str(path): _entities(path, folder)
+        for pattern in _FOLDERS
+        for path in storage.at(folder).glob(f"{pattern}/sub-*")
+        if _T1W.search(path.name)
     }
-    return people, tuple(warnings)
 
 
-def _agreed(
-    name: str, rows: Iterable[Mapping[str, str | None]], column: str, warnings: list[str]
-) -> str:
-    """The value of a column in all rows of a subject; empty where the rows disagree."""
-    said = {(row.get(column) or "").strip().lower() for row in rows} - _SAID_TO_BE_UNKNOWN
-    if len(said) > 1:
-        stated = " and ".join(reprlib.repr(each)[1:-1] for each in sorted(said)[:3])
-        warnings.append(
-            f"{name}: rows of participants.tsv disagree on {column} ({stated}): missing"
+def _entities(path: pathlib.Path, folder: str) -> dict[str, str]:
+    """Labels by the long names of the entities, with datatype, suffix and extension.
+
+    Subject and session are those of the folders. Parts of the name that are no entity of BIDS are
+    kept under their own names.
+    """
+    (suffix,) = _T1W.findall(path.name)
+    stem = _T1W.sub("", path.name)
+    found = {"datatype": "anat", "suffix": _SUFFIXES[suffix[0].lower()]}
+    found["extension"] = f".nii{suffix[1].lower()}"
+    folders = path.relative_to(storage.at(folder)).parts[:-2]
+    for part in (*stem.split("_"), *folders):
+        short, _, value = part.partition("-")
+        long = LONG_NAMES.get(short, short)
+        found[long] = value
+    return found
+
+
+def _refusal(path: str, entities: Mapping[str, str], asked: Filter) -> ScanError | None:
+    if not bids_filter.matches(asked, entities):
+        return ScanError("not_asked_for", path, "is not what --bids_filter asks for")
+    agent = entities.get("ceagent")
+    if agent is not None and "ceagent" not in asked:
+        hint = f"--bids_filter=ceagent={agent} takes it"
+        return ScanError("other_modality", path, f"has a contrast agent (ce-{agent}); {hint}")
+    part = entities.get("part")
+    if part in _NO_MAGNITUDE and "part" not in asked:
+        detail = f"holds no magnitude (part-{part}); --bids_filter=part={part} takes it"
+        return ScanError("other_modality", path, detail)
+    return None
+
+
+def _preference(path: str, folder: str) -> tuple[Any, ...]:
+    entities = _entities(storage.at(path), folder)
+    extra = entities.keys() - _PLAIN
+    ranks = {name: rank for rank, name in enumerate(_AFTER_PLAIN, start=1)}
+    last = len(_AFTER_PLAIN)
+    rank = max((ranks.get(name, last + 1) for name in extra), default=0)
+    if "ceagent" in extra:
+        rank = last + 2
+    session = _natural(entities.get("session", ""))
+    return entities["suffix"] != "T1w", rank, len(extra), session, _natural(path)
+
+
+def _natural(text: str) -> list[str | int]:
+    """A key that sorts the numbers in texts by size, so that ses-10 comes after ses-2."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+
+
+def _nothing(folder: str, found: Mapping[str, Mapping[str, str]], suffix: Iterable[Any]) -> str:
+    wanted = "|".join(_SUFFIXES.get(str(name), str(name)) for name in suffix)
+    text = f"{folder}: is a BIDS folder without T1 volumes (sub-*/[ses-*/]anat/*_{wanted}.nii.gz)"
+    others = sorted({entities["suffix"] for entities in found.values()})
+    if others:
+        text += f"; it holds {len(found)} {others[0]}: --bids_filter=suffix={others[0]} takes them"
+    return text
+
+
+def _cause(error: ScanError, folder: str) -> str:
+    if error.reason == "not_asked_for":
+        return "nothing that --bids_filter asks for"
+    if "contrast agent" in error.detail:
+        return (
+            "volumes with contrast agent only (--bids_filter=ceagent=null,ceagent=* takes them too)"
         )
-    return said.pop() if len(said) == 1 else ""
+    return "all of their volumes are refused, as listed in rejected.jsonl"
 
 
-def _sex(name: str, text: str, warnings: list[str]) -> str:
-    if text and text not in _SEXES:
-        warnings.append(
-            f"{name}: sex {reprlib.repr(text)} in participants.tsv is not known: missing"
-        )
-    return _SEXES.get(text, "unknown")
-
-
-def _age(name: str, text: str, warnings: list[str]) -> float:
-    if not text:
-        return math.nan
-    try:
-        age = float(text.removesuffix("+"))
-    except ValueError:
-        age = math.nan
-    if not 0 <= age <= _OLDEST:
-        shown = reprlib.repr(text)
-        warnings.append(f"{name}: age {shown} in participants.tsv is not an age in years: missing")
-        return math.nan
-    return age
+def _names(people: Iterable[str]) -> str:
+    listed = sorted(people, key=_natural)
+    shown = ", ".join(listed[:_NAMED])
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return f"{len(listed)} {'person' if len(listed) == 1 else 'people'} ({shown}{more})"

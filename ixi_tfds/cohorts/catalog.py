@@ -4,42 +4,20 @@ Nothing here opens a volume. Preprocessing workers unpickle `Scan`, so this modu
 TensorFlow nor pandas.
 """
 
+import collections
 import dataclasses
 import math
-import os
-import re
-from collections.abc import Iterator
-from pathlib import PurePath
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from ixi_tfds.cohorts import bids
+from ixi_tfds.cohorts import AS_NAMED, NameFlags, bids, subjects
+from ixi_tfds.cohorts.bids_filter import Filter
 from ixi_tfds.cohorts.cohort import Cohort, People
+from ixi_tfds.cohorts.names import is_mask, refusal
+from ixi_tfds.cohorts.participants import read_participants
+from ixi_tfds.cohorts.walking import PassedOver, find_files
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
-
-_EXTENSION = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[-_. ]+")
-_T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
-_BIDS_SUBJECT = re.compile(r"sub-[A-Za-z0-9]+(?=_)")
-
-# fmt: off
-LESION_MASKS = {
-    "lesion", "lesions", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi",
-}
-"""Words, in lower case, in the names of masks that may mark the lesions of a volume."""
-
-_LABEL_MAPS = LESION_MASKS | {
-    "labelmap", "masks", "brainmask", "probseg", "aseg", "aparc", "parc", "wmparc", "parcellation",
-    "atlas", "rois",
-}
-T1 = {"t1", "t1w", "t1n", "mprage"}
-"""Words, in lower case, for T1, the only modality that is read."""
-
-_OTHER_MODALITIES = {
-    "t2", "t2w", "t2f", "t2star", "t2starw", "pd", "pdw", "pdt2", "mra", "angio", "tof", "dti",
-    "dwi", "adc", "fa", "md", "flair", "bold", "fmri", "epi", "sbref", "asl", "cbf", "swi", "swan",
-    "t1c", "t1ce", "t1gd", "t1map", "t2map", "phase", "magnitude", "fieldmap", "ct", "pet",
-}
-# fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,14 +25,15 @@ class Scan:
     """One volume and its subject.
 
     Attributes:
-      subject: the id that the cohort reads from the file name, such as `IXI002`. Where the cohort
-        does not know the name: the `sub-...` that a BIDS name begins with, or the name without
-        extension and without a trailing `_T1w` or `-T1`.
+      subject: the person, as `subjects.name_people` finds them: the id that the cohort reads from
+        the file name, such as `IXI002`, or one of another rule.
       site: where the subject was scanned; empty where unknown.
       path: of the volume.
       sex: one of `features.SEXES`.
       ethnicity: one of `features.ETHNICITIES`.
       age: in years, NaN where unknown.
+      alternatives: paths of other volumes of the subject, in the order to try where `path`, and the
+        ones before, are refused when read.
     """
 
     subject: str
@@ -63,6 +42,13 @@ class Scan:
     sex: str = "unknown"
     ethnicity: str = "unknown"
     age: float = math.nan
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def candidates(self) -> "tuple[Scan, ...]":
+        """The scan with one path each, `path` first, in the order to try."""
+        paths = (self.path, *self.alternatives)
+        return tuple(dataclasses.replace(self, path=path, alternatives=()) for path in paths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,152 +57,199 @@ class Catalog:
 
     Attributes:
       scans: one for each subject, ordered by subject.
-      refused: files whose names say that they are not T1 volumes, and in a BIDS folder all volumes
-        of a subject except the first; ordered by path.
-      warnings: about the workbook or a BIDS folder's `participants.tsv`, one sentence each.
+      refused: files whose names say that they are not T1 volumes, or are not asked for; ordered by
+        path.
+      warnings: about the workbook or a BIDS folder's `participants.tsv`, and people of a BIDS
+        folder who are left out; one sentence each.
+      told_apart: how people were told apart, with examples, a line for each rule.
+      passed_over: images of other formats and the like that are not read.
+      links: paths of links to folders that were followed.
     """
 
     scans: tuple[Scan, ...]
     refused: tuple[ScanError, ...]
     warnings: tuple[str, ...] = ()
+    told_apart: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
+    links: tuple[str, ...] = ()
 
 
-def find_scans(source_dir: str, cohort: Cohort, workbook: str | None = None) -> Catalog:
-    """Find the scans in a folder, one volume for each subject, with sex, ethnicity and age.
+@dataclasses.dataclass(frozen=True)
+class Volumes:
+    """The volumes in a folder and the files that are not read.
 
-    In a BIDS folder the first volume of a subject, by name, is taken, so that subjects with several
-    sessions do not count more than others. Sex and age come from `participants.tsv`.
+    Attributes:
+      paths: of the T1 volumes, sorted.
+      refused: files that are refused by name, ordered by path.
+      passed_over: images of other formats and the like, ordered by folder.
+      links: paths of links to folders that were followed.
+    """
+
+    paths: list[str]
+    refused: list[ScanError]
+    passed_over: tuple[PassedOver, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+def find_scans(
+    source_dir: str,
+    cohort: Cohort,
+    workbook: str | None = None,
+    *,
+    bids_filter: Filter | None = None,
+    names: NameFlags = AS_NAMED,
+    but_masks: bool = False,
+) -> Catalog:
+    """Find the scans in a folder, one for each subject, with sex, ethnicity and age.
+
+    A scan has all volumes of its subject, in the order to try; one of them counts, so that subjects
+    with several sessions do not count more than others. In a BIDS folder the order is that of
+    `bids.by_person`, and sex and age come from `participants.tsv`. In others, `subjects` says who
+    the person is, and the order is by name.
 
     Args:
       source_dir: the folder, as in `find_volumes`.
       cohort: reads file names and workbook; not used in a BIDS folder. The workbook describes only
-        subjects whose file names are in the cohort's form.
+        subjects whose file names are in the cohort's form, or whom a flag names so.
       workbook: path of the cohort's workbook, where it is not in the folder.
+      bids_filter: which volumes of a BIDS folder are asked for; empty or None for all.
+      names: who is the person in a file, and whether names are believed.
+      but_masks: whether volumes named as masks are refused even if names are not believed.
 
     Raises:
-      UserError: the folder does not exist or has no T1 volume; outside BIDS, a subject has two
-        volumes or the workbook cannot be read; or a workbook was named for a BIDS folder.
+      UserError: the folder does not exist or has no T1 volume; a flag does not fit the folder; the
+        workbook cannot be read; or it is not certain who the person in a file is.
     """
     if bids.is_bids(source_dir):
-        if workbook is not None:
-            raise UserError(
-                f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv "
-                "has sex and age; leave the flag out"
-            )
-        return _bids_catalog(source_dir)
+        _check_flags_of_bids(source_dir, workbook, names)
+        catalog = _bids_catalog(source_dir, bids_filter or {}, names.allow_names)
+        pairs = [(_below(scan.path, source_dir), scan.subject) for scan in catalog.scans[:3]]
+        shown = "; ".join(f"{file} -> {person}" for file, person in pairs)
+        told = f"by the folders of BIDS ({len(catalog.scans)} people): {shown}"
+        return dataclasses.replace(catalog, told_apart=(told,))
     people = cohort.find_people(source_dir, workbook)
-    paths, refused = find_volumes(source_dir)
-    scans: dict[str, Scan] = {}
-    for path in paths:
-        scan = _scan_of(path, cohort, people)
-        if scan.subject in scans:
-            raise UserError(
-                f"subject {scan.subject} has two volumes, {scans[scan.subject].path} and {path}: "
-                "keep one volume for each subject, and a file name of its own for each subject"
-            )
-        scans[scan.subject] = scan
-    in_order = tuple(scans[subject] for subject in sorted(scans))
-    return Catalog(in_order, tuple(refused), people.warnings)
+    found = look(source_dir, bids_filter, names.allow_names, but_masks)
+    files = {path: _below(path, source_dir) for path in found.paths}
+    named, left, warnings = subjects.name_people(files, cohort, names)
+    by_person = subjects.by_person(named)
+    return Catalog(
+        scans=tuple(_scan_of(by_person[person], people) for person in sorted(by_person)),
+        refused=tuple(sorted([*found.refused, *left], key=lambda error: error.path)),
+        warnings=(*warnings, *people.warnings),
+        told_apart=subjects.told_apart(named),
+        passed_over=found.passed_over,
+        links=found.links,
+    )
 
 
-def find_volumes(source_dir: str) -> tuple[list[str], list[ScanError]]:
+def find_volumes(
+    source_dir: str, bids_filter: Filter | None = None, *, allow_names: bool = False
+) -> tuple[list[str], list[ScanError]]:
     """The T1 volumes in a folder and the files that are refused by name, both ordered by path.
 
+    Arguments and errors are those of `look`.
+    """
+    found = look(source_dir, bids_filter, allow_names)
+    return found.paths, found.refused
+
+
+def look(
+    source_dir: str,
+    bids_filter: Filter | None = None,
+    allow_names: bool = False,
+    but_masks: bool = False,
+) -> Volumes:
+    """The T1 volumes in a folder, and the files there that are not read.
+
     In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions. In any other
-    they are `*.nii` and `*.nii.gz` (in any case) at any depth. Hidden files are ignored, and links
-    to folders are not followed.
+    they are those of `walking.find_files`. `allow_names` takes them whatever their names say, with
+    `but_masks` all except those named as masks.
 
     Raises:
-      UserError: the folder does not exist, or has no T1 volume.
+      UserError: the folder does not exist, has no T1 volume, or is no BIDS folder and a filter is
+        given.
     """
     if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
-    is_bids = bids.is_bids(source_dir)
-    found = bids.t1_volumes(source_dir) if is_bids else sorted(_volumes_under(source_dir))
-    paths, refused = [], []
-    for path in found:
-        error = _refusal(path)
+    found, asked = Volumes([], []), bids_filter or {}
+    if bids.is_bids(source_dir):
+        found = Volumes(*bids.t1_volumes(source_dir, bids_filter))
+    elif asked:
+        raise UserError(f"--bids_filter: {source_dir} is no BIDS folder; leave the flag out")
+    else:
+        files = find_files(source_dir)
+        found = Volumes([*files.volumes], [], files.passed_over, files.links)
+    paths, refused = [], [*found.refused]
+    for path in found.paths:
+        allowed = allow_names and not (but_masks and is_mask(path))
+        error = refusal(path, allow_names=allowed, agents="ceagent" in asked)
         if error is None:
             paths.append(path)
         else:
             refused.append(error)
+    refused.sort(key=lambda error: error.path)
+    looked = dataclasses.replace(found, paths=paths, refused=refused)
     if not paths:
-        also = f"; {len(refused)} refused by name, the first as {refused[0]}" if refused else ""
-        raise UserError(f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it{also}")
-    return paths, refused
+        raise UserError(_nothing(source_dir, looked))
+    return looked
 
 
-def stem_of(path: str) -> str:
-    """A volume's file name without `.nii` or `.nii.gz`."""
-    return _EXTENSION.sub("", PurePath(path).name)
+def _nothing(source_dir: str, looked: Volumes) -> str:
+    """The message for a folder without volumes: all reasons, counted."""
+    text = f"{source_dir}: no T1 volumes (*.nii, *.nii.gz at any depth) in it"
+    if looked.refused:
+        counts = collections.Counter(error.reason for error in looked.refused)
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
+        text += f"; {len(looked.refused)} refused by name, {reasons}, such as {looked.refused[0]}"
+    kinds = {one.kind: one for one in looked.passed_over}
+    return "; ".join([text, *(f"{one.folder}: {one.detail}" for one in kinds.values())])
 
 
-def without_t1(stem: str) -> str:
-    """A file name without extension, without a trailing `-T1`, `_T1w` or `_T1n`."""
-    return _T1_SUFFIX.sub("", stem)
+def _check_flags_of_bids(source_dir: str, workbook: str | None, names: NameFlags) -> None:
+    if workbook is not None:
+        raise UserError(
+            f"--workbook={workbook}: {source_dir} is a BIDS folder, whose participants.tsv "
+            "has sex and age; leave the flag out"
+        )
+    if names.subjects or names.subject_pattern:
+        raise UserError(
+            f"--subjects, --subject_pattern: {source_dir} is a BIDS folder, whose folders name "
+            "the people; leave the flag out"
+        )
 
 
-def words_of(path: str) -> list[str]:
-    """The words of a volume's file name, in lower case, split at `-`, `_`, `.` and spaces."""
-    return [word.lower() for word in _SEPARATORS.split(stem_of(path))]
-
-
-def _volumes_under(source_dir: str) -> Iterator[str]:
-
-    def complain(error: OSError) -> None:
-        raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
-
-    for folder, subfolders, names in storage.walk(storage.at(source_dir), onerror=complain):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and _EXTENSION.search(name):
-                yield str(storage.at(folder, name))
-
-
-def _refusal(path: str) -> ScanError | None:
-    """The error for a file whose name says that it is not a T1 volume."""
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return ScanError("unreadable", ascii(path), "its name is not UTF-8; rename it")
-    words = words_of(path)
-    for word in words:
-        if word in _LABEL_MAPS:
-            return ScanError("label_map", path, f"{word!r} in its name says a label map or mask")
-    # The last word on modality counts: PD_003_T1w is a T1 volume, space-T1w_bold is not.
-    modalities = [word for word in words if word in T1 | _OTHER_MODALITIES]
-    if modalities and modalities[-1] in _OTHER_MODALITIES:
-        detail = f"{modalities[-1]!r} in its name says another modality than T1"
-        return ScanError("other_modality", path, detail)
-    return None
-
-
-def _bids_catalog(source_dir: str) -> Catalog:
-    paths, others = find_volumes(source_dir)
-    people, warnings = bids.read_participants(source_dir)
-    scans: dict[str, Scan] = {}
-    for path in paths:
-        subject = bids.subject_of(path, source_dir)
-        if subject in scans:
-            first = os.path.relpath(scans[subject].path, source_dir)
-            detail = f"is another volume of {subject}, of whom {first} is taken"
-            others.append(ScanError("same_person", path, detail))
-            continue
-        scans[subject] = Scan(subject=subject, site="", path=path, **people.get(subject, {}))
-    others.sort(key=lambda error: error.path)
-    unlisted = sorted(scans.keys() - people.keys()) if people else []
+def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
+    paths, left = find_volumes(source_dir, asked, allow_names=allow_names)
+    people, warnings = read_participants(source_dir)
+    scans = []
+    for subject, (first, *others) in sorted(bids.by_person(paths, source_dir).items()):
+        facts = people.get(subject, {})
+        scans.append(
+            Scan(subject=subject, site="", path=first, alternatives=tuple(others), **facts)
+        )
+    found = {scan.subject for scan in scans}
+    unlisted = sorted(found - people.keys()) if people else []
     if unlisted:
         lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
         warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
-    return Catalog(tuple(scans[name] for name in sorted(scans)), tuple(others), warnings)
+    missing = bids.left_out(source_dir, found, left)
+    noisy = [bids.NOISY] if "unit1" in asked.get("suffix", ()) else []
+    return Catalog(tuple(scans), tuple(left), (*missing, *noisy, *warnings))
 
 
-def _scan_of(path: str, cohort: Cohort, people: People) -> Scan:
-    stem = stem_of(path)
-    read = cohort.read_name(stem)
-    if read is None:
-        # Sessions of one BIDS subject must not count as several people: splits are by person.
-        bids_name = _BIDS_SUBJECT.match(stem)
-        return Scan(subject=bids_name[0] if bids_name else without_t1(stem), site="", path=path)
-    subject, site = read
-    return Scan(subject=subject, site=site, path=path, **people.facts.get(subject, {}))
+def _scan_of(scans: Sequence[subjects.Named], people: People) -> Scan:
+    """The scan of a person, of whom these are the volumes, in the order to try."""
+    first, *others = scans
+    facts: Mapping[str, Any] = people.facts.get(first.person, {})
+    stated = {name: value for one in reversed(scans) for name, value in one.facts.items()}
+    return Scan(
+        subject=first.person,
+        site=first.site,
+        path=first.path,
+        alternatives=tuple(one.path for one in others),
+        **{**facts, **stated},
+    )
+
+
+def _below(path: str, source_dir: str) -> str:
+    return storage.at(path).relative_to(storage.at(source_dir)).as_posix()

@@ -84,10 +84,14 @@ class Manifest:
       splits: numbers of volumes and slices, by split.
       strata: number of volumes by split, then by `sex/ethnicity`.
       rejected: number of volumes that were refused when read, by reason.
-      skipped: number of files that were refused by name, by reason.
+      people_lost: number of people of whom every volume was refused; None where each of `rejected`
+        is one, because nobody had several.
+      skipped: number of files that were not read, by reason.
+      passed_over: number of images of other formats and the like that were not read, by kind.
       bytes: of all shards.
       volumes: source of the slices, by subject.
       shard_bytes: size of each shard, by file name.
+      bids_filter: which volumes of a BIDS folder were asked for, as a JSON text for `bids_filter`.
       metadata: SHA-256 of each other file that TFDS reads, by file name.
       digest: SHA-256 of all other fields as JSON, keys sorted.
     """
@@ -102,10 +106,13 @@ class Manifest:
     splits: dict[str, Counts] | None = None
     strata: dict[str, dict[str, int]] | None = None
     rejected: dict[str, int] | None = None
+    people_lost: int | None = None
     skipped: dict[str, int] | None = None
+    passed_over: dict[str, int] | None = None
     bytes: int | None = None
     volumes: dict[str, Source] | None = None
     shard_bytes: dict[str, int] | None = None
+    bids_filter: str | None = None
     metadata: dict[str, str] | None = None
     digest: str | None = None
 

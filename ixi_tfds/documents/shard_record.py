@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Iterable
 
 from ixi_tfds.documents import codec
 
@@ -21,11 +22,26 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class RefusedVolume(Refusal):
-    """A volume that was refused when read; without `git_blob_sha1` if the file is unreadable."""
+    """A volume that was refused when read.
+
+    Attributes:
+      git_blob_sha1: None if the file is unreadable.
+      instead: path of the volume of the same person that was taken; None if all were refused.
+    """
 
     subject: str
     split: str
     git_blob_sha1: str | None
+    instead: str | None = None
+
+
+def lost_people(rejected: Iterable[RefusedVolume]) -> list[RefusedVolume]:
+    """The first refused volume of each person of whom none was taken, in the order given."""
+    first: dict[str, RefusedVolume] = {}
+    for entry in rejected:
+        if entry.instead is None:
+            first.setdefault(entry.subject, entry)
+    return list(first.values())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +56,8 @@ class VolumeRecord:
       thumbnail: the middle slice as a JPEG, in base64; its pixels are square in mm.
       background: value of the padding in scanner units; None where it is 0, the rule of the
         published configs and of earlier versions.
-      cropped: share of a plane that the stored slices leave out; None where it is whole.
+      cropped: share of the head, in the plane of the slices, that the stored slices leave out;
+        None where that is none, and where it is not looked for.
       tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
     """
 
@@ -65,6 +82,8 @@ class VolumeRecord:
 @dataclasses.dataclass(frozen=True)
 class ShardRecord:
     """A shard: the number of its `slices`, its `volumes`, and the volumes that were `rejected`.
+
+    Of a person with several volumes, those before the one in `volumes` are in `rejected`.
 
     `shard` is its file name; `sha256` and `bytes` are checksum and size of the file.
     """

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from ixi_tfds.cohorts.catalog import stem_of
+from ixi_tfds.cohorts.names import stem_of
 from ixi_tfds.download.fetch import bytes_bar
 from ixi_tfds.system.errors import DownloadError
 from ixi_tfds.system.files import replacing

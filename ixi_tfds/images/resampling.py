@@ -95,7 +95,7 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     # Products are fastest in row-major order and along its first axis. In most volumes the axes
     # are reversed.
     turned = values.flags.f_contiguous
-    result = np.ascontiguousarray(values.T if turned else values)
+    result = values.T if turned else values
     in_order = matrices[::-1] if turned else matrices
     growth = [matrix.shape[0] / matrix.shape[1] for matrix in in_order]
     for axis in sorted(range(3), key=lambda axis: max(1.0, growth[axis])):
@@ -106,29 +106,38 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     return result
 
 
-def share_outside(volume: Volume, config: SliceConfig) -> float:
-    """Share of a plane of the volume that lies outside the stored slices, cut off by the crop."""
-    shape, zooms = volume.voxels.shape, volume.zooms
+def share_cropped(volume: Volume, config: SliceConfig, head: Head) -> float:
+    """Share of the head's box, in the plane of the slices, that the stored slices leave out."""
     if config.spacing is None:
-        shares = [min(1.0, size / n) for size, n in zip(config.size, shape, strict=False)]
+        starts = [
+            max(0, (n - most) // 2)
+            for n, most in zip(volume.voxels.shape, config.size, strict=False)
+        ]
+        fields = [
+            (start - 0.5, start + most - 0.5)
+            for start, most in zip(starts, config.size, strict=True)
+        ]
     else:
-        rows, columns, _ = slice_places(volume, config)
-        shares = []
-        for field, n, side in zip((rows, columns), shape, zooms, strict=False):
-            low = max(field.first - field.side / 2, -side / 2)
-            high = min(field.first + (field.n - 0.5) * field.side, (n - 0.5) * side)
-            shares.append(max(0.0, high - low) / (n * side))
-    return 1 - shares[0] * shares[1]
+        places = slice_places(volume, config, head)[:2]
+        fields = [
+            ((each.first - each.side / 2) / side, (each.first + (each.n - 0.5) * each.side) / side)
+            for each, side in zip(places, volume.zooms, strict=False)
+        ]
+    kept = 1.0
+    for (start, end), low, high in zip(fields, head.low, head.high, strict=False):
+        kept *= max(0.0, min(end, high) - max(start, low)) / (high - low)
+    return 1 - kept
 
 
 def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:
-    """A matrix times a row-major array along one of its three axes, row-major again."""
+    """A matrix times an array along one of its three axes; fastest for a row-major array."""
+    values = np.ascontiguousarray(values)
     a, b, c = values.shape
     if axis == 0:
         return (matrix @ values.reshape(a, b * c)).reshape(-1, b, c)
     if axis == 1:
         return np.stack([matrix @ plane for plane in values])
-    return np.ascontiguousarray((matrix @ values.reshape(a * b, c).T).T).reshape(a, b, -1)
+    return (matrix @ values.reshape(a * b, c).T).reshape(-1, a, b).transpose(1, 2, 0)
 
 
 def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
@@ -187,8 +196,10 @@ def resampled_slices(volume: Volume, config: SliceConfig, head: Head | None = No
     p, s, r = (matrix[:, part] for matrix, part in zip(matrices, parts, strict=True))
     # Means of stored voxels are scaled, which are fewer.
     background = (head.background - volume.inter) / volume.slope
-    made = resample(values, (p, s, r), background).transpose(2, 0, 1)
-    return volume.scaled(made).astype(np.float32)
+    made = np.ascontiguousarray(resample(values, (p, s, r), background).transpose(2, 0, 1))
+    made *= np.float32(volume.slope)
+    made += np.float32(volume.inter)
+    return made
 
 
 def _weights(result: Places, source: Places) -> scipy.sparse.csr_array:

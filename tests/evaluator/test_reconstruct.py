@@ -262,6 +262,61 @@ def test_a_head_that_is_seen_whole_gets_no_warning(copier, tmp_path, capsys):
     assert json.loads((tmp_path / "out/x_reconstruction.json").read_text())["warnings"] == []
 
 
+def test_a_neck_in_the_file_takes_the_model_off_the_head_unless_its_config_is_in_mm(
+    tmp_path, capsys
+):
+    """The middle of the file lies low; a config in mm looks for the head."""
+    voxels = np.zeros((32, 56, 24), np.int16)
+    voxels[:, 24:] = head()
+    neck = np.random.default_rng(0).integers(300, 500, (12, 26, 10))
+    voxels[10:22, :26, 7:17] = np.maximum(voxels[10:22, :26, 7:17], neck)
+    path = write_head(tmp_path, "x", voxels=voxels, axes="RAS")
+    shares = {}
+    for config in (
+        SMALL,
+        SliceConfig("mm", None, (40, 44), (0, 8), "slice", (4.0,) * 3, (-16.0, 16.0), "background"),
+    ):
+        model = write_copier(tmp_path / config.name, config, SMALL_GEOMETRY)
+        out = tmp_path / f"out_{config.name}"
+        assert reconstruct(model, path, out) == 0
+        facts = json.loads((out / "x_reconstruction.json").read_text())
+        shares[config.name] = facts["share_of_head_seen"]
+        warned = f"the model saw only {shares[config.name]:.0%} of the head"
+        assert capsys.readouterr().err.count(warned) == (config is SMALL)
+        padding = "scanner zeros" if config is SMALL else "background"
+        assert facts["padding"] == padding
+    assert shares["small"] < 0.75 and shares["mm"] > 0.99
+
+
+@pytest.mark.parametrize("axes", ["PSR", "RAS"])
+def test_a_window_off_its_place_in_the_heads_of_training_is_warned_of(tmp_path, axes, capsys):
+    """Slices of air before the head move the window to its left side, unless it is in mm."""
+    in_mm = SliceConfig(
+        "mm", None, (40, 44), (0, 6), "slice", (4.0, 4.0, 5.0), (-20.0, 10.0), "background"
+    )
+    models = [write_copier(tmp_path / c.name, c, SMALL_GEOMETRY) for c in (SMALL, in_mm)]
+    for air in (0, 2, 6):
+        voxels = np.pad(head(), ((0, 0), (0, 0), (air, 0)))
+        path = write_head(tmp_path, f"x{air}", voxels=voxels, axes=axes)
+        off = []
+        for model in models:
+            assert reconstruct(model, path, tmp_path / f"out_{model.name}") == 0
+            told = tmp_path / f"out_{model.name}/x{air}_reconstruction.json"
+            facts = json.loads(told.read_text())
+            off.append(facts["window_off_mm"])
+            warning = f"the training window lies {5 * air} mm to the left of its place in the heads"
+            warned = model.name == "small" and air > 2
+            assert capsys.readouterr().err.count(warning) == warned == len(facts["warnings"])
+            assert facts["slices_in_window"] == facts["slices_of_window"] == 6
+        assert off == pytest.approx([-5 * air, 0], abs=0.3)
+
+
+def test_a_volume_that_ends_before_the_window_does_is_warned_of(copier, tmp_path, capsys):
+    path = write_head(tmp_path, "x", voxels=head()[:, :, :11])
+    assert reconstruct(copier, path, tmp_path / "out") == 0
+    assert "has only 3 of the 6 slices of the training window" in capsys.readouterr().err
+
+
 def test_each_scan_of_a_folder_gets_its_own_maps(tmp_path):
     model = write_copier(tmp_path / "half", SMALL, SMALL_GEOMETRY, factor=0.5)
     heads = {name: head(seed=seed) for seed, name in enumerate(["b", "a", "c"])}

@@ -161,6 +161,28 @@ def test_resampling_there_and_back_keeps_values_and_little_is_lost(tmp_path, zoo
     assert np.sqrt((error**2).mean()) < 0.03 * np.ptp(smooth)
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("side", "mean", "largest"), [(0.75, 2.0, 27), (1.0, 2.1, 32), (1.2, 2.7, 35), (2.0, 3.7, 53)]
+)
+def test_a_real_head_loses_by_resampling_what_the_docs_say(side, mean, largest, real_data):
+    """RMS and largest error in percent of the range, there and back along all three axes."""
+    (path,) = (real_data / "ixi/full").glob("*.nii.gz")
+    size, slices = round(250 / side), round(200 / side)
+    window_mm = (-slices * side / 2, slices * side / 2)
+    config = SliceConfig(
+        "own", None, (size, size), (0, slices), spacing=(side,) * 3, window_mm=window_mm
+    )
+    stack = volumes.open_stack(str(path), volumes.Geometry(config))
+    back = volumes.from_slices(stack, whole(stack))
+    voxels = stack.volume.scaled(stack.volume.voxels)
+    error = (back - voxels)[~np.isnan(back)] / np.ptp(voxels)
+    measured = 100 * np.sqrt((error**2).mean()), 100 * np.abs(error).max()
+    print(f"{side} mm: {measured[0]:.1f}% RMS, {measured[1]:.0f}% at most")
+    assert measured == pytest.approx((mean, largest), rel=0.03)
+    assert volumes.share_of_head(stack) == 1
+
+
 def test_beyond_the_volume_there_are_scanner_zeros(tmp_path):
     path = str(write_head(tmp_path, "x", voxels=head() + np.int16(50)))
     stack = volumes.open_stack(path, dataclasses.replace(sized(32, 32), zooms=(6.0, 6.0, 5.0)))
@@ -221,6 +243,8 @@ def test_the_window_in_mm_moves_with_the_head_and_never_jumps(tmp_path, side):
         values = whole(stack)[slice(*stack.window)]
         expected = values if expected is None else expected
         np.testing.assert_allclose(values, expected, atol=1e-2)
+        placed = volumes.to_slices(stack, voxels.astype(float))[slice(*stack.window)]
+        np.testing.assert_allclose(values, placed, atol=1e-2)
         assert volumes.seen(stack).any(axis=(0, 1)).all()
 
 

@@ -9,9 +9,10 @@ from bids_folder import write_bids
 from volumes import SMALL
 
 from beam_preprocess.__main__ import run
-from ixi_tfds.cohorts.bids import is_bids, read_participants
+from ixi_tfds.cohorts.bids import is_bids
 from ixi_tfds.cohorts.catalog import find_scans, find_volumes
 from ixi_tfds.cohorts.ixi import IXI
+from ixi_tfds.cohorts.participants import read_participants
 from ixi_tfds.system.errors import UserError, WorkbookError
 
 
@@ -44,17 +45,16 @@ def test_one_volume_a_person_with_what_participants_tsv_says(tmp_path):
         "sub-05": "female",
         "sub-06": "unknown",
     }
-    assert [(error.reason, error.detail) for error in catalog.refused] == [
-        (
-            "same_person",
-            "is another volume of sub-02, of whom sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz "
-            "is taken",
-        ),
-        (
-            "same_person",
-            "is another volume of sub-03, of whom sub-03/anat/sub-03_T1w.nii.gz is taken",
-        ),
-    ]
+    others = {
+        s.subject: [path.removeprefix(f"{tmp_path}/") for path in s.alternatives]
+        for s in catalog.scans
+        if s.alternatives
+    }
+    assert others == {
+        "sub-02": ["sub-02/ses-b/anat/sub-02_T1w.nii.gz"],
+        "sub-03": ["sub-03/anat/sub-03_run-2_T1w.nii.gz"],
+    }
+    assert catalog.refused == ()
     said = " / ".join(catalog.warnings)
     for part in ("sub-04: sex 'x'", "sub-04: age '930'", "sub-05: rows", "31 and 32", "sub-06 the"):
         assert part in said
@@ -80,13 +80,13 @@ def test_words_for_unknown_are_missing_without_a_warning(tmp_path, unknown):
     [("F", "female"), ("f", "female"), ("Female", "female"), (" M ", "male"), ("MALE", "male")],
 )
 def test_words_for_sex(tmp_path, word, sex):
-    people, warnings = participants(tmp_path, f"participant_id\tsex\nsub-01\t{word}\n")
+    people, warnings = participants(tmp_path, f"participant_id\tage\tsex\nsub-01\t9\t{word}\n")
     assert people["sub-01"]["sex"] == sex and warnings == ()
 
 
 @pytest.mark.parametrize("age", ["0", "120", "0.5", "33", "-0.5", "120.5", "200", "inf", "3O"])
 def test_ages_are_believed_from_0_to_120(tmp_path, age):
-    people, warnings = participants(tmp_path, f"participant_id\tage\nsub-01\t{age}\n")
+    people, warnings = participants(tmp_path, f"participant_id\tage\tsex\nsub-01\t{age}\tF\n")
     if age in ("0", "120", "0.5", "33"):
         assert people["sub-01"]["age"] == float(age) and warnings == ()
     else:
@@ -119,7 +119,7 @@ def test_names_of_people_keep_all_their_letters(tmp_path):
 
 
 def test_a_byte_order_mark_before_the_names_of_people_is_passed_over(tmp_path):
-    people, warnings = participants(tmp_path, "\ufeffparticipant_id\tsex\nsub-01\tF\n")
+    people, warnings = participants(tmp_path, "\ufeffparticipant_id\tsex\tage\nsub-01\tF\t9\n")
     assert people["sub-01"]["sex"] == "female" and warnings == ()
 
 
@@ -129,6 +129,7 @@ def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
         *("sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz", "sub-02/anat/sub-02_label-roi_T1w.nii"),
         *("sub-02/anat/sub-02_T1w.nii.gz", "sub-02/anat/sub-02_T1w.json", "sub-02/sub-02_T1w.nii"),
         *("sub-02/anat/sub-02_T1w.nii.gz.part", "sub-02/anat/x_T1w.nii"),
+        "sub-02/anat/sub-02_ce-gad_T1w.nii.gz",
         *("sub-02/func/sub-02_T1w.nii", "sourcedata/sub-03/anat/sub-03_T1w.nii"),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,10 +142,11 @@ def test_what_is_refused_in_a_bids_folder_is_listed_by_path(tmp_path):
     assert [
         (error.reason, error.path.removeprefix(f"{tmp_path}/")) for error in catalog.refused
     ] == [
-        ("same_person", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz"),
         ("label_map", "sub-01/ses-3/anat/sub-01_seg_T1w.nii.gz"),
+        ("other_modality", "sub-02/anat/sub-02_ce-gad_T1w.nii.gz"),
         ("label_map", "sub-02/anat/sub-02_label-roi_T1w.nii"),
     ]
+    assert [len(scan.alternatives) for scan in catalog.scans] == [1, 0]
 
 
 def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
@@ -166,6 +168,11 @@ def test_a_dataset_is_made_from_a_bids_folder(tmp_path, capsys):
     manifest = json.loads((tmp_path / "ixi_t1/small/1.0.0/manifest.json").read_text())
     assert manifest["volumes"]["sub-02"]["path"] == "sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz"
     assert manifest["skipped"] == {"same_person": 2}
+    listed = (tmp_path / "ixi_t1/small/1.0.0/rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["detail"] for line in listed] == [
+        "is another volume of sub-02, of whom sub-02/ses-a/anat/sub-02_ses-a_T1w.nii.gz is taken",
+        "is another volume of sub-03, of whom sub-03/anat/sub-03_T1w.nii.gz is taken",
+    ]
     # Sex is a stratum, and age is told: people who are better known make another dataset.
     (source / "participants.tsv").write_text("participant_id\tsex\nsub-01\tM\n")
     assert run([f"--source_dir={source}", f"--data_dir={tmp_path}", *SMALL]) == 2

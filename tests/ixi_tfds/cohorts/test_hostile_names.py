@@ -25,7 +25,7 @@ import evaluator
 from beam_preprocess.__main__ import run
 from evaluator import volumes
 from evaluator.report import figures
-from ixi_tfds.cohorts import bids
+from ixi_tfds.cohorts import participants
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.system.commands import one_line
@@ -188,7 +188,7 @@ def test_any_participants_give_people_or_one_error(tmp_path_factory, lines, name
     rows = ["participant_id\tsex\tage"] * named + ["\t".join(line) for line in lines]
     (folder / "participants.tsv").write_text("\n".join(rows), encoding="utf-8")
     try:
-        people, warnings = bids.read_participants(str(folder))
+        people, warnings = participants.read_participants(str(folder))
     except UserError as error:
         assert str(folder) in str(error)
         return
@@ -201,28 +201,34 @@ def test_any_participants_give_people_or_one_error(tmp_path_factory, lines, name
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("participant_id\tage\nsub-01\t" + "9" * 100_000, "is not an age in years"),
-        ("participant_id\tsex\nsub-01\t<script>alert(1)</script>", "'<script>alert(1)</script>'"),
-        ("participant_id\tage\nsub-01\t30\nsub-01\t31\nsub-01\t32\nsub-01\t33", "disagree on age"),
+        ("participant_id\tsex\tage\nsub-01\tF\t" + "9" * 100_000, "is not an age in years"),
+        (
+            "participant_id\tage\tsex\nsub-01\t\t<script>alert(1)</script>",
+            "'<script>alert(1)</script>'",
+        ),
+        (
+            "participant_id\tage\tsex\nsub-01\t30\nsub-01\t31\nsub-01\t32\nsub-01\t33",
+            "disagree on age",
+        ),
     ],
 )
 def test_hostile_participants_are_warned_of_briefly(tmp_path, content, said):
     (tmp_path / "participants.tsv").write_text(content)
-    people, (warning,) = bids.read_participants(str(tmp_path))
+    people, (warning,) = participants.read_participants(str(tmp_path))
     assert said in warning and len(warning) < 200
     assert list(people) == ["sub-01"] and np.isnan(people["sub-01"]["age"])
 
 
 def test_a_row_without_a_participant_is_passed_over(tmp_path):
     (tmp_path / "participants.tsv").write_text("sex\tage\tparticipant_id\nF\nM\t3\tsub-02\n")
-    people, _ = bids.read_participants(str(tmp_path))
+    people, _ = participants.read_participants(str(tmp_path))
     assert people == {"sub-02": {"sex": "male", "age": 3.0}}
 
 
 def test_a_field_that_never_ends_is_one_line(tmp_path):
     (tmp_path / "participants.tsv").write_text("participant_id\n" + "x" * 200_000)
     with pytest.raises(UserError, match=r"participants\.tsv: cannot be read as a table"):
-        bids.read_participants(str(tmp_path))
+        participants.read_participants(str(tmp_path))
 
 
 json_values = st.recursive(

@@ -1,0 +1,186 @@
+"""The files of a source folder: the volumes, and the images that are passed over.
+
+Nothing here opens a volume.
+"""
+
+import collections
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterable, Iterator
+
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import ScanError, UserError
+
+_VOLUME = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+
+HIDDEN = "hidden image"
+LINK = "link to a folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class PassedOver:
+    """Images of one kind in a folder that are not read, or a link that is not followed.
+
+    Attributes:
+      kind: such as `DICOM`, `HIDDEN` or `LINK`.
+      folder: that holds them; of a link, its own path.
+      files: how many there are.
+      detail: why they are passed over and what to do, for people.
+    """
+
+    kind: str
+    folder: str
+    files: int
+    detail: str
+
+    @property
+    def error(self) -> ScanError:
+        """The same as a refusal, for lists of refused files."""
+        return ScanError("passed_over", self.folder, self.detail)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What a folder holds.
+
+    Attributes:
+      volumes: paths of the volumes, sorted.
+      passed_over: images that are not read, ordered by folder and kind.
+      links: paths of links to folders that were followed, sorted.
+    """
+
+    volumes: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...] = ()
+    links: tuple[str, ...] = ()
+
+
+def find_files(source_dir: str) -> Found:
+    """The volumes in a folder at any depth, and the images there that are not read.
+
+    Hidden files and folders are not read. A link to a folder is followed unless that folder is
+    read already or holds the link, so that each folder is read once.
+
+    Raises:
+      UserError: a folder cannot be listed.
+    """
+    volumes: list[str] = []
+    others: collections.Counter[tuple[str, str]] = collections.Counter()
+    examples: dict[tuple[str, str], str] = {}
+    tree = _Tree(storage.at(source_dir))
+    for folder, names in tree.folders():
+        for name in names:
+            path = str(storage.at(folder, name))
+            kind = _kind(name)
+            if kind and (name.startswith(".") or folder in tree.hidden):
+                kind = HIDDEN
+            if kind == _READ:
+                volumes.append(path)
+            elif kind:
+                others[folder, kind] += 1
+                examples[folder, kind] = min(path, examples.get((folder, kind), path))
+    passed = [
+        PassedOver(kind, folder, files, _detail(kind, folder, files, examples[folder, kind]))
+        for (folder, kind), files in others.items()
+    ]
+    passed += [PassedOver(LINK, path, 1, f"is a link to {why}") for path, why in tree.left.items()]
+    return Found(
+        tuple(sorted(volumes)),
+        tuple(sorted(passed, key=lambda one: (one.folder, one.kind))),
+        tuple(sorted(tree.followed)),
+    )
+
+
+def by_kind(passed_over: Iterable[PassedOver]) -> dict[str, int]:
+    """The number of files of each kind."""
+    counts: collections.Counter[str] = collections.Counter()
+    for one in passed_over:
+        counts[one.kind] += one.files
+    return dict(sorted(counts.items()))
+
+
+class _Tree:
+    """The folders below a root, each once; `hidden`, `followed` and `left` fill on the way.
+
+    Attributes:
+      hidden: paths of hidden folders, of which only the files in them are given.
+      followed: paths of links to folders that were followed.
+      left: what each other link leads to, by its path.
+    """
+
+    def __init__(self, root: pathlib.Path) -> None:
+        self.hidden: set[str] = set()
+        self.followed: list[str] = []
+        self.left: dict[str, str] = {}
+        self._root = root
+        self._seen: set[pathlib.Path] = set()
+        self._links: list[pathlib.Path] = []
+
+    def folders(self) -> Iterator[tuple[str, list[str]]]:
+        """Folders with the names of their files; real ones first, so that links change no path."""
+        yield from self._under(self._root)
+        while self._links:
+            self._links.sort(reverse=True)
+            link = self._links.pop()
+            target = link.resolve()
+            if target in self._seen:
+                self.left[str(link)] = f"{target}, which is read already"
+            elif target in self._root.resolve().parents or target in link.parent.resolve().parents:
+                self.left[str(link)] = f"{target}, which holds the link"
+            else:
+                self.followed.append(str(link))
+                yield from self._under(link)
+
+    def _under(self, top: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
+        for folder, subfolders, names in storage.walk(top, onerror=_complain):
+            here = storage.at(folder)
+            if here.resolve() in self._seen:
+                subfolders.clear()
+                continue
+            self._seen.add(here.resolve())
+            below = [storage.at(folder, name) for name in subfolders if not name.startswith(".")]
+            links = [path for path in below if not storage.is_remote(path) and path.is_symlink()]
+            self._links += links
+            hidden = [storage.at(folder, name) for name in subfolders if name.startswith(".")]
+            subfolders[:] = [path.name for path in below if path not in links]
+            yield folder, names
+            yield from self._in_hidden(hidden)
+
+    def _in_hidden(self, folders: Iterable[pathlib.Path]) -> Iterator[tuple[str, list[str]]]:
+        for path in sorted(folders):
+            for folder, _, names in storage.walk(path):
+                self.hidden.add(folder)
+                yield folder, names
+                break
+
+
+def _complain(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot list this folder ({error.strerror})")
+
+
+_READ = "NIfTI"
+# fmt: off
+_KINDS = {
+    "DICOM": (".dcm", ".dicom", ".ima"),
+    "NRRD": (".nrrd", ".nhdr", ".nrrd.gz"),
+    "PAR/REC": (".par",),
+    "AFNI": (".head",),
+    "ECAT": (".v",),
+}
+# fmt: on
+
+
+def _kind(name: str) -> str | None:
+    """The kind of image that a file name says; None for other files."""
+    if _VOLUME.search(name):
+        return _READ
+    lower = name.lower()
+    return next((kind for kind, ends in _KINDS.items() if lower.endswith(ends)), None)
+
+
+def _detail(kind: str, folder: str, files: int, example: str) -> str:
+    name = pathlib.PurePath(example).name
+    counted = f"{files} {kind} file{'s' if files > 1 else ''}, such as {name}"
+    if kind == HIDDEN:
+        return f"{counted}: hidden files are not read"
+    return f"{counted}: not read"
