@@ -178,7 +178,6 @@ def score_lesions(
     """
     from evaluator import looks, scoring
     from evaluator.lesions import detection, tallies
-    from evaluator.views import write_lesion_views
 
     root = storage.at(data.data_dir)
     validation = scoring.open_split(root, data.dataset, "validation", data.verify)
@@ -191,13 +190,7 @@ def score_lesions(
     else:
         pairs, geometry = _find_volumes(volumes, data, facts)
         looks.check_known(geometry, "the dataset", strict=volumes.strict)
-        found = tallies.tally_volumes(scorer, pairs, geometry, strict=volumes.strict)
-        if volumes.views is not None:
-            shown = (volumes.views, models[0], pairs, geometry, batch_size)
-            facts["views"] = write_lesion_views(*shown)
-        _warn_of_unlike(found.unlike)
-        facts["unlike_training"] = found.unlike
-        _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
+        found = _tally_volumes(scorer, pairs, geometry, volumes, facts)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
     rows, comparisons = detection.measure(found.tallies, limits, seed=settings.seed)
@@ -267,14 +260,31 @@ def _warn_of_unlike(unlike: Mapping[str, list[str] | None]) -> None:
             print(f"warning: {subject}: {'; '.join(differences)}", file=sys.stderr)
 
 
-def _warn_of_unseen(unseen: int, lesions: int) -> None:
-    """Say how many voxels of lesions lie outside the model's field of view, if any do."""
+def _tally_volumes(
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    geometry: Geometry,
+    asked: Volumes,
+    facts: dict[str, Any],
+) -> Found:
+    """Score volumes and write their views, named in `facts`; warn of lesions that no model sees."""
+    from evaluator.lesions import tallies
+    from evaluator.views import write_lesion_views
+
+    found = tallies.tally_volumes(scorer, pairs, geometry, strict=asked.strict)
+    facts["unlike_training"] = found.unlike
+    _warn_of_unlike(found.unlike)
+    unseen, lesions = found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"]
     if unseen:
         print(
             f"warning: {unseen} of {lesions} lesion voxels ({unseen / lesions:.1%}) lie outside "
             "the model's field of view; they count as missed by every method",
             file=sys.stderr,
         )
+    if asked.views is not None:
+        model, size = scorer.models[0], scorer.batch_size
+        facts["views"] = write_lesion_views(asked.views, model, pairs, geometry, size)
+    return found
 
 
 def print_lesions(

@@ -63,8 +63,8 @@ class ReconstructConfig:
     output_dir: str = flag("Folder for the results.")
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
-    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
+    bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
     allow_unknown_orientation: bool = flag(
         "Read scans that do not say how the head lies in them, by their format's convention.",
