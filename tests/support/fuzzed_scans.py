@@ -69,8 +69,8 @@ def _dataset(path, index):
 def _reconstruct(path, index):
     stack = volumes.open_stack(str(path), GEOMETRIES[index])
     assert all(map(math.isfinite, stack.volume.zooms)) and np.isfinite(stack.volume.affine).all()
-    slices = volumes.scanner_slices(stack, *stack.window).astype(np.float32)
+    slices = volumes.scanner_slices(stack, 0, stack.slices.n).astype(np.float32)
     assert np.isfinite(slices).all()
-    values = np.zeros(stack.volume.voxels.shape, np.float32)
-    values[:, :, slice(*stack.window)] = volumes.from_slices(stack, slices)
+    values = volumes.from_slices(stack, slices)
+    assert values.shape == stack.volume.voxels.shape
     map_files.write_map(path.with_name("map.nii.gz"), values, stack.volume)
