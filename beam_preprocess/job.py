@@ -16,21 +16,28 @@ from tqdm import tqdm
 from beam_preprocess import choice, publish
 from beam_preprocess.plan import JobConfig, Plan, fingerprint
 from beam_preprocess.runner import write_shards
-from beam_preprocess.shards import ShardTask, file_digest
+from beam_preprocess.shards import ShardTask
+from beam_preprocess.spacing import warnings_of
+from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume, lost_people
+from ixi_tfds.nifti import digest_of
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """A dataset, and the seconds that the job took; None if the dataset existed before."""
+    """A dataset, and the seconds that the job took; None if the dataset existed before.
+
+    `warnings` are about the voxels and the tilt of the volumes.
+    """
 
     manifest: Manifest
     seconds: float | None
+    warnings: tuple[str, ...] = ()
 
 
 def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
@@ -47,6 +54,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
         folders.recover(config.dataset_dir)
         if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
             return Made(_check_unchanged(config, plan), None)
+        _check_spacing(config, plan)
         started = time.time()
         _open_work_dir(plan.work_dir, plan.settings)
         with _progress(plan.tasks, plan.work_dir):
@@ -55,7 +63,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
         _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
         made = publish.publish(config, plan, records, fingerprint(plan.settings, digests))
-        return Made(made, time.time() - started)
+        return Made(made, time.time() - started, warnings_of(config.slices, records))
 
 
 def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
@@ -102,6 +110,23 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
             watcher.join()
 
 
+def _check_spacing(config: JobConfig, plan: Plan) -> None:
+    """Refuse a cohort of mixed voxels before its volumes are read."""
+    if plan.spacing is None or not plan.spacing.others:
+        return
+    others, volumes = plan.spacing.others, len(plan.scans)
+    lost = [scan for scan in plan.scans if others.keys() >= {v.path for v in scan.candidates}]
+    if (lost and config.strict) or len(lost) > config.max_rejected_fraction * volumes:
+        path = lost[0].path
+        raise UserError(
+            f"{len(lost)} of {volumes} volumes have other voxels than the cohort's median of "
+            f"{in_words(plan.spacing.typical)} mm (posterior x superior x right), such as {path} "
+            f"with {in_words(others[path])} mm; bring all to one size by --spacing, such as "
+            f"--spacing={max(plan.spacing.typical):.2g}, or take them as they are by "
+            "--allow_spacing"
+        )
+
+
 def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
     volumes = len(plan.scans)
     lost = lost_people(rejected)
@@ -144,10 +169,22 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     taken = {subject: source.path for subject, source in (made.volumes or {}).items()}
     scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
     read = choice.tried(scans, taken, config.source.source_dir)
-    digests = {path: file_digest(scan.path) for path, scan in read}
-    if fingerprint(plan.settings, digests) != made.fingerprint:
+    digests = {path: digest_of(scan.path) for path, scan in read}
+    if fingerprint(_settings_by_rules_of(made, plan), digests) != made.fingerprint:
         raise DatasetError(
             f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "
             "--overwrite to replace it, or choose another --data_dir or --config"
         )
     return made
+
+
+def _settings_by_rules_of(made: Manifest, plan: Plan) -> dict[str, Any]:
+    """The settings of a plan, by the rules that made an existing dataset.
+
+    Earlier versions padded with zeros and took voxels of any size.
+    """
+    if made.config.padding:
+        return plan.settings
+    config = {name: value for name, value in plan.settings["config"].items() if name != "padding"}
+    kept = {name: value for name, value in plan.settings.items() if name != "other_spacing"}
+    return kept | {"config": config}

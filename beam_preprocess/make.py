@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from beam_preprocess import plan
@@ -28,6 +29,8 @@ workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the fi
 sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
 Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
+Heads of mixed voxels are resampled, and their slices counted in mm from the middle of the head, by
+  --config=all_2mm --spacing=2 --size=128x128 --slices=-36mm:36mm
 {_PEOPLE}
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2
@@ -43,9 +46,14 @@ def make(config: JobConfig, arguments: list[str]) -> None:
     from beam_preprocess import job, runner
 
     options = runner.beam_options(arguments)
-    planned = plan.plan_job(config.source, slices, dataset_dir, strict=config.strict)
-    for warning in planned.warnings[:_WARNINGS_SHOWN]:
-        print(f"warning: {one_line(warning)}", file=sys.stderr)
+    planned = plan.plan_job(
+        config.source,
+        slices,
+        dataset_dir,
+        strict=config.strict,
+        allow_spacing=config.allow_spacing,
+    )
+    _warn(planned.warnings[:_WARNINGS_SHOWN])
     if len(planned.warnings) > _WARNINGS_SHOWN:
         more = len(planned.warnings) - _WARNINGS_SHOWN
         print(f"warning: and {more} more; quality.html lists all of them", file=sys.stderr)
@@ -61,8 +69,15 @@ def make(config: JobConfig, arguments: list[str]) -> None:
     if len(planned.passed_over) > _WARNINGS_SHOWN:
         more = len(planned.passed_over) - _WARNINGS_SHOWN
         print(f"passed over: and {more} more kinds or folders; rejected.jsonl lists all of them")
-    print(summary(job.run_job(config, planned, options)))
+    made = job.run_job(config, planned, options)
+    _warn(made.warnings)
+    print(summary(made))
     print(f"dataset: {dataset_dir}\nquality: {dataset_dir / 'quality.html'}")
+
+
+def _warn(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        print(f"warning: {one_line(warning)}", file=sys.stderr)
 
 
 def summary(made: Made) -> str:
@@ -82,6 +97,8 @@ def summary(made: Made) -> str:
         lines.append(f"{'passed over: ' + kind:<40}{count:>6,}")
     if manifest.people_lost is not None:
         lines.append(f"{'people of whom all were rejected':<40}{manifest.people_lost:>6,}")
+    if manifest.voxels:
+        lines.append(f"voxels of the volumes: {manifest.voxels.in_words}")
     lines.append(f"{manifest.bytes:,} bytes in {made.seconds:.1f} s")
     return "\n".join(lines)
 

@@ -10,14 +10,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from beam_preprocess.geometry import SliceFlags
 from beam_preprocess.shards import ShardTask
+from beam_preprocess.spacing import CohortSpacing, cohort_spacing
 from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
 from ixi_tfds.cohorts.bids_filter import BidsFlags, as_text
 from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.cohorts.walking import PassedOver
-from ixi_tfds.config import CONFIGS, SCALINGS, VERSION, SliceConfig
+from ixi_tfds.config import VERSION, SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.shard_record import Refusal
 from ixi_tfds.slices import MAX_REJECTED_FRACTION
@@ -25,46 +27,6 @@ from ixi_tfds.splits import SPLITS, assign_splits
 from ixi_tfds.system import flags, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
-
-
-@dataclasses.dataclass(frozen=True)
-class SliceFlags:
-    """The name of a config, and the geometry of a config of the user's own."""
-
-    config: str = flag(f"Name of the config: {', '.join(CONFIGS)}, or your own.", "thesis")
-    in_plane: str | None = flag(
-        "Voxels (posterior x superior) a volume must have, or 'any'. --size is the default.", None
-    )
-    size: str | None = flag("Height x width of stored slices; others are padded or cropped.", None)
-    slices: str | None = flag("Slices FIRST:LAST of the right axis to store, without LAST.", None)
-    scaling: str | None = flag("Scale to 8 bits by slice or by volume.", None, choices=SCALINGS)
-
-    def slice_config(self) -> SliceConfig:
-        """The config that the flags name and describe.
-
-        Raises:
-          UserError: an unknown name without a geometry, or a geometry under a known name.
-        """
-        window = _pair("slices", self.slices, ":") if self.slices else None
-        in_plane = size = _pair("size", self.size, "x") if self.size else None
-        if self.in_plane == "any":
-            in_plane = None
-        elif self.in_plane:
-            in_plane = _pair("in_plane", self.in_plane, "x")
-        if self.config in CONFIGS:
-            for name in ("slices", "size", "in_plane", "scaling"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"--{name}: the config {self.config} is fixed; name a geometry of your own "
-                        "by another --config"
-                    )
-            return CONFIGS[self.config]
-        if not (window and size):
-            raise UserError(
-                f"--config={self.config}: not one of {', '.join(CONFIGS)}; a config of your own "
-                "needs --slices and --size"
-            )
-        return SliceConfig(self.config, in_plane, size, window, self.scaling or "slice")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +38,10 @@ class SourceConfig:
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
+    allow_unknown_orientation: bool = flag(
+        "Read volumes that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +57,11 @@ class JobConfig:
         MAX_REJECTED_FRACTION,
         least=0,
         most=1,
+    )
+    allow_spacing: bool = flag(
+        "Without --spacing, take volumes whose voxels differ by more than 5% from the cohort's "
+        "median.",
+        False,
     )
     overwrite: bool = flag("Replace a dataset that was made from other inputs.", False)
 
@@ -130,6 +101,7 @@ class Plan:
       work_dir: folder of the unfinished dataset.
       settings: everything except the contents of the input files that decides the bytes of the
         dataset, as JSON values.
+      spacing: voxel sizes of the scans where those of other sizes are refused, else None.
     """
 
     scans: tuple[Scan, ...]
@@ -141,6 +113,7 @@ class Plan:
     tasks: tuple[ShardTask, ...]
     work_dir: pathlib.Path
     settings: dict[str, Any]
+    spacing: CohortSpacing | None = None
 
     def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
         """Numbers of subjects and slices in each split if no volume is refused."""
@@ -149,12 +122,18 @@ class Plan:
 
 
 def plan_job(
-    source: SourceConfig, slices: SliceConfig, dataset_dir: pathlib.Path, *, strict: bool = False
+    source: SourceConfig,
+    slices: SliceConfig,
+    dataset_dir: pathlib.Path,
+    *,
+    strict: bool = False,
+    allow_spacing: bool = False,
 ) -> Plan:
     """Find the scans, look up the people, and divide the scans among splits and shards.
 
     `dataset_dir` is the folder of the finished dataset. With `strict` the first refused volume
-    fails its task.
+    fails its task. Under a config of the user's own without `spacing`, volumes whose voxels are of
+    another size than those of the cohort are refused, unless `allow_spacing`.
 
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
@@ -163,6 +142,9 @@ def plan_job(
     catalog = _catalog(source, cohort)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
+    spacing = None
+    if slices.padding and slices.spacing is None and not allow_spacing:
+        spacing = cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
     tasks = tuple(
         ShardTask(
             dataset=cohort.name,
@@ -174,6 +156,8 @@ def plan_job(
             source_dir=source.source_dir,
             work_dir=str(work_dir),
             strict=strict,
+            zooms=spacing.typical if spacing else None,
+            allow_unknown_orientation=source.allow_unknown_orientation,
         )
         for split in SPLITS
         for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
@@ -191,7 +175,8 @@ def plan_job(
         passed_over=catalog.passed_over,
         tasks=tasks,
         work_dir=work_dir,
-        settings=_settings(source, slices, catalog.scans, splits),
+        settings=_settings(source, slices, catalog.scans, splits, spacing),
+        spacing=spacing,
     )
 
 
@@ -208,15 +193,24 @@ def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
 
 
 def _settings(
-    source: SourceConfig, slices: SliceConfig, scans: Sequence[Scan], splits: dict[str, str]
+    source: SourceConfig,
+    slices: SliceConfig,
+    scans: Sequence[Scan],
+    splits: dict[str, str],
+    spacing: CohortSpacing | None,
 ) -> dict[str, Any]:
-    """`Plan.settings`. What earlier versions lack is in it only where a flag asks for it."""
+    """`Plan.settings`. What earlier versions lack is in it only where it changes something."""
     settings = {
         "version": VERSION,
         "config": codec.to_plain(slices),
         "volumes_per_shard": source.volumes_per_shard,
         "people": {scan.subject: _describe(scan, splits[scan.subject]) for scan in scans},
     }
+    if source.allow_unknown_orientation:
+        settings["allow_unknown_orientation"] = True
+    if spacing and spacing.others:
+        others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
+        settings["other_spacing"] = sorted(others)
     asked = source.bids.asked
     if asked:
         settings["bids_filter"] = as_text(asked)
@@ -259,10 +253,3 @@ def _deal(
     mine.sort(key=lambda scan: hashlib.sha256(f"shards:{scan.subject}".encode()).digest())
     count = math.ceil(len(mine) / volumes_per_shard)
     return [tuple(mine[index::count]) for index in range(count)]
-
-
-def _pair(flag: str, text: str, separator: str) -> tuple[int, int]:
-    first, _, second = text.partition(separator)
-    if not (first.isdecimal() and second.isdecimal()):
-        raise UserError(f"--{flag}={text}: give two numbers as in 1{separator}2")
-    return int(first), int(second)

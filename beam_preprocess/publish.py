@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow_datasets as tfds
 
-from beam_preprocess import choice, quality
+from beam_preprocess import choice, quality, spacing
 from beam_preprocess.plan import JobConfig, Plan
 from beam_preprocess.shards import shard_name
 from ixi_tfds.builder import builder_for
@@ -49,7 +49,8 @@ def publish(
     sizes = [(record.split, record.slices, record.bytes) for record in records if record.slices]
     write_tfds_metadata(cohort, config.slices, work_dir, sizes)
     write_lines(work_dir / "rejected.jsonl", refused)
-    page = quality.render(made, records, refused, plan.warnings, cohort, plan.told_apart)
+    notes = (*spacing.warnings_of(config.slices, records), *plan.warnings)
+    page = quality.render(made, records, refused, notes, cohort, plan.told_apart)
     (work_dir / "quality.html").write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
@@ -76,6 +77,7 @@ def _manifest(
         fingerprint=fingerprint,
         shards={record.shard: record.sha256 for record in filled},
         geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
+        voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
         volumes_per_shard=config.source.volumes_per_shard,
         splits=_split_counts(filled),
         strata=quality.strata(filled),
@@ -85,7 +87,9 @@ def _manifest(
         bytes=sum(record.bytes for record in filled),
         bids_filter=plan.settings.get("bids_filter"),
         volumes={
-            volume.subject: Source(record.split, record.shard, volume.path, volume.git_blob_sha1)
+            volume.subject: Source(
+                record.split, record.shard, volume.path, volume.git_blob_sha1, volume.assumed_axes
+            )
             for record, volume in volumes
         },
     )

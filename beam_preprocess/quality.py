@@ -10,6 +10,7 @@ import jinja2
 
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import is_original, read_roster
+from ixi_tfds.config import in_words
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import Refusal, ShardRecord
 from ixi_tfds.splits import SPLITS
@@ -30,14 +31,15 @@ def render(
     """The report as one self-contained HTML page.
 
     `records` are those of all shards, `refused` the files that are not in the dataset, `warnings`
-    those about the demographics, `told_apart` how people were told apart.
+    those about the demographics and the voxels, `told_apart` how people were told apart.
     """
     roster = read_roster(cohort.roster)
     volumes = []
     for record in records:
         for volume in record.volumes:
             original = _ORIGINAL[is_original(roster, volume.subject, volume.git_blob_sha1)]
-            volumes.append(vars(volume) | {"split": record.split, "original": original})
+            facts = {"split": record.split, "original": original, "mm": in_words(volume.zooms)}
+            volumes.append(vars(volume) | facts)
     volumes.sort(key=lambda volume: (SPLITS.index(volume["split"]), volume["subject"]))
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
@@ -51,6 +53,11 @@ def render(
         originals=collections.Counter(volume["original"] for volume in volumes),
         sites=_sites(volumes),
         volumes=volumes,
+        spacing=manifest.config.spacing and in_words(manifest.config.spacing),
+        cropped=sorted(
+            (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
+        ),
+        backgrounds=_backgrounds(volumes),
         refused=refused,
         warnings=warnings,
         told_apart=told_apart,
@@ -79,6 +86,13 @@ def _balance(volumes: Sequence[dict[str, Any]], field: str) -> list[tuple[str, d
         )
         for value in values
     ]
+
+
+def _backgrounds(volumes: Sequence[dict[str, Any]]) -> str:
+    """The range of the backgrounds, such as `0` or `-1000 to 3.5`."""
+    known = [volume["background"] for volume in volumes if volume["background"] is not None]
+    ends = dict.fromkeys(f"{end:g}" for end in (min(known), max(known))) if known else ["unknown"]
+    return " to ".join(ends)
 
 
 def _ages(volumes: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -123,8 +123,22 @@ def _tasks(
         bids=BidsFlags(bids_filter=manifest.bids_filter),
         names=names,
         volumes_per_shard=manifest.volumes_per_shard or 1,
+        # Of the volumes in the dataset, this is known to have been allowed.
+        allow_unknown_orientation=True,
     )
-    return plan_job(source, manifest.config, folder).tasks
+    return [
+        dataclasses.replace(task, scans=tuple(_taken(task, manifest)))
+        for task in plan_job(source, manifest.config, folder, allow_spacing=True).tasks
+    ]
+
+
+def _taken(task: ShardTask, manifest: Manifest) -> Iterator[Scan]:
+    """The volumes of a task that are in the dataset: those that were refused need no new look."""
+    for scan in task.scans:
+        source = (manifest.volumes or {}).get(scan.subject)
+        if source:
+            same = (each for each in scan.candidates if task.relative(each) == source.path)
+            yield next(same, scan)
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:

@@ -12,7 +12,7 @@ import io
 import os
 import pathlib
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,16 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import shard_record
 from ixi_tfds.documents.shard_record import RefusedVolume, ShardRecord, VolumeRecord
 from ixi_tfds.features import encode_slice
+from ixi_tfds.images.head import tilt_of
+from ixi_tfds.images.resampling import share_cropped
 from ixi_tfds.integrity import masked_crc
-from ixi_tfds.nifti import Volume, raise_fault_of_system, read_file, read_volume
-from ixi_tfds.slices import slices_of
+from ixi_tfds.nifti import Volume, digest_of, raise_fault_of_system, read_volume
+from ixi_tfds.slices import Checked, check_scan, check_spacing, slices_of
 from ixi_tfds.system import files, storage
 from ixi_tfds.system.errors import ScanError, UserError
-from ixi_tfds.system.files import git_blob_sha1
 
 _THUMBNAIL_SIDE = 112
+_SQUARE = 1.02
 
 _Examples = list[tuple[str, dict[str, Any]]]
 """Keys and examples of a volume's slices."""
@@ -50,6 +52,8 @@ class ShardTask:
       source_dir: folder that paths in the record are relative to.
       work_dir: folder of the unfinished dataset.
       strict: fail at the first refused volume.
+      zooms: sides of a voxel in mm that a volume must have, to 5%; None takes any.
+      allow_unknown_orientation: as for `nifti.read_volume`.
     """
 
     dataset: str
@@ -61,6 +65,8 @@ class ShardTask:
     source_dir: str
     work_dir: str
     strict: bool = False
+    zooms: tuple[float, float, float] | None = None
+    allow_unknown_orientation: bool = False
 
     @property
     def file_name(self) -> str:
@@ -104,8 +110,8 @@ def write_shard(task: ShardTask) -> None:
         rejected += refused
         if taken is None:
             continue
-        scan, volume, examples = taken
-        volumes.append(_describe(task, scan, volume, examples))
+        scan, volume, checked, examples = taken
+        volumes.append(_describe(task, scan, volume, checked, examples))
         for key, example in examples:
             order = hashlib.sha256(f"{task.file_name}:{key}".encode()).digest()
             slices.append((order, encode_slice(example)))
@@ -127,14 +133,19 @@ def write_shard(task: ShardTask) -> None:
 
 def _first_good(
     task: ShardTask, person: Scan
-) -> tuple[tuple[Scan, Volume, _Examples] | None, list[RefusedVolume]]:
+) -> tuple[tuple[Scan, Volume, Checked, _Examples] | None, list[RefusedVolume]]:
     """The first volume of a person that is not refused, and those that were refused before."""
     refused: list[RefusedVolume] = []
     for scan in person.candidates:
         volume = None
         try:
-            volume = read_volume(scan.path)
-            examples = list(slices_of(scan, task.config, volume))
+            volume = read_volume(
+                scan.path, allow_unknown_orientation=task.allow_unknown_orientation
+            )
+            if task.zooms:
+                check_spacing(volume, scan.path, task.zooms)
+            checked = check_scan(volume, scan.path, task.config)
+            examples = list(slices_of(scan, task.config, volume, checked))
         except ScanError as error:
             raise_fault_of_system(error)
             if task.strict:
@@ -143,7 +154,7 @@ def _first_good(
             continue
         instead = task.relative(scan)
         before = [dataclasses.replace(entry, instead=instead) for entry in refused]
-        return (scan, volume, examples), before
+        return (scan, volume, checked, examples), before
     return None, refused
 
 
@@ -182,17 +193,9 @@ def _is_whole(task: ShardTask) -> bool:
         return False
     taken = {volume.subject: volume.path for volume in record.volumes}
     read = choice.tried(task.scans, taken, task.source_dir)
-    now = {path: file_digest(scan.path) for path, scan in read}
+    now = {path: digest_of(scan.path) for path, scan in read}
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
-
-
-def file_digest(path: str) -> str | None:
-    """The SHA-1, in hex, that git gives a file; None for an unreadable file."""
-    try:
-        return git_blob_sha1(read_file(path))
-    except OSError:
-        return None
 
 
 def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | None) -> RefusedVolume:
@@ -202,15 +205,20 @@ def _refusal(task: ShardTask, scan: Scan, error: ScanError, volume: Volume | Non
         detail=error.detail,
         subject=scan.subject,
         split=task.split,
-        git_blob_sha1=volume.git_blob_sha1 if volume else file_digest(scan.path),
+        git_blob_sha1=volume.git_blob_sha1 if volume else digest_of(scan.path),
     )
 
 
-def _describe(task: ShardTask, scan: Scan, volume: Volume, examples: _Examples) -> VolumeRecord:
-    window = volume.voxels[:, :, slice(*task.config.window)]
+def _describe(
+    task: ShardTask, scan: Scan, volume: Volume, checked: Checked, examples: _Examples
+) -> VolumeRecord:
+    window = volume.voxels[:, :, slice(*checked.window)]
     values = volume.scaled(np.array([window.min(), window.mean(dtype=np.float64), window.max()]))
     lowest, mean, highest = sorted(values.tolist())
     rows, columns, depth = volume.voxels.shape
+    head = checked.head
+    cropped = round(share_cropped(volume, task.config, head), 4) if head else None
+    pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
         subject=scan.subject,
@@ -224,15 +232,23 @@ def _describe(task: ShardTask, scan: Scan, volume: Volume, examples: _Examples) 
         lowest=round(lowest, 3),
         mean=round(mean, 3),
         highest=round(highest, 3),
-        thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0]),
+        thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
+        background=round(head.background, 3) if head else None,
+        cropped=cropped or None,
+        tilt=round(tilt_of(volume.affine), 1),
+        assumed_axes=volume.assumed_axes,
     )
 
 
-def _thumbnail(image: np.ndarray) -> str:
-    """A small, upright JPEG of a slice, in base64."""
+def _thumbnail(image: np.ndarray, pixel: Sequence[float] = (1, 1)) -> str:
+    """A small, upright JPEG of a slice, in base64; `pixel` is (posterior, superior) in mm."""
     from PIL import Image
 
     picture = Image.fromarray(np.rot90(image))
+    sides = [side / min(pixel) for side in pixel]
+    if max(sides) > _SQUARE:
+        width, height = (round(n * side) for n, side in zip(picture.size, sides, strict=True))
+        picture = picture.resize((width, height))
     picture.thumbnail((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=70)

@@ -1,6 +1,7 @@
 """Make the pictures of README and docs anew, from real scans and a scored model.
 
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py slices
+    IXI_REAL_DATA=... .venv/bin/python docs/pictures.py same_places
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
     .venv/bin/python docs/pictures.py curves --workdir=W
@@ -10,6 +11,7 @@ Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.or
 """
 
 import argparse
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -26,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
 from ixi_tfds.cohorts.catalog import Scan
-from ixi_tfds.config import THESIS
+from ixi_tfds.config import THESIS, SliceConfig
 from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
@@ -50,6 +52,26 @@ def slices(arguments):
         for index in (52, 66, 80, 94)
     }
     write_png(DOCS / "slices_in_window.png", slice_grid(within))
+
+
+def same_places(arguments):
+    """Slices of one brain at full resolution and at 2 mm, by `--spacing=2 --slices=-36mm:36mm`."""
+    ixi = pathlib.Path(os.environ["IXI_REAL_DATA"], "ixi")
+    config = SliceConfig(
+        "mm", None, (128, 128), (0, 36), "slice", (2.0,) * 3, (-36.0, 36.0), "background"
+    )
+    full, coarse, labels = (
+        next(ixi.glob(f"{folder}/IXI057*")) for folder in ("stripped", "heads_2mm", "labels_2mm")
+    )
+    coarse = read_volume(str(coarse))
+    brain = coarse.scaled(coarse.voxels) * (read_volume(str(labels)).voxels > 0)
+    brain = dataclasses.replace(coarse, voxels=brain, slope=1.0, inter=0.0)
+    shown = {}
+    for title, volume in (("0.94 x 1.2 mm", read_volume(str(full))), ("2 mm", brain)):
+        scan = Scan("IXI057", "HH", title)
+        images = [example["image"][..., 0] for _, example in slices_of(scan, config, volume)]
+        shown |= {f"{title}, at {2 * i - 35} mm": images[i] for i in (4, 12, 21, 31)}
+    write_png(DOCS / "same_places.png", slice_grid(shown))
 
 
 def augmentations(arguments):
@@ -168,7 +190,10 @@ STYLES = (
 )
 """Told apart with every common colour blindness, and in print by their lines."""
 
-PICTURES = {each.__name__: each for each in (slices, augmentations, reconstructions, curves, page)}
+PICTURES = {
+    each.__name__: each
+    for each in (slices, same_places, augmentations, reconstructions, curves, page)
+}
 
 
 def main():

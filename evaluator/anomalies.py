@@ -164,6 +164,7 @@ def score_lesions(
     else:
         pairs, geometry = _volumes(source_dir, asked, names, data, facts)
         found = tallies.tally_volumes(scorer, pairs, geometry)
+        _warn_of_unseen(found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"])
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
     rows, comparisons = detection.measure(found.tallies, limits, seed=settings.seed)
@@ -221,13 +222,23 @@ def _volumes(
     )
     facts["volumes_without_mask"] = len(alone)
     made = manifest.read(datasets.find_dataset(storage.at(data.data_dir), data.dataset))
-    if made.geometry is None:
+    if made.geometry is None and made.config.spacing is None:
         print(
             "warning: the dataset does not tell the voxel size of its scans, so volumes are "
             "cropped or padded and never resampled; make the dataset again with beam_preprocess",
             file=sys.stderr,
         )
     return chosen, volumes.geometry_of(made.config, made.geometry)
+
+
+def _warn_of_unseen(unseen: int, lesions: int) -> None:
+    """Say how many voxels of lesions lie outside the model's field of view, if any do."""
+    if unseen:
+        print(
+            f"warning: {unseen} of {lesions} lesion voxels ({unseen / lesions:.1%}) lie outside "
+            "the model's field of view; they count as missed by every method",
+            file=sys.stderr,
+        )
 
 
 def print_lesions(

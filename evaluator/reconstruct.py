@@ -19,14 +19,15 @@ from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.catalog import look
 from ixi_tfds.cohorts.names import refusal
 from ixi_tfds.config import VERSION
-from ixi_tfds.formats import stem_of
+from ixi_tfds.content import broken_link
+from ixi_tfds.formats import READ_EXTENSIONS, stem_of
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command, one_line
 from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag, like
 
 with epy.lazy_imports():
-    from evaluator import volumes
+    from evaluator import map_files, scan_facts, volumes
     from evaluator.lesions import maps
 
 USAGE = """
@@ -36,15 +37,18 @@ Reconstructs a T1 scan, or all T1 scans of a folder or BIDS folder, by a model t
 python -m trainer. Scans may have any axes, voxel sizes and data type. O has, on each scan's grid
 and in its units,
   x_reconstruction.nii.gz   the model's reconstruction
-  x_anomaly.nii.gz          input minus reconstruction: above zero where the input is brighter than
-                            the model expects, below zero where it is darker
-  x_reconstruction.json     settings, and for each sagittal slice whether it is in the window that
-                            the model was trained on; all others are extrapolated
+  x_anomaly.nii.gz          the residual: above zero where the input is brighter than the model
+                            expects, below zero where it is darker. It is input minus
+                            reconstruction, exactly, if the scan is not resampled. Otherwise it is
+                            the residual of the resampled slices, brought back to the scan's grid
+  x_seen.nii.gz             2 where the model saw the voxel in its window of training, 1 where it
+                            saw it beyond that window, 0 where it did not; there both maps are NaN
+  x_reconstruction.json     settings, the place of the window, and for each sagittal slice of the
+                            model whether it is in the window; all others are extrapolated
 O has the same subfolders as the input. For research only: this is not a medical device.
 """
 
-_SUFFIXES = ("_reconstruction", "_anomaly")
-_RESIDUAL = "input minus reconstruction, in the units of the input"
+_SUFFIXES = ("_reconstruction", "_anomaly", "_seen")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +59,16 @@ class ReconstructConfig:
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
         "W/export/small_resnet, for the highest version."
     )
-    input: str = flag("A .nii or .nii.gz file, or a folder of them, at any depth or BIDS.")
+    input: str = flag(
+        f"A file, or a folder of files at any depth or BIDS: {', '.join(READ_EXTENSIONS)}."
+    )
     output_dir: str = flag("Folder for the results.")
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
+    allow_unknown_orientation: bool = flag(
+        "Read scans that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
@@ -68,7 +78,8 @@ class ReconstructConfig:
         storage.check_local(self.output_dir, "output_dir")
         for name, path in (("saved_model", self.saved_model), ("input", self.input)):
             if not storage.at(path).exists():
-                raise UserError(f"--{name}={path}: no such file or folder")
+                missing = broken_link(path) or "no such file or folder"
+                raise UserError(f"--{name}={path}: {missing}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,85 +143,65 @@ def find_jobs(
 
 
 def reconstruct_scan(
-    model: Model, geometry: volumes.Geometry, job: Job, *, batch_size: int
+    model: Model,
+    geometry: volumes.Geometry,
+    job: Job,
+    *,
+    batch_size: int,
+    allow_unknown_orientation: bool = False,
 ) -> dict[str, Any]:
-    """Reconstruct a scan, write its three files and return the content of the JSON.
+    """Reconstruct a scan, write its files and return the content of the JSON.
 
-    Memory holds the volume, both maps and `batch_size` slices. `geometry` is that of training.
+    Memory holds the volume, both maps and all slices. `geometry` is that of training.
 
     Raises:
       ScanError: the scan is refused, or the model gives values that are not finite.
       OSError: a file cannot be written.
     """
-    stack = volumes.open_stack(job.path, geometry)
-    shape = stack.volume.voxels.shape
-    written = [np.zeros(shape, np.float32) for _ in _SUFFIXES]
-    rows = []
-    with tqdm.tqdm(
-        total=shape[2], unit="slice", desc=job.name, disable=None, leave=False
-    ) as progress:
-        for first in range(0, shape[2], batch_size):
-            last = min(first + batch_size, shape[2])
-            slices = volumes.scanner_slices(stack, first, last)
-            reconstruction, residual = maps.anomaly_maps(model, slices, stack.limits)
-            if not (np.isfinite(reconstruction).all() and np.isfinite(residual).all()):
-                raise ScanError(
-                    "non_finite",
-                    job.path,
-                    f"the model gives values that are not finite for slices {first} to {last - 1}",
-                )
-            for values, slices_out in zip(written, (reconstruction, residual), strict=True):
-                values[:, :, first:last] = volumes.from_slices(stack, slices_out)
-            rows += [_row(stack, index, plane) for index, plane in enumerate(residual, start=first)]
-            progress.update(last - first)
-    facts = _facts(model, geometry, stack, job) | {"slices": rows}
+    stack = volumes.open_stack(
+        job.path, geometry, allow_unknown_orientation=allow_unknown_orientation
+    )
+    reconstruction, residual = _run(model, stack, job, batch_size)
+    facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
+    facts["warnings"] = scan_facts.warnings_of(facts)
+    facts["slices"] = [
+        scan_facts.describe_slice(stack, index, plane) for index, plane in enumerate(residual)
+    ]
+    written = {
+        "reconstruction": volumes.from_slices(stack, reconstruction),
+        "anomaly": volumes.from_slices(stack, residual),
+        "seen": volumes.seen(stack),
+    }
     job.folder.mkdir(parents=True, exist_ok=True)
-    for suffix, values in zip(_SUFFIXES, written, strict=True):
-        volumes.write_map(job.folder / f"{job.name}{suffix}.nii.gz", values, stack.volume)
+    for name, values in written.items():
+        path = job.folder / f"{job.name}_{name}.nii.gz"
+        map_files.write_map(path, values, stack.volume)
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(job.folder, {f"{job.name}_reconstruction.json": text})
     return facts
 
 
-def _row(stack: volumes.Stack, index: int, residual: np.ndarray) -> dict[str, Any]:
-    _, reverse = volumes.file_axis(stack.volume)
-    size = np.abs(residual)
-    return {
-        "file_index": stack.volume.voxels.shape[2] - 1 - index if reverse else index,
-        "in_window": stack.window[0] <= index < stack.window[1],
-        "mean_absolute_residual": round(float(size.mean(dtype=np.float64)), 6),
-        "largest_absolute_residual": round(float(size.max()), 6),
-    }
-
-
-def _facts(
-    model: Model, geometry: volumes.Geometry, stack: volumes.Stack, job: Job
-) -> dict[str, Any]:
-    """The JSON's content on the scan as a whole."""
-    axis, _ = volumes.file_axis(stack.volume)
-    return {
-        "input": pathlib.Path(job.path).name,
-        "model": model.name,
-        "model_sha256": model.sha256,
-        "anomaly": _RESIDUAL,
-        "slice_axis": axis,
-        "scaling": geometry.config.scaling,
-        "range": stack.limits,
-        "pixel_mm": [round(side, 6) for side in stack.volume.zooms[:2]],
-        "model_pixel_mm": geometry.zooms and geometry.zooms[:2],
-        "resampled": stack.resampled,
-        "share_seen": round(float(volumes.field_of_view(stack).mean()), 6),
-        "slices_in_window": stack.window[1] - stack.window[0],
-    }
-
-
-def _summary(job: Job, facts: dict[str, Any]) -> str:
-    inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
-    return (
-        f"{job.folder / job.name}_*: {len(facts['slices'])} slices, {len(inside)} of them in the "
-        f"window of training, {'' if facts['resampled'] else 'not '}resampled; mean absolute "
-        f"residual in the window {sum(inside) / len(inside):.4g}"
-    )
+def _run(
+    model: Model, stack: volumes.Stack, job: Job, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reconstruction and residual of all slices of a scan, float32 [n, H, W] in scanner units."""
+    n = stack.slices.n
+    height, width = stack.rule.size
+    reconstruction, residual = np.empty((2, n, height, width), np.float32)
+    with tqdm.tqdm(total=n, unit="slice", desc=job.name, disable=None, leave=False) as progress:
+        for first in range(0, n, batch_size):
+            last = min(first + batch_size, n)
+            slices = volumes.scanner_slices(stack, first, last)
+            made = maps.anomaly_maps(model, slices, stack.limits)
+            if not all(np.isfinite(values).all() for values in made):
+                raise ScanError(
+                    "non_finite",
+                    job.path,
+                    f"the model gives values that are not finite for slices {first} to {last - 1}",
+                )
+            reconstruction[first:last], residual[first:last] = made
+            progress.update(last - first)
+    return reconstruction, residual
 
 
 def main(config: ReconstructConfig) -> None:
@@ -229,7 +220,7 @@ def main(config: ReconstructConfig) -> None:
             allow_names=config.allow_names,
         )
         model, geometry = _load(config)
-        refused = _reconstruct_all(model, geometry, jobs, config.batch_size)
+        refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
         listed = "; ".join(map(str, refused))
         raise UserError(
@@ -238,19 +229,27 @@ def main(config: ReconstructConfig) -> None:
 
 
 def _reconstruct_all(
-    model: Model, geometry: volumes.Geometry, jobs: list[Job], batch_size: int
+    model: Model, geometry: volumes.Geometry, jobs: list[Job], config: ReconstructConfig
 ) -> list[ScanError]:
     """Reconstruct scans, print a line for each, and return the errors of those refused."""
     refused: list[ScanError] = []
     extrapolated = False
     for job in jobs:
         try:
-            facts = reconstruct_scan(model, geometry, job, batch_size=batch_size)
+            facts = reconstruct_scan(
+                model,
+                geometry,
+                job,
+                batch_size=config.batch_size,
+                allow_unknown_orientation=config.allow_unknown_orientation,
+            )
         except ScanError as error:
             refused.append(error)
             continue
         extrapolated |= facts["slices_in_window"] < len(facts["slices"])
-        print(_summary(job, facts), flush=True)
+        print(f"{job.folder / job.name}_*: {scan_facts.summary(facts)}", flush=True)
+        for warning in facts["warnings"]:
+            print(f"warning: {job.path}: {warning}", file=sys.stderr)
     if extrapolated:
         print(
             "warning: slices outside the window of training are extrapolated: the model was not "
@@ -275,7 +274,7 @@ def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:
             f"--saved_model={saved_model}: takes slices of {model.size[0]}x{model.size[1]}, its "
             f"card tells of {geometry.config.size[0]}x{geometry.config.size[1]}; export it again"
         )
-    if geometry.zooms is None:
+    if geometry.zooms is None and geometry.config.spacing is None:
         print(
             "warning: the model's card does not tell the voxel size of its training data, so scans "
             "are cropped or padded and never resampled",

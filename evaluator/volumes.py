@@ -1,39 +1,43 @@
-"""Geometry: NIfTI volumes as slices for a model, and maps back on the grid of the file.
+"""Geometry: scans as slices for a model, and maps back on the grid of the file.
 
 The axes of a volume are flipped and swapped to those of the dataset (PSR: posterior, superior,
-right; slices are sagittal), without loss. Its planes are then fitted to the model:
+right; slices are sagittal), without loss. Its slices then follow the rule of the model's config:
 
-- If voxel sides differ from those of training by at most `TOLERANCE`, planes are cropped or padded
-  with scanner zeros around their middle, as in preprocessing.
-- If they differ by more, planes are resampled linearly around their middle. The kernel is as wide
-  as the larger voxel, so that fine detail does not alias. Values stay in the range of the input.
-  Outside the volume there are scanner zeros.
+- A config with a spacing: the volume is resampled to it along all three axes, as in preprocessing.
+  If the window is in mm, window and planes lie around the middle of the head.
+- A config without a spacing, and voxels whose sides differ from those of training by at most
+  `SAME_SPACING`: planes are cropped or padded around their middle, and slices have their
+  numbers in the volume, as in preprocessing.
+- The same config, and other voxels: the volume is first resampled to the voxels of training.
 
-Maps are fitted back in the same way; without resampling this is exact. Voxels outside the model's
-field of view become 0. Each slice of the volume is one slice of the stack: the distance of slices
-is never resampled.
+Slices in the window of training are those of preprocessing, to the bit. Slices before and after it
+are made in the same way and cover the whole volume. Maps are brought back to the volume's grid;
+without resampling this is exact. Voxels that the model never sees are NaN.
 """
 
 import dataclasses
-import pathlib
 
-import nibabel as nib
 import numpy as np
 import scipy.sparse
-from nibabel import orientations
 
+from evaluator import placing
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
-from ixi_tfds.images.scaling import percentile_range
-from ixi_tfds.nifti import AXES, Volume, check_volume, read_volume
-from ixi_tfds.system.errors import ScanError, UserError
-from ixi_tfds.system.files import replacing
+from ixi_tfds.images.head import LEVEL, Head, find_head
+from ixi_tfds.images.resampling import (
+    Places,
+    Weights,
+    places_of,
+    reached,
+    resample,
+    resampled_slices,
+    weights,
+)
+from ixi_tfds.images.scaling import percentile_range, range_of_slices
+from ixi_tfds.nifti import Volume, check_finite, check_window, read_volume
+from ixi_tfds.system.errors import UserError
 
-TOLERANCE = 0.05
-"""Relative difference of voxel sides that needs no resampling; those of IXI differ by 4%."""
-
-_MOST_RATIO = 10.0
 _MOST_SLICES = 10**6
 
 
@@ -54,33 +58,46 @@ class Geometry:
 
 @dataclasses.dataclass(frozen=True)
 class Stack:
-    """A volume, and the matrices from its planes to slices [n, H, W] and back.
+    """A volume, and the matrices from its voxels to n slices [n, H, W] and back.
 
     Attributes:
-      volume: the scan, in PSR; slice i of the stack is plane `voxels[:, :, i]`.
-      window: the slices [first, last) in the window of training.
+      volume: the scan, in PSR.
+      rule: the config of training; with a spacing if the volume is resampled.
+      head: where the head lies in the volume, and the value of the background.
+      slices: places of the slices along right.
+      window: the slices [first, last) of the stack that are in the window of training.
+      middle: where the middle of the head, for a window in mm, or of the volume lies along right,
+        in mm from the centre of the first voxel.
       limits: low and high of the intensity range in scanner units, for models with volume
         scaling; None if each slice has its own.
-      pixels: sides of a slice's pixel, posterior and superior, in voxels of the volume.
-      rows: sparse [H, posterior], weights of the plane's rows in each row of a slice.
-      columns: sparse [W, superior], weights of its columns.
-      rows_back: sparse [posterior, H].
-      columns_back: sparse [superior, W].
+      padding: value of pixels outside the volume, in scanner units.
+      there: sparse matrices [H, posterior], [W, superior] and [n, right].
+      back: sparse matrices [posterior, H], [superior, W] and [right, n].
+      values: the slices in scanner units, float32 [n, H, W], if the rule has a spacing.
     """
 
     volume: Volume
+    rule: SliceConfig
+    head: Head
+    slices: Places
     window: tuple[int, int]
+    middle: float
     limits: tuple[float, float] | None
-    pixels: tuple[float, float]
-    rows: scipy.sparse.csr_array
-    columns: scipy.sparse.csr_array
-    rows_back: scipy.sparse.csr_array
-    columns_back: scipy.sparse.csr_array
+    padding: float
+    there: Weights
+    back: Weights
+    values: np.ndarray | None = None
 
     @property
     def resampled(self) -> bool:
-        """Whether planes are resampled, not only cropped or padded."""
-        return self.pixels != (1, 1)
+        """Whether voxels are resampled, not only cropped or padded."""
+        return any((matrix.data != 1).any() for matrix in self.there)
+
+    @property
+    def pixels(self) -> tuple[float, float]:
+        """Sides of a slice's pixel, posterior and superior, in voxels of the volume."""
+        sides = self.rule.spacing or self.volume.zooms
+        return sides[0] / self.volume.zooms[0], sides[1] / self.volume.zooms[1]
 
 
 def training_geometry(card: ModelCard) -> Geometry:
@@ -103,160 +120,157 @@ def geometry_of(config: SliceConfig, volumes: manifest.Geometry | None) -> Geome
     return Geometry(config, volumes.shape, volumes.zooms) if volumes else Geometry(config)
 
 
-def open_stack(path: str, geometry: Geometry) -> Stack:
-    """Read a NIfTI file and fit its planes to a model.
+def open_stack(path: str, geometry: Geometry, *, allow_unknown_orientation: bool = False) -> Stack:
+    """Read a volume and make slices of it by the rule of a model's config.
 
     Args:
-      path: a `.nii` or `.nii.gz` file of one head, with any axes and any real data type.
-      geometry: geometry of training; without zooms nothing is resampled.
+      path: a file of one head, with any axes and any real data type.
+      geometry: geometry of training; without spacing and zooms nothing is resampled.
+      allow_unknown_orientation: as for `nifti.read_volume`.
 
     Raises:
       ScanError: the file cannot be read, or its values are not those of a head.
     """
-    volume = read_volume(path)
-    rows, columns, depth = volume.voxels.shape
-    zooms = volume.zooms
-    wanted = _wanted_zooms(path, zooms, geometry)
-    window = _window(path, depth, zooms[2], geometry)
-    # The model's field of view, in voxels of this volume.
-    height, width = geometry.config.size
-    view = (round(height * wanted[0] / zooms[0]), round(width * wanted[1] / zooms[1]))
-    config = dataclasses.replace(geometry.config, in_plane=None, size=view, window=window)
-    check_volume(volume, path, config)
-    return Stack(
-        volume=volume,
-        window=window,
-        limits=percentile_range(volume, config) if config.scaling == "volume" else None,
-        pixels=(wanted[0] / zooms[0], wanted[1] / zooms[1]),
-        rows=_weights(height, wanted[0], rows, zooms[0]),
-        columns=_weights(width, wanted[1], columns, zooms[1]),
-        rows_back=_weights(rows, zooms[0], height, wanted[0]),
-        columns_back=_weights(columns, zooms[1], width, wanted[1]),
-    )
+    volume = read_volume(path, allow_unknown_orientation=allow_unknown_orientation)
+    check_finite(volume, path)
+    rule = placing.rule_for(path, volume, geometry.config, geometry.zooms)
+    head = find_head(volume)
+    by_background = placing.pads_with_background(geometry.config)
+    stack = _stack(path, volume, rule, head, head.background if by_background else 0.0)
+    planes = stack.there[2][slice(*stack.window)].indices
+    window = int(planes.min()), int(planes.max()) + 1
+    check_window(volume, path, window)
+    values = limits = None
+    if rule.spacing is not None:
+        values = _values(stack, as_in_training=geometry.config.spacing is not None)
+    if rule.scaling == "volume" and values is None:
+        limits = percentile_range(volume, dataclasses.replace(rule, window=window))
+    elif rule.scaling == "volume" and values is not None:
+        rows, columns = map(reached, stack.there[:2])
+        limits = range_of_slices(values[slice(*stack.window)], rows, columns)
+    return dataclasses.replace(stack, values=values, limits=limits)
 
 
-def to_slices(stack: Stack, planes: np.ndarray) -> np.ndarray:
-    """Planes [posterior, superior, n] on the volume's grid as slices, float64 [n, H, W].
+def to_slices(stack: Stack, values: np.ndarray) -> np.ndarray:
+    """Values [posterior, superior, right] on the volume's grid as slices, float64 [n, H, W].
 
     For a mask of 0 and 1, the result is the marked share of each pixel.
     """
-    return _resample(planes, stack.rows, stack.columns).transpose(2, 0, 1)
+    return resample(values.astype(np.float64), stack.there).transpose(2, 0, 1)
 
 
 def scanner_slices(stack: Stack, first: int, last: int) -> np.ndarray:
-    """Slices [first, last) of the volume in scanner units, float64 [n, H, W]."""
-    return to_slices(stack, stack.volume.scaled(stack.volume.voxels[:, :, first:last]))
+    """Slices [first, last) of the stack in scanner units, float32 or float64 [n, H, W]."""
+    if stack.values is not None:
+        return stack.values[first:last]
+    planes = stack.volume.scaled(stack.volume.voxels[:, :, first:last])
+    p, s, r = stack.there
+    slices = resample(planes, (p, s, r[first:last, first:last]), stack.padding)
+    return slices.transpose(2, 0, 1)
 
 
-def from_slices(stack: Stack, slices: np.ndarray) -> np.ndarray:
-    """Slices [n, H, W] on the volume's grid, float64 [posterior, superior, n]."""
-    return _resample(slices.transpose(1, 2, 0), stack.rows_back, stack.columns_back)
-
-
-def field_of_view(stack: Stack) -> np.ndarray:
-    """Which voxels of a plane the model sees, bool [posterior, superior]."""
-    rows, columns = (
-        np.asarray(weights.sum(axis=1)) > 0 for weights in (stack.rows_back, stack.columns_back)
-    )
-    return np.logical_and.outer(rows, columns)
-
-
-def file_axis(volume: Volume) -> tuple[int, bool]:
-    """The file's axis along which slices are counted, and whether its direction is opposite."""
-    axes = orientations.io_orientation(volume.header.get_best_affine())
-    codes = orientations.ornt2axcodes(axes)
-    axis = next(number for number, code in enumerate(codes) if code in ("R", "L"))
-    return axis, codes[axis] != AXES[2]
-
-
-def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
-    """Write values [posterior, superior, right] on a volume's grid as a float32 `.nii.gz` file.
-
-    Shape, axes and affines with their codes are exactly those of the volume's file, so viewers show
-    both aligned. The file appears complete or not at all.
-
-    Raises:
-      OSError: the file cannot be written.
-    """
-    header = volume.header.copy()
-    affine = header.get_best_affine()
-    back = orientations.ornt_transform(
-        orientations.axcodes2ornt(AXES), orientations.io_orientation(affine)
-    )
-    stored = orientations.apply_orientation(values.astype(np.float32, copy=False), back)
-    header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
-    header["vox_offset"] = 0
-    # The scan's display window does not fit these values.
-    header["cal_min"] = header["cal_max"] = 0
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    with replacing(path) as partial:
-        nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
-
-
-def _wanted_zooms(
-    path: str, zooms: tuple[float, float, float], geometry: Geometry
-) -> tuple[float, float]:
-    """Sides of the slices' pixels: the volume's own if close to those of training."""
-    if geometry.zooms is None:
-        return zooms[:2]
-    ratios = [side / trained for side, trained in zip(zooms[:2], geometry.zooms[:2], strict=True)]
-    if max(*ratios, *(1 / ratio for ratio in ratios)) > _MOST_RATIO:
-        raise ScanError(
-            "wrong_in_plane_size",
-            path,
-            f"has pixels of {zooms[0]:.3g} x {zooms[1]:.3g} mm, those of training had "
-            f"{geometry.zooms[0]:.3g} x {geometry.zooms[1]:.3g} mm; is its affine in millimetres?",
-        )
-    if all(abs(ratio - 1) <= TOLERANCE for ratio in ratios):
-        return zooms[:2]
-    return geometry.zooms[:2]
-
-
-def _window(path: str, depth: int, spacing: float, geometry: Geometry) -> tuple[int, int]:
-    """The slices in the window of training.
-
-    If slices are as far apart as those of training, these have the same numbers, as in
-    preprocessing; otherwise they have the same distance, in mm, from the middle.
-    """
-    first, last = geometry.config.window
-    if geometry.zooms is not None and geometry.shape is not None:
-        step = geometry.zooms[2] / spacing
-        if abs(1 / step - 1) > TOLERANCE:
-            middle = geometry.shape[2] / 2
-            first, last = (round(depth / 2 + (edge - middle) * step) for edge in (first, last))
-    first, last = max(0, first), min(depth, last)
-    if first >= last:
-        raise ScanError(
-            "too_few_slices",
-            path,
-            f"has {depth} sagittal slices, none of them in the window of training, "
-            f"{geometry.config.window[0]} to {geometry.config.window[1] - 1}",
-        )
-    return first, last
-
-
-def _weights(n: int, side: float, m: int, other: float) -> scipy.sparse.csr_array:
-    """Weights of m pixels of side `other` (mm) in n pixels of side `side`, sparse [n, m]."""
-    if side == other:
-        # As in preprocessing, an odd pixel is cropped or padded at the end.
-        shift = (m - n) // 2 if m >= n else -((n - m) // 2)
-        return scipy.sparse.csr_array(scipy.sparse.eye(n, m, k=shift, format="csr"))
-    places = (np.arange(n) - (n - 1) / 2) * side
-    others = (np.arange(m) - (m - 1) / 2) * other
-    distance = np.abs(places[:, None] - others) / max(side, other)
-    weights = np.maximum(0.0, 1.0 - distance)
-    weights[np.abs(places) > m * other / 2] = 0.0
-    total = weights.sum(axis=1, keepdims=True)
-    return scipy.sparse.csr_array(np.divide(weights, total, where=total > 0, out=weights))
-
-
-def _resample(
-    planes: np.ndarray, rows: scipy.sparse.csr_array, columns: scipy.sparse.csr_array
+def from_slices(
+    stack: Stack,
+    slices: np.ndarray,
+    *,
+    given: np.ndarray | None = None,
+    planes: np.ndarray | None = None,
+    unseen: float = np.nan,
 ) -> np.ndarray:
-    """Apply a matrix along each of the first two axes, in double precision."""
-    height, width, n = planes.shape
-    values = np.asarray(planes, np.float64).reshape(height, width * n)
-    values = (rows @ values).reshape(rows.shape[0], width, n).transpose(1, 0, 2)
-    values = columns @ values.reshape(width, -1)
-    return values.reshape(columns.shape[0], rows.shape[0], n).transpose(1, 0, 2)
+    """Slices on the volume's grid, float [posterior, superior, right] of the same precision.
+
+    Args:
+      stack: where the slices lie.
+      slices: [n, H, W]: all slices, or those of `given`.
+      given: indices of the slices, in order; None for all. The others count as unseen.
+      planes: indices of the planes of the volume that are wanted; None for all.
+      unseen: value of voxels that no slice reaches.
+    """
+    p, s, r = stack.back
+    if given is not None:
+        r = _without(r, ~np.isin(np.arange(r.shape[1]), given))[:, given]
+    if planes is not None:
+        r = r[planes]
+    return resample(slices.transpose(1, 2, 0), (p, s, r), unseen)
+
+
+def planes_in_window(stack: Stack) -> np.ndarray:
+    """Which planes of the volume lie in the window of training, bool [right]."""
+    side, (first, last) = stack.slices.side, stack.window
+    low, high = (stack.slices.first + (edge - 0.5) * side for edge in (first, last))
+    places = np.arange(stack.volume.voxels.shape[2]) * stack.volume.zooms[2]
+    nearly = 1e-6 * side
+    return (low - nearly <= places) & (places < high - nearly)
+
+
+def seen(stack: Stack) -> np.ndarray:
+    """What the model sees of a volume, uint8 [posterior, superior, right].
+
+    It is 2 in the window of training, 1 in other slices, and 0 where the model sees nothing.
+    """
+    p, s, r = map(reached, stack.back)
+    depth = np.where(planes_in_window(stack), 2, 1) * r
+    return (np.logical_and.outer(p, s)[:, :, None] * depth).astype(np.uint8)
+
+
+def share_of_head(stack: Stack) -> float:
+    """Share of the head that the model sees, from 0 to 1, counted on voxels 3 mm apart."""
+    volume, head = stack.volume, stack.head
+    picked = tuple(
+        slice(max(0, int(np.ceil(low))), int(high) + 1, max(1, int(3 / side)))
+        for low, high, side in zip(head.low, head.high, volume.zooms, strict=True)
+    )
+    distance = np.abs(volume.scaled(volume.voxels[picked]) - head.background)
+    foreground = distance > LEVEL * np.percentile(distance, 99)
+    shown = [reached(matrix)[part] for matrix, part in zip(stack.back, picked, strict=True)]
+    counted = foreground[np.ix_(*shown)].sum()
+    return float(counted / max(1, foreground.sum()))
+
+
+def _stack(path: str, volume: Volume, rule: SliceConfig, head: Head, padding: float) -> Stack:
+    """The geometry of a stack, without values and limits."""
+    rows, columns, slices, first = placing.grid(volume, rule, head)
+    voxels = places_of(volume)
+    p, s, r = weights((rows, columns, slices), voxels)
+    # Pixels outside the volume show nothing of it, and give nothing back.
+    shown = reached(p), reached(s), reached(r)
+    window = placing.window(path, volume, rule, np.flatnonzero(shown[2]) + first)
+    backwards = weights(voxels, (rows, columns, slices))
+    back = [_without(matrix, ~keep) for matrix, keep in zip(backwards, shown, strict=True)]
+    start = slices.first + int(np.argmax(shown[2])) * slices.side
+    return Stack(
+        volume=volume,
+        rule=rule,
+        head=head,
+        slices=Places(int(shown[2].sum()), slices.side, start),
+        window=window,
+        middle=placing.middle(volume, rule, head),
+        limits=None,
+        padding=padding,
+        there=(p, s, r[shown[2]]),
+        back=(back[0], back[1], back[2][:, shown[2]]),
+    )
+
+
+def _without(matrix: scipy.sparse.csr_array, dropped: np.ndarray) -> scipy.sparse.csr_array:
+    """The matrix without the columns that are dropped, their weight given to those left."""
+    kept = matrix.tocoo()
+    data = np.where(dropped[kept.col], 0.0, kept.data)
+    left = data > 0
+    data, row, col = data[left], kept.row[left], kept.col[left]
+    totals = np.bincount(row, weights=data, minlength=matrix.shape[0])
+    return scipy.sparse.csr_array((data / totals[row], (row, col)), shape=matrix.shape)
+
+
+def _values(stack: Stack, *, as_in_training: bool) -> np.ndarray:
+    """The slices of a rule with a spacing, float32 [n, H, W] in scanner units."""
+    volume = stack.volume
+    # As in preprocessing, means of stored voxels are scaled.
+    padding = (stack.padding - volume.inter) / volume.slope
+    made = resample(volume.voxels.astype(np.float32, order="F"), stack.there, padding)
+    values = volume.scaled(made.transpose(2, 0, 1)).astype(np.float32)
+    complete = stack.window[1] - stack.window[0] == stack.rule.slices_per_volume
+    if as_in_training and complete:
+        # A product along the axes in another order would round differently.
+        values[slice(*stack.window)] = resampled_slices(volume, stack.rule, stack.head)
+    return values

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from ixi_tfds.system.errors import UserError
 
@@ -79,15 +80,33 @@ class SliceConfig:
     @property
     def description(self) -> str:
         """The config in a sentence."""
-        taken = "any in-plane size" if self.in_plane is None else "x".join(map(str, self.in_plane))
         scaled = {
             "slice": "each slice stretched to its own extrema",
             "volume": "one robust percentile range a volume",
         }[self.scaling]
+        padded = f", padded with the {self.padding}" if self.padding else ""
         return (
-            f"slices [{self.window[0]}, {self.window[1]}) of {taken}, stored as "
-            f"{self.size[0]}x{self.size[1]}, 8 bits, {scaled}"
+            f"slices {self._taken}, stored as {self.size[0]}x{self.size[1]}{padded}, 8 bits, "
+            f"{scaled}"
         )
+
+    @property
+    def _taken(self) -> str:
+        """Which slices are taken, by number or in mm, and of what volumes."""
+        by_number = f"[{self.window[0]}, {self.window[1]})"
+        if self.spacing is None:
+            plane = "any in-plane size" if self.in_plane is None else in_words(self.in_plane)
+            return f"{by_number} of {plane}"
+        resampled = f"of volumes resampled to {in_words(self.spacing)} mm"
+        if self.window_mm is None:
+            return f"{by_number} {resampled}"
+        first, last = self.window_mm
+        return f"[{first:g} mm, {last:g} mm) around the middle of the head, {resampled}"
+
+
+def in_words(sides: Sequence[float]) -> str:
+    """Sides of a plane or of a voxel, such as 256x256 or 0.9375x0.9375x1.2."""
+    return "x".join(f"{side:.4g}" for side in sides)
 
 
 def slices_in(window_mm: tuple[float, float], spacing: tuple[float, float, float]) -> int:

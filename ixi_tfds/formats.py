@@ -5,6 +5,7 @@ Nothing here opens a file.
 
 import pathlib
 import re
+import shlex
 from collections.abc import Collection, Mapping
 
 NIFTI, PAIR, MGH, MINC = "NIfTI", "pair of .hdr and .img", "MGH", "MINC"
@@ -96,14 +97,14 @@ def conversion(kind: str, path: str) -> str:
     if kind in ("DICOM", "PAR/REC"):
         folder = path if kind == "DICOM" else str(pathlib.PurePath(path).parent)
         return (
-            "convert them (pip install dcm2niix): "
-            f"mkdir -p nifti && dcm2niix -z y -f %i_%p_%s -o nifti '{folder}'"
+            "convert it (pip install dcm2niix): "
+            f"mkdir -p nifti && dcm2niix -z y -f %i_%p_%s -o nifti {shlex.quote(folder)}"
         )
     if kind in ("NRRD", "MetaImage", "GIPL"):
-        return (
-            'convert it (pip install SimpleITK): python -c "import SimpleITK as s; '
-            f"s.WriteImage(s.ReadImage('{path}'), '{stem_of_any(path)}.nii.gz')\""
-        )
+        program = "import SimpleITK as s, sys; s.WriteImage(s.ReadImage(sys.argv[1]), sys.argv[2])"
+        target = f"{_stem_of_other(path)}.nii.gz"
+        files = f"{shlex.quote(path)} {shlex.quote(target)}"
+        return f'convert it (pip install SimpleITK): python -c "{program}" {files}'
     if kind == NO_HEADER:
         return "its header, with the same name and .hdr, is missing"
     if kind == "NIfTI in another compression":
@@ -111,9 +112,8 @@ def conversion(kind: str, path: str) -> str:
     return "convert it to NIfTI"
 
 
-def stem_of_any(path: str) -> str:
-    """A file's name up to the ending of its format, read or not; without the folder."""
-    name = pathlib.PurePath(path).name
-    endings = [ending for ends in _OTHERS.values() for ending in ends]
-    longest = max((end for end in endings if name.lower().endswith(end)), key=len, default="")
-    return name[: len(name) - len(longest)] if longest else stem_of(path)
+def _stem_of_other(path: str) -> str:
+    """A path without the ending of a format that is not read."""
+    endings = [ending for endings in _OTHERS.values() for ending in endings]
+    longest = max((end for end in endings if path.lower().endswith(end)), key=len, default="")
+    return path[: len(path) - len(longest)]

@@ -43,6 +43,30 @@ def inflate(path: str, stored: bytes, size: int) -> memoryview:
     return memoryview(members)
 
 
+def inflate_within(path: str, stored: bytes, least: int, most: int) -> memoryview:
+    """Inflate a gzip file whose content has from `least` to `most` bytes, to its checked end.
+
+    Raises:
+      ScanError: with reason corrupt_data.
+    """
+    # A file of one member ends with the size of its content.
+    size = int.from_bytes(stored[-4:], "little")
+    if least <= size <= most:
+        with contextlib.suppress(ScanError):
+            return inflate(path, stored, size)
+    content, ended = inflate_start(path, stored, most + 1)
+    if len(content) > most:
+        raise ScanError("corrupt_data", path, f"holds more than {most} bytes")
+    if not ended or len(content) < least:
+        raise ScanError(
+            "corrupt_data",
+            path,
+            f"is a truncated or corrupt gzip file: {len(content)} bytes could be read, at least "
+            f"{least} are declared",
+        )
+    return memoryview(content)
+
+
 def inflate_start(path: str, stored: bytes, most: int) -> tuple[bytes, bool]:
     """At most `most` bytes of a gzip file, and whether they end at the end of a member.
 

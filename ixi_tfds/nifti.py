@@ -1,50 +1,39 @@
-"""Reading one NIfTI volume: whole, checked, and in the axes of IXI.
+"""Reading one volume: whole, checked, and in the axes of IXI.
 
-nibabel reads the header and computes the geometry. Checks come in this order: readable, NIfTI,
+nibabel reads the header and computes the geometry. Checks come in this order: readable, format,
 size, corruption, 3-D, geometry, values. Files may come from untrusted sources. So the number of
 bytes read or inflated is bounded first: by the file size, by the header, and by `MOST_BYTES`.
 """
 
 import dataclasses
 import errno
-import logging
 import math
 import os
+import pathlib
 import stat
 
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
-from nibabel.spatialimages import HeaderDataError
 
+from ixi_tfds import headers, other_formats
 from ixi_tfds.config import SliceConfig
+from ixi_tfds.content import HEAD_BYTES, broken_link
+from ixi_tfds.formats import NO_HEADER, PAIR, image_kind
+from ixi_tfds.headers import AXES as AXES
+from ixi_tfds.headers import MOST_BYTES as MOST_BYTES
 from ixi_tfds.inflate import GZIP_MAGIC, inflate, inflate_start
+from ixi_tfds.label_maps import is_label_map
+from ixi_tfds.missing import fill_outside, where_not_finite
+from ixi_tfds.other_formats import Stored
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError
 from ixi_tfds.system.files import git_blob_sha1
 
-AXES = "PSR"
-"""Axis codes of the IXI volumes: posterior, superior, right; the last counts sagittal slices."""
-
 MIN_SIGNAL = 0.01
 """A volume is near-empty if a smaller share of its window's voxels is above the lowest value."""
 
-MAX_EQUAL_NEIGHBOURS = 0.5
-"""A volume is a label map if a larger share of its neighbouring voxels is equal.
-
-Counted along the first axis of the middle slice, without the most common value. Measured: 0.02 to
-0.09 on IXI scans, 0.79 on label maps of the same heads.
-"""
-
-MOST_BYTES = 1 << 31
-"""Largest size of a file, and of its voxels as 32-bit floats: 4 times a head of 0.5 mm voxels."""
-
-_MOST_SIDE = 4096
 _MOST_LEVELS = 1 << 16
-_MAX_DEFLATE_RATIO = 1032
-_LARGEST_HEADER = 540
-# nibabel logs each repair of a header; only errors that it cannot repair matter here.
-_SILENT = logging.Logger("silent", logging.CRITICAL + 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +46,10 @@ class Volume:
       inter: see slope.
       affine: float64 [4, 4], from indices of `voxels` to millimetres (RAS+).
       header: the file's header, in the file's own axes.
-      git_blob_sha1: SHA-1 of the file as git computes it; it identifies original files.
+      git_blob_sha1: SHA-1 of the file as git computes it, of a pair that of header and voxels in
+        a row; it identifies original files.
+      assumed_axes: the axis codes by which a file was read that does not say how the head lies in
+        it; None for all others.
     """
 
     voxels: np.ndarray
@@ -66,6 +58,7 @@ class Volume:
     affine: np.ndarray
     header: nib.Nifti1Header
     git_blob_sha1: str
+    assumed_axes: str | None = None
 
     @property
     def zooms(self) -> tuple[float, float, float]:
@@ -78,50 +71,111 @@ class Volume:
         return np.asarray(voxels, np.float64) * self.slope + self.inter
 
 
-def read_volume(path: str) -> Volume:
-    """Read a `.nii` or `.nii.gz` file whole and reorient it to the axes of IXI without resampling.
+def read_volume(path: str, *, allow_unknown_orientation: bool = False) -> Volume:
+    """Read a volume whole and reorient it to the axes of IXI without resampling.
 
-    The reorientation only flips and swaps axes, by the header's best affine. `scl_slope` of NaN or
-    0 means that no scaling applies.
+    The formats are those of `formats.READ_EXTENSIONS`, by the file's name; any other name is read
+    as NIfTI. The reorientation only flips and swaps axes, by the header's best affine. `scl_slope`
+    of NaN or 0 means that no scaling applies. NaN around the head becomes background.
+
+    Args:
+      path: of the file; of a pair either one.
+      allow_unknown_orientation: read a file that does not say how the head lies in it, by the
+        convention of its format; the volume's `assumed_axes` say so.
 
     Raises:
       ScanError: with reason unreadable, not_nifti, too_large, corrupt_data, not_3d, no_orientation
         or other_modality.
     """
-    try:
-        stored = read_file(path)
-    except OSError as error:
-        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
-        raise ScanError(reason, path, f"cannot be read ({error.strerror})") from error
-    compressed = stored.startswith(GZIP_MAGIC)
-    head = inflate_start(path, stored, _LARGEST_HEADER)[0] if compressed else stored
-    header = _parse_header(path, head)
-    expected = _expected_bytes(path, header, stored, compressed)
-    content = inflate(path, stored, expected) if compressed else memoryview(stored)
-    shape = _spatial_shape(path, header.get_data_shape())
-    voxels = np.frombuffer(
-        content,
-        header.get_data_dtype(),
-        count=math.prod(shape),
-        offset=int(header["vox_offset"]),
-    ).reshape(shape, order="F")
-    if not (header["qform_code"] or header["sform_code"]):
+    parts = _parts(path)
+    stored = other_formats.READERS.get(_kind(path), _read_nifti)(path, parts)
+    if not (stored.oriented or allow_unknown_orientation):
         raise ScanError(
             "no_orientation",
             path,
-            "does not say how the head lies in it (qform and sform codes are both 0); set an "
-            "orientation in its header",
+            "does not say how the head lies in it; set an orientation in its header, or take that "
+            "of its format's convention by --allow_unknown_orientation and check left and right",
         )
-    slope, inter = _scaling(path, header)
-    affine, to_ixi = _transform_to_axes(path, header)
+    affine = headers.affine_of(path, stored.header)
+    to_ixi = headers.to_axes(path, affine)
+    voxels = fill_outside(stored.voxels, falling=stored.slope < 0)
     return Volume(
         voxels=orientations.apply_orientation(voxels, to_ixi),
-        slope=slope,
-        inter=inter,
-        affine=affine @ orientations.inv_ornt_aff(to_ixi, shape),
-        header=header,
-        git_blob_sha1=git_blob_sha1(stored),
+        slope=stored.slope,
+        inter=stored.inter,
+        affine=affine @ orientations.inv_ornt_aff(to_ixi, voxels.shape),
+        header=stored.header,
+        git_blob_sha1=_digest(parts),
+        assumed_axes=None if stored.oriented else "".join(nib.aff2axcodes(affine)),
     )
+
+
+def digest_of(path: str) -> str | None:
+    """`Volume.git_blob_sha1` of a file, or of both files of a pair; None if it cannot be read."""
+    try:
+        return _digest(_parts(path))
+    except ScanError:
+        return None
+
+
+def _digest(parts: tuple[bytes, ...]) -> str:
+    return git_blob_sha1(parts[0] if len(parts) == 1 else b"".join(parts))
+
+
+def _kind(path: str) -> str:
+    kind = image_kind(path)
+    return PAIR if kind == NO_HEADER else kind or ""
+
+
+def _parts(path: str) -> tuple[bytes, ...]:
+    """The bytes of a file; of a pair, those of the header and of the voxels.
+
+    Raises:
+      ScanError: with reason too_large or unreadable.
+    """
+    paths = _pair(path) if _kind(path) == PAIR else (path,)
+    try:
+        return tuple(read_file(part) for part in paths)
+    except OSError as error:
+        reason = "too_large" if error.errno == errno.EFBIG else "unreadable"
+        part = next((part for part in paths if not storage.at(part).exists()), path)
+        detail = broken_link(part) or f"cannot be read ({error.strerror})"
+        if part != path:
+            detail = f"is one of a pair, and {pathlib.PurePath(part).name} {detail}"
+        raise ScanError(reason, path, detail) from error
+
+
+def _pair(path: str) -> tuple[str, str]:
+    """The paths of header and voxels, by that of either; files of a pair may be packed."""
+    stem, dot, ending = path.rpartition(".")
+    packed = ending.lower() == "gz"
+    stem, dot, kind = stem.rpartition(".") if packed else (stem, dot, ending)
+    other = {"hdr": "img", "img": "hdr"}[kind.lower()]
+    other = other.upper() if kind.isupper() else other
+    beside = [f"{stem}.{other}{end}" for end in ((".gz", "") if packed else ("", ".gz"))]
+    found = next((name for name in beside if storage.at(name).exists()), beside[0])
+    return (path, found) if kind.lower() == "hdr" else (found, path)
+
+
+def _read_nifti(path: str, parts: tuple[bytes, ...]) -> Stored:
+    (stored,) = parts
+    compressed = stored.startswith(GZIP_MAGIC)
+    head = inflate_start(path, stored, HEAD_BYTES)[0] if compressed else stored
+    header = headers.parse_header(path, head, stored, magic=b"n+")
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    offset = float(header["vox_offset"])
+    expected = headers.check_declared(path, shape, dtype, offset, stored, compressed)
+    content = inflate(path, stored, expected) if compressed else memoryview(stored)
+    sides = headers.spatial_shape(path, shape)
+    voxels = np.frombuffer(
+        content,
+        header.get_data_dtype(),
+        count=math.prod(sides),
+        offset=int(header["vox_offset"]),
+    ).reshape(sides, order="F")
+    slope, inter = headers.scaling(path, header)
+    oriented = bool(header["qform_code"] or header["sform_code"])
+    return Stored(voxels, header, slope, inter, oriented)
 
 
 def read_file(path: str) -> bytes:
@@ -177,8 +231,17 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
             path,
             f"has {depth} slices, the window needs {config.window[1]}; see --slices",
         )
-    _check_finite(volume, path)
-    window = volume.voxels[:, :, slice(*config.window)]
+    check_finite(volume, path)
+    check_window(volume, path, config.window)
+
+
+def check_window(volume: Volume, path: str, slices: tuple[int, int]) -> None:
+    """Refuse a volume whose finite values in the window of slices [first, last) are not a scan's.
+
+    Raises:
+      ScanError: with reason constant, near_empty or label_map.
+    """
+    window = volume.voxels[:, :, slice(*slices)]
     lowest = window.min()
     # As 32-bit floats, the type of datasets and models.
     low, high = volume.scaled(np.array([lowest, window.max()])).astype(np.float32)
@@ -192,7 +255,7 @@ def check_volume(volume: Volume, path: str, config: SliceConfig) -> None:
             f"only {signal:.3%} of its window's voxels differ from the lowest value; "
             f"a head has at least {MIN_SIGNAL:.0%}",
         )
-    if _is_label_map(window[:, :, window.shape[2] // 2]):
+    if is_label_map(window):
         raise ScanError("label_map", path, "looks like a label map: most neighbours are equal")
 
 
@@ -206,14 +269,18 @@ def has_few_levels(dtype: np.dtype, lowest: np.number, highest: np.number) -> bo
     return max(int(highest), 0) - min(int(lowest), 0) < _MOST_LEVELS
 
 
-def _check_finite(volume: Volume, path: str) -> None:
-    """Refuse voxels that are not finite, as stored or scaled to 32-bit floats."""
+def check_finite(volume: Volume, path: str) -> None:
+    """Refuse voxels that are not finite, as stored or scaled to 32-bit floats.
+
+    Raises:
+      ScanError: with reason non_finite.
+    """
     voxels = volume.voxels
     if voxels.dtype.kind == "f":
         with np.errstate(invalid="ignore"):
             extremes = np.array([voxels.min(), voxels.max()])
         if not np.isfinite(extremes).all():
-            raise ScanError("non_finite", path, "holds voxels that are NaN or infinite")
+            raise ScanError("non_finite", path, where_not_finite(voxels))
     else:
         levels = np.iinfo(voxels.dtype)
         extremes = np.array([levels.min, levels.max], np.float64)
@@ -226,103 +293,3 @@ def _check_finite(volume: Volume, path: str) -> None:
             f"has values that are too large for 32-bit floats (scl_slope {volume.slope:g}, "
             f"scl_inter {volume.inter:g})",
         )
-
-
-def _parse_header(path: str, head: bytes) -> nib.Nifti1Header:
-    """The header at the start of `head`, NIfTI-1 or NIfTI-2, in either byte order."""
-    size = head[:4]
-    try:
-        header_class = {348: nib.Nifti1Header, 540: nib.Nifti2Header}[
-            min(int.from_bytes(size, "little"), int.from_bytes(size, "big"))
-        ]
-        header = header_class(bytes(head[: header_class.template_dtype.itemsize]), check=False)
-        header.check_fix(_SILENT)
-        header.get_data_dtype()
-        header.get_data_shape()
-    # A broken header makes nibabel's checks raise errors of any kind; none is a bug of ours.
-    except Exception as error:
-        raise ScanError("not_nifti", path, "is not a NIfTI file (no valid header)") from error
-    if not bytes(header["magic"]).startswith(b"n+"):
-        raise ScanError("not_nifti", path, "is a NIfTI header without its data in the same file")
-    return header
-
-
-def _expected_bytes(path: str, header: nib.Nifti1Header, stored: bytes, compressed: bool) -> int:
-    """Size of the inflated file by its header; refused if the file cannot hold it."""
-    shape = [int(side) for side in header.get_data_shape()]
-    offset = float(header["vox_offset"])
-    if min(shape, default=0) < 1 or not 0 <= offset < 2**40:
-        raise ScanError("not_nifti", path, f"declares the shape {tuple(shape)}")
-    expected = int(offset) + math.prod(shape) * header.get_data_dtype().itemsize
-    most = len(stored) * _MAX_DEFLATE_RATIO if compressed else len(stored)
-    if expected > most:
-        raise ScanError(
-            "corrupt_data",
-            path,
-            f"declares {expected} bytes of data, more than its {len(stored)} bytes can hold",
-        )
-    if max(shape[:3]) > _MOST_SIDE or max(expected, 4 * math.prod(shape)) > MOST_BYTES:
-        raise ScanError(
-            "too_large",
-            path,
-            f"declares {'x'.join(map(str, shape))} voxels, {expected} bytes; of a head at most "
-            f"{_MOST_SIDE} voxels a side and {MOST_BYTES // 4} in all are read",
-        )
-    return expected
-
-
-def _spatial_shape(path: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """The three spatial sides; trailing axes of length 1 are dropped."""
-    sides = [int(side) for side in shape]
-    while len(sides) > 3 and sides[-1] == 1:
-        sides.pop()
-    if len(sides) != 3 or min(sides) < 2:
-        raise ScanError("not_3d", path, f"is not a 3-D volume: its shape is {tuple(shape)}")
-    return sides[0], sides[1], sides[2]
-
-
-def _scaling(path: str, header: nib.Nifti1Header) -> tuple[float, float]:
-    if header.get_data_dtype().kind not in "iuf":
-        raise ScanError("other_modality", path, "holds colours or complex numbers, not one value")
-    try:
-        slope, inter = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise ScanError("not_nifti", path, f"has an impossible scaling ({error})") from error
-    return (1.0, 0.0) if slope is None else (float(slope), float(inter or 0.0))
-
-
-def _transform_to_axes(path: str, header: nib.Nifti1Header) -> tuple[np.ndarray, np.ndarray]:
-    """The header's affine, and the orientation transform from its axes to `AXES`."""
-    with np.errstate(all="ignore"):
-        try:
-            affine = header.get_best_affine()
-        except (HeaderDataError, ValueError) as error:
-            raise ScanError("not_nifti", path, f"has an impossible qform ({error})") from error
-        axes = affine[:3, :3]
-        volume = abs(np.linalg.det(axes)) if np.isfinite(affine).all() else 0.0
-        # Relative to the box of the same sides, because the affine may be in any unit.
-        box = np.prod(np.linalg.norm(axes, axis=0))
-    if not 0 < 1e-6 * box < volume:
-        raise ScanError("not_nifti", path, "has an affine that cannot be inverted")
-    return affine, orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt(AXES)
-    )
-
-
-def _is_label_map(middle: np.ndarray) -> bool:
-    if middle.dtype.kind == "f" and not (middle == np.rint(middle)).all():
-        return False
-    marked = middle != _commonest(middle)
-    pairs = marked[1:] & marked[:-1]
-    equal = (middle[1:] == middle[:-1]) & pairs
-    return bool(equal.sum() > MAX_EQUAL_NEIGHBOURS * max(1, pairs.sum()))
-
-
-def _commonest(voxels: np.ndarray) -> np.number:
-    """The most common value; the lowest one of several."""
-    lowest = voxels.min()
-    if has_few_levels(voxels.dtype, lowest, voxels.max()):
-        counts = np.bincount(np.subtract(voxels, lowest, dtype=np.int64).ravel())
-        return lowest + counts.argmax()
-    values, counts = np.unique(voxels, return_counts=True)
-    return values[counts.argmax()]

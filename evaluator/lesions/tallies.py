@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,9 @@ INSIDE, BEYOND = "inside the window of training", "beyond the window of training
 
 EXAMPLES = 4
 """Number of slices to show."""
+
+LOWEST = -1.0
+"""Score of lesion voxels that the model does not see: below any threshold."""
 
 
 @dataclasses.dataclass
@@ -192,46 +195,81 @@ def tally_volumes(scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geome
 
     A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
     (see `maps.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
-    in the model's field of view, in the groups `INSIDE` and `BEYOND`.
+    in the model's field of view, in the groups `INSIDE` and `BEYOND`. Lesion voxels that the model
+    does not see count as missed by every method: they have the lowest score.
 
     Raises:
       UserError: a volume or its mask cannot be used, or a model gives values that are not finite.
     """
     tallies: dict[Method, Tally] = {}
-    facts: dict[str, Any] = {"volumes": len(pairs), "lesion_voxels": 0, "lesion_voxels_scored": 0}
+    facts: dict[str, Any] = {
+        "volumes": len(pairs),
+        "lesion_voxels": 0,
+        "lesion_voxels_scored": 0,
+        "lesion_voxels_unseen": 0,
+    }
     examples: list[Example] = []
+    wanted = max(1, EXAMPLES // len(pairs))
     for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
         subject = pair.scan.subject
         stack = volumes.open_stack(pair.scan.path, geometry)
         mask = read_mask(pair, stack.volume).transpose(2, 0, 1)
-        slices = volumes.scanner_slices(stack, 0, len(mask))
-        stored = to_unit(quantize(slices, *maps.ranges(slices, stack.limits)))
-        heads = np.stack([maps.head_mask(image) for image in stored])
-        used = np.flatnonzero(heads.any(axis=(1, 2)))
-        heads, marked = heads[used], mask[used]
-        keys = [slice_key(subject, index) for index in used]
-        images, references = _in_range(scorer, slices[used], stack.limits, keys)
-        region = np.stack([maps.inner_head(head) for head in heads]) if scorer.inner else heads
-        counted = _on_grid(stack, region) >= 0.5
+        unseen = mask & (volumes.seen(stack).transpose(2, 0, 1) == 0)
+        counted, scored, shown = _score_volume(scorer, stack, subject, mask, wanted)
+        planes = counted.any(axis=(1, 2))
         facts["lesion_voxels"] += int(mask.sum())
-        facts["lesion_voxels_scored"] += int(marked[counted].sum())
-        inside = (used >= stack.window[0]) & (used < stack.window[1])
+        facts["lesion_voxels_scored"] += int(mask[counted].sum())
+        facts["lesion_voxels_unseen"] += int(unseen.sum())
+        inside = volumes.planes_in_window(stack)
         groups = {INSIDE: inside, BEYOND: ~inside}
-        for method, scores in maps.score_maps(
-            _on_grid(stack, images),
-            _on_grid(stack, heads) >= 0.5,
-            {name: _on_grid(stack, reference) for name, reference in references.items()},
-            smooth_sigma=_in_voxels(scorer.smooth_sigma, stack),
-        ):
+        for method, scores in scored:
             for group, part in groups.items():
-                here = counted[part]
-                counts = histograms.count(scores[part][here], marked[part][here])
+                here = counted & part[:, None, None]
+                missed = np.ones(np.count_nonzero(unseen[part]), bool)
+                values = np.append(scores[here[planes]], np.where(missed, LOWEST, 0))
+                counts = histograms.count(values, np.append(mask[here], missed))
                 tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
-        outlines = volumes.to_slices(stack, marked.transpose(1, 2, 0)) >= 0.5
-        for place in _most_lesion(outlines, max(1, EXAMPLES // len(pairs))):
-            title = f"{subject}, slice {used[place]}"
-            examples.append(_example(title, place, images, outlines, references))
+        examples += shown
     return Found(tallies, facts, examples[:EXAMPLES])
+
+
+def _score_volume(
+    scorer: Scorer, stack: volumes.Stack, subject: str, mask: np.ndarray, wanted: int
+) -> tuple[np.ndarray, Iterator[tuple[Method, np.ndarray]], list[Example]]:
+    """Score a volume in all slices that show some of its head.
+
+    Args:
+      scorer: how to score.
+      stack: the volume.
+      subject: whose it is.
+      mask: its lesions, bool [right, posterior, superior].
+      wanted: number of slices to show.
+
+    Returns:
+      Which voxels count, bool [right, posterior, superior]; scores by method, float64 [planes,
+      posterior, superior] of the planes with such voxels; and slices to show.
+    """
+    slices = volumes.scanner_slices(stack, 0, stack.slices.n)
+    stored = to_unit(quantize(slices, *maps.ranges(slices, stack.limits)))
+    heads = np.stack([maps.head_mask(image) for image in stored])
+    used = np.flatnonzero(heads.any(axis=(1, 2)))
+    keys = [slice_key(subject, index) for index in used]
+    images, references = _in_range(scorer, slices[used], stack.limits, keys)
+    region = np.stack([maps.inner_head(head) for head in heads]) if scorer.inner else heads
+    counted = _on_grid(stack, region) >= 0.5
+    planes = np.flatnonzero(counted.any(axis=(1, 2)))
+    scores = maps.score_maps(
+        _on_grid(stack, images, used, planes),
+        _on_grid(stack, heads)[planes] >= 0.5,
+        {name: _on_grid(stack, each, used, planes) for name, each in references.items()},
+        smooth_sigma=_in_voxels(scorer.smooth_sigma, stack),
+    )
+    outlines = volumes.to_slices(stack, mask.transpose(1, 2, 0))[used] >= 0.5
+    examples = [
+        _example(f"{subject}, slice {used[place]}", place, images, outlines, references)
+        for place in _most_lesion(outlines, wanted)
+    ]
+    return counted, scores, examples
 
 
 def _in_range(
@@ -252,9 +290,19 @@ def _in_range(
     return images, scorer.references(images, keys, expected)
 
 
-def _on_grid(stack: volumes.Stack, slices: np.ndarray) -> np.ndarray:
-    """Slices [n, H, W] on the volume's grid, float64 [n, posterior, superior]."""
-    return volumes.from_slices(stack, slices).transpose(2, 0, 1)
+def _on_grid(
+    stack: volumes.Stack,
+    slices: np.ndarray,
+    given: np.ndarray | None = None,
+    planes: np.ndarray | None = None,
+) -> np.ndarray:
+    """Slices on the volume's grid, float64 [planes, posterior, superior], 0 where none reaches.
+
+    `given` and `planes` are those of `volumes.from_slices`.
+    """
+    exact = slices.astype(np.float64)
+    brought = volumes.from_slices(stack, exact, given=given, planes=planes, unseen=0.0)
+    return brought.transpose(2, 0, 1)
 
 
 def _in_voxels(sigma: float, stack: volumes.Stack) -> tuple[float, float]:

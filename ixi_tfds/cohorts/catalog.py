@@ -197,7 +197,7 @@ def look(
 
 def _nothing(source_dir: str, looked: Volumes) -> str:
     """The message for a folder without volumes: all reasons, counted."""
-    text = f"{source_dir}: no T1 volumes ({READ_FORMATS}; at any depth) in it"
+    text = f"{source_dir}: no T1 volumes ({READ_FORMATS}, at any depth) in it"
     if looked.refused:
         counts = collections.Counter(error.reason for error in looked.refused)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ixi_tfds.config import VERSION, SliceConfig
+from ixi_tfds.config import VERSION, SliceConfig, in_words
 from ixi_tfds.documents import codec
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -33,6 +33,20 @@ class Geometry:
 
 
 @dataclasses.dataclass(frozen=True)
+class VoxelRange:
+    """Shortest and longest sides of the volumes' voxels along posterior, superior and right, mm."""
+
+    lowest: tuple[float, float, float]
+    highest: tuple[float, float, float]
+
+    @property
+    def in_words(self) -> str:
+        """Such as `0.9375x0.9375x1.2 mm`, or `0.9375x0.9375x1.2 to 2x2x2 mm`."""
+        ends = dict.fromkeys(in_words(sides) for sides in (self.lowest, self.highest))
+        return f"{' to '.join(ends)} mm (posterior x superior x right)"
+
+
+@dataclasses.dataclass(frozen=True)
 class Counts:
     """Numbers of volumes and slices in a split."""
 
@@ -44,20 +58,21 @@ class Counts:
 class Source:
     """The split and shard of a subject's slices, and the volume that they come from.
 
-    `path` is relative to the source folder.
+    `path` is relative to the source folder. `assumed_axes` are as in `VolumeRecord`.
     """
 
     split: str
     shard: str
     path: str
     git_blob_sha1: str
+    assumed_axes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """The contents of `manifest.json`. Fields that its writer does not record are None.
 
-    TFDS's own writer leaves out `volumes_per_shard` to `volumes`; earlier versions record less.
+    TFDS's own writer leaves out `voxels` to `volumes`; earlier versions record less.
 
     Attributes:
       version: of the preprocessing.
@@ -65,6 +80,7 @@ class Manifest:
       fingerprint: SHA-256 of inputs and settings; of the shards if TFDS's own writer made them.
       shards: SHA-256 of each shard, by file name.
       geometry: of the volumes.
+      voxels: range of the volumes' voxel sides.
       volumes_per_shard: setting of the Beam job.
       splits: numbers of volumes and slices, by split.
       strata: number of volumes by split, then by `sex/ethnicity`.
@@ -86,6 +102,7 @@ class Manifest:
     fingerprint: str
     shards: dict[str, str]
     geometry: Geometry | None = None
+    voxels: VoxelRange | None = None
     volumes_per_shard: int | None = None
     splits: dict[str, Counts] | None = None
     strata: dict[str, dict[str, int]] | None = None
@@ -189,6 +206,17 @@ def median_geometry(
         return codec.from_plain(Geometry, {"shape": shape, "zooms": zooms})
     except codec.DocumentError:
         return None
+
+
+def voxel_range(zooms: Iterable[Sequence[float]]) -> VoxelRange | None:
+    """The range of voxel sides in mm along posterior, superior and right; None without volumes."""
+    listed = list(zooms)
+    if not listed:
+        return None
+    lowest, highest = (
+        [round(end(axis), 6) for axis in zip(*listed, strict=True)] for end in (min, max)
+    )
+    return codec.from_plain(VoxelRange, {"lowest": lowest, "highest": highest})
 
 
 def file_sha256(path: pathlib.Path) -> str:

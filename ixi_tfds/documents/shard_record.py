@@ -53,7 +53,14 @@ class VolumeRecord:
       shape: voxels along posterior, superior and right.
       zooms: sides of a voxel along these axes, in mm.
       lowest: lowest value in the slice window; like `mean` and `highest` in scanner units.
-      thumbnail: the middle slice as a JPEG, in base64.
+      thumbnail: the middle slice as a JPEG, in base64; its pixels are square in mm.
+      background: value of the padding in scanner units; None where it is 0, the rule of the
+        published configs and of earlier versions.
+      cropped: share of the head, in the plane of the slices, that the stored slices leave out;
+        None where that is none, and where it is not looked for.
+      tilt: of the head in the scanner, from `head.tilt_of`; earlier versions lack it.
+      assumed_axes: axis codes of a file that does not say how the head lies in it, by which it was
+        read; None for all others.
     """
 
     path: str
@@ -69,6 +76,10 @@ class VolumeRecord:
     mean: float
     highest: float
     thumbnail: str
+    background: float | None = None
+    cropped: float | None = None
+    tilt: float | None = None
+    assumed_axes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,6 +48,16 @@ def background_of(volume: Volume) -> float:
     return float(np.median(volume.scaled(np.concatenate(faces))))
 
 
+def tilt_of(affine: np.ndarray) -> float:
+    """Largest angle between an axis of the voxels and the scanner's axis next to it, in degrees.
+
+    0 for straight heads, at most 54.7. `affine` is [4, 4], from voxels to mm.
+    """
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    nearest = np.abs(axes).max(axis=0).min()
+    return float(np.degrees(np.arccos(min(1.0, nearest))))
+
+
 def find_head(volume: Volume, every_mm: float = 3.0) -> Head:
     """Find the head by the share of foreground in planes along each axis.
 
@@ -63,19 +73,22 @@ def find_head(volume: Volume, every_mm: float = 3.0) -> Head:
     steps = [max(1, int(every_mm / side)) for side in volume.zooms]
     starts = [min(step // 2, n - 1) for step, n in zip(steps, shape, strict=True)]
     picked = tuple(slice(a, None, step) for a, step in zip(starts, steps, strict=True))
-    values = volume.scaled(volume.voxels[picked])
-    distance = np.abs(values - background).astype(np.float32)
-    mass = (distance > LEVEL * np.percentile(distance, _RANGE_PERCENTILE)).astype(np.float32)
     edges = [
-        np.minimum(np.arange(picked_n + 1) * step, n) - 0.5
-        for n, picked_n, step in zip(shape, mass.shape, steps, strict=True)
+        np.minimum(np.arange(len(range(n)[part]) + 1) * step, n) - 0.5
+        for n, part, step in zip(shape, picked, steps, strict=True)
     ]
-    top = _quantile(mass.sum(axis=(0, 2)), edges[1], 1 - _TOP_TAIL)
+    # Stored voxels are enough to tell foreground, and conversion to scanner units takes longer.
+    distance = volume.voxels[picked].astype(np.float32, order="F")
+    distance -= np.float32((background - volume.inter) / volume.slope)
+    np.abs(distance, out=distance)
+    wide = np.percentile(distance[::2, ::2, ::2], _RANGE_PERCENTILE)
+    mass = (distance > LEVEL * wide).astype(np.float32)
+    by_depth, by_row = mass.sum(axis=0), mass.sum(axis=2)
+    top = _quantile(by_depth.sum(axis=1), edges[1], 1 - _TOP_TAIL)
     # Planes below the head weigh nothing, and the one at its lower end in part.
-    heights = np.diff(edges[1])
     above = edges[1][1:] - (top - HEIGHT_MM / volume.zooms[1])
-    mass *= np.clip(above / heights, 0.0, 1.0).astype(np.float32)[:, None]
-    profiles = [mass.sum(axis=others) for others in ((1, 2), (0, 2), (0, 1))]
+    kept = np.clip(above / np.diff(edges[1]), 0.0, 1.0)
+    profiles = [by_row @ kept, by_row.sum(axis=0) * kept, kept @ by_depth]
     ends = [
         [_quantile(profile, edge, share) for profile, edge in zip(profiles, edges, strict=True)]
         for share in (_TAIL, 1 - _TAIL)

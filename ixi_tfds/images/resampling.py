@@ -6,13 +6,14 @@ of the input. Pixels whose centres lie outside the volume are background.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import scipy.sparse
 
 from ixi_tfds.config import SliceConfig
-from ixi_tfds.images.head import find_head
+from ixi_tfds.images.head import Head, find_head
 from ixi_tfds.nifti import Volume
 
 Weights = tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, scipy.sparse.csr_array]
@@ -39,7 +40,9 @@ def places_of(volume: Volume) -> tuple[Places, Places, Places]:
     return p, s, r
 
 
-def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, Places]:
+def slice_places(
+    volume: Volume, config: SliceConfig, head: Head | None = None
+) -> tuple[Places, Places, Places]:
     """Where the pixels of a config's slices lie in a volume: rows, columns, and all slices.
 
     Slices are numbered as in `config.window`. Number 0 of a window in mm is its first slice, of a
@@ -48,6 +51,7 @@ def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, P
     Args:
       volume: the scan.
       config: a config with `spacing`.
+      head: the result of `find_head`, if the caller has it already.
 
     Returns:
       `config.size` rows and columns, around the middle of the head if the window is in mm, else
@@ -59,7 +63,7 @@ def slice_places(volume: Volume, config: SliceConfig) -> tuple[Places, Places, P
     if config.window_mm is None:
         middle = [(n - 1) / 2 for n in volume.voxels.shape]
     else:
-        middle = list(find_head(volume).middle)
+        middle = list((head or find_head(volume)).middle)
     centre = [place * side for place, side in zip(middle, volume.zooms, strict=True)]
     rows, columns = (
         Places(n, side, at - (n - 1) / 2 * side)
@@ -88,17 +92,52 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     """
     if values.dtype != np.float32:
         values = values.astype(np.float64, copy=False)
-    # The axis with the fewest results first: the later products are smaller.
-    order = sorted(range(3), key=lambda axis: matrices[axis].shape[0] / matrices[axis].shape[1])
-    result = values
-    for axis in order:
-        matrix = matrices[axis].astype(values.dtype)
-        moved = np.moveaxis(result, axis, 0)
-        product = matrix @ moved.reshape(len(moved), -1)
-        result = np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)
+    # Products are fastest in row-major order and along its first axis. In most volumes the axes
+    # are reversed.
+    turned = values.flags.f_contiguous
+    result = values.T if turned else values
+    in_order = matrices[::-1] if turned else matrices
+    growth = [matrix.shape[0] / matrix.shape[1] for matrix in in_order]
+    for axis in sorted(range(3), key=lambda axis: max(1.0, growth[axis])):
+        result = _product(in_order[axis].astype(values.dtype), result, axis)
+    result = result.T if turned else result
     for axis, matrix in enumerate(matrices):
         np.moveaxis(result, axis, 0)[~reached(matrix)] = background
     return result
+
+
+def share_cropped(volume: Volume, config: SliceConfig, head: Head) -> float:
+    """Share of the head's box, in the plane of the slices, that the stored slices leave out."""
+    if config.spacing is None:
+        starts = [
+            max(0, (n - most) // 2)
+            for n, most in zip(volume.voxels.shape, config.size, strict=False)
+        ]
+        fields = [
+            (start - 0.5, start + most - 0.5)
+            for start, most in zip(starts, config.size, strict=True)
+        ]
+    else:
+        places = slice_places(volume, config, head)[:2]
+        fields = [
+            ((each.first - each.side / 2) / side, (each.first + (each.n - 0.5) * each.side) / side)
+            for each, side in zip(places, volume.zooms, strict=False)
+        ]
+    kept = 1.0
+    for (start, end), low, high in zip(fields, head.low, head.high, strict=False):
+        kept *= max(0.0, min(end, high) - max(start, low)) / (high - low)
+    return 1 - kept
+
+
+def _product(matrix: scipy.sparse.csr_array, values: np.ndarray, axis: int) -> np.ndarray:
+    """A matrix times an array along one of its three axes; fastest for a row-major array."""
+    values = np.ascontiguousarray(values)
+    a, b, c = values.shape
+    if axis == 0:
+        return (matrix @ values.reshape(a, b * c)).reshape(-1, b, c)
+    if axis == 1:
+        return np.stack([matrix @ plane for plane in values])
+    return (matrix @ values.reshape(a * b, c).T).reshape(-1, a, b).transpose(1, 2, 0)
 
 
 def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
@@ -106,24 +145,61 @@ def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
     return np.diff(matrix.indptr) > 0
 
 
-def resampled_slices(volume: Volume, config: SliceConfig) -> np.ndarray:
+def source_window(volume: Volume, config: SliceConfig, head: Head | None = None) -> tuple[int, int]:
+    """The slices [first, last) of the volume itself that the window of a config lies in.
+
+    Without `spacing` this is `config.window`. With it, some of them, or all, may not exist in the
+    volume, if the window goes beyond it.
+    """
+    if config.spacing is None:
+        return config.window
+    *_, depths = slice_places(volume, config, head)
+    side = volume.zooms[2]
+    first, last = (depths.first + index * depths.side for index in config.window)
+    # The ends of the window, in voxels; slices whose centres lie in it.
+    low, high = ((end - depths.side / 2) / side for end in (first, last))
+    start = math.ceil(low - _EXACT)
+    return start, max(start + 1, math.ceil(high - _EXACT))
+
+
+def pixels_inside(
+    volume: Volume, config: SliceConfig, head: Head | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows and which columns of the slices of a config with `spacing` lie in the volume."""
+    places = slice_places(volume, config, head)
+    rows, columns, _ = weights(places, places_of(volume))
+    return reached(rows), reached(columns)
+
+
+def resampled_slices(volume: Volume, config: SliceConfig, head: Head | None = None) -> np.ndarray:
     """The slices of a config with `spacing`, float32 [n, height, width] in scanner units.
 
+    Args:
+      volume: the scan.
+      config: a config with `spacing`.
+      head: the result of `find_head`, if the caller has it already.
+
     Raises:
-      ValueError: the volume lacks slices of the window; `check_volume` refuses it before.
+      ValueError: the volume lacks slices of the window; `ixi_tfds.slices` refuses it before.
     """
-    rows, columns, depths = slice_places(volume, config)
+    head = head or find_head(volume)
+    rows, columns, depths = slice_places(volume, config, head)
     first, last = config.window
     if last > depths.n:
         raise ValueError(f"the volume has {depths.n} slices, the window needs {last}")
     kept = Places(last - first, depths.side, depths.first + first * depths.side)
     matrices = weights((rows, columns, kept), places_of(volume))
-    # Only the part of the volume that the slices are made of is converted to scanner units.
+    # Only the part of the volume that the slices are made of is read.
     used = [np.flatnonzero(np.diff(matrix.tocsc().indptr)) for matrix in matrices]
     parts = [slice(places[0], places[-1] + 1) if places.size else slice(0, 1) for places in used]
-    values = volume.scaled(volume.voxels[tuple(parts)]).astype(np.float32)
+    values = volume.voxels[tuple(parts)].astype(np.float32, order="F")
     p, s, r = (matrix[:, part] for matrix, part in zip(matrices, parts, strict=True))
-    return resample(values, (p, s, r), find_head(volume).background).transpose(2, 0, 1)
+    # Means of stored voxels are scaled, which are fewer.
+    background = (head.background - volume.inter) / volume.slope
+    made = np.ascontiguousarray(resample(values, (p, s, r), background).transpose(2, 0, 1))
+    made *= np.float32(volume.slope)
+    made += np.float32(volume.inter)
+    return made
 
 
 def _weights(result: Places, source: Places) -> scipy.sparse.csr_array:

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epy
 
 from ixi_tfds.config import SliceConfig
+from ixi_tfds.images.resampling import pixels_inside, resampled_slices
 from ixi_tfds.nifti import Volume, has_few_levels
 
 with epy.lazy_imports():
@@ -32,8 +33,13 @@ def quantize(values: np.ndarray, low: float | np.ndarray, high: float | np.ndarr
     """
     high = np.maximum(low, high)
     span = np.where(high > low, high - low, 1.0)
-    share = (np.clip(np.asarray(values, np.float64), low, high) - low) / span
-    return (share * 255.0 + 0.499999999).astype(np.uint8)
+    # In place: new arrays would take most of the time.
+    share = np.clip(np.asarray(values, np.float64), low, high)
+    share -= low
+    share /= span
+    share *= 255.0
+    share += 0.499999999
+    return share.astype(np.uint8)
 
 
 def scale_to_unit(slices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> tf.Tensor:
@@ -78,8 +84,11 @@ def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]
 
     The window is `config.window` slices of the in-plane crop to `config.size`; padding is
     excluded. A percentile is the smallest value with at least that share of the voxels at or below
-    it (NumPy's "inverted_cdf"), so it is a value of the volume, without interpolation.
+    it (NumPy's "inverted_cdf"), so it is a value of the volume, without interpolation. With
+    `config.spacing`, the voxels are those of the resampled volume.
     """
+    if config.spacing is not None:
+        return range_of_slices(resampled_slices(volume, config), *pixels_inside(volume, config))
     window = crop(volume.voxels[:, :, slice(*config.window)], config.size)
     lowest = window.min()
     if has_few_levels(window.dtype, lowest, window.max()):
@@ -92,19 +101,40 @@ def percentile_range(volume: Volume, config: SliceConfig) -> tuple[float, float]
     return low, high
 
 
+def range_of_slices(
+    slices: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> tuple[float, float]:
+    """The robust range of slices [n, height, width] over some rows and columns, bool each."""
+    low, high = np.percentile(slices[:, rows][..., columns], PERCENTILES, method="inverted_cdf")
+    return float(low), float(high)
+
+
+def stored_plane(
+    plane: np.ndarray, limits: tuple[float, float] | None
+) -> tuple[np.ndarray, float, float]:
+    """A plane in scanner units in its stored form; see `stored_slice`."""
+    low, high = limits or (float(plane.min()), float(plane.max()))
+    return quantize(plane, low, high), low, high
+
+
 def stored_slice(
-    volume: Volume, index: int, config: SliceConfig, limits: tuple[float, float] | None
+    volume: Volume,
+    index: int,
+    config: SliceConfig,
+    limits: tuple[float, float] | None,
+    background: float = 0.0,
 ) -> tuple[np.ndarray, float, float]:
     """One slice of a volume in its stored form.
 
-    The plane is first cropped or padded with scanner zeros to `config.size` and then scaled, so
-    that a slice's own extrema include the padding.
+    The plane is first cropped or padded to `config.size` and then scaled, so that a slice's own
+    extrema include the padding.
 
     Args:
       volume: the scan.
       index: index of the slice, along the last axis.
       config: window, size and scaling.
       limits: (low, high) in scanner units, or None for the slice's own extrema.
+      background: value of the padding, in scanner units.
 
     Returns:
       The image, uint8 [height, width], and the scanner values of 0 and 255.
@@ -118,7 +148,7 @@ def stored_slice(
         extremes = volume.scaled(np.array([lowest, highest])).tolist()
         limits = min(extremes), max(extremes)
         if padded:
-            limits = min(limits[0], 0.0), max(limits[1], 0.0)
+            limits = min(limits[0], background), max(limits[1], background)
     low, high = limits
     if has_few_levels(plane.dtype, lowest, highest):
         # Scaling each level once and looking voxels up is exact and several times as fast. A voxel
@@ -128,8 +158,8 @@ def stored_slice(
     else:
         image = quantize(volume.scaled(plane), low, high)
     if padded:
-        zero = quantize(np.zeros(()), low, high)
-        image = np.pad(image, padding, constant_values=zero)
+        level = quantize(np.array(background), low, high)
+        image = np.pad(image, padding, constant_values=level)
     return image, low, high
 
 

@@ -41,6 +41,7 @@ class ScanError(UserError):
         "too_large",
         "no_orientation",
         "wrong_in_plane_size",
+        "other_spacing",
         "too_few_slices",
         "non_finite",
         "constant",

@@ -31,6 +31,7 @@ from volumes import SMALL, ZOOMS, head, image, write_cohort, write_head
 
 from beam_preprocess import workers
 from beam_preprocess.__main__ import run
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.slices import slices_of
 
 
@@ -83,7 +84,7 @@ PEOPLE = {
 }
 VARIED = (
     *("--config=varied", "--in_plane=any", "--size=30x34", "--slices=8:14"),
-    *("--volumes_per_shard=4", "--max_rejected_fraction=0.2"),
+    *("--volumes_per_shard=4", "--max_rejected_fraction=0.2", "--allow_spacing"),
 )
 
 
@@ -170,8 +171,8 @@ def records_in(path):
     ]
 
 
-def fitted(plane, size):
-    """A plane cut or padded with zeros to a size, the odd row or column at the end."""
+def fitted(plane, size, value):
+    """A plane cut or padded with a value to a size, the odd row or column at the end."""
     for axis, wanted in enumerate(size):
         over = plane.shape[axis] - wanted
         if over > 0:
@@ -179,8 +180,14 @@ def fitted(plane, size):
         else:
             widths = [(0, 0), (0, 0)]
             widths[axis] = (-over // 2, -over - -over // 2)
-            plane = np.pad(plane, widths)
+            plane = np.pad(plane, widths, constant_values=value)
     return plane
+
+
+def border(voxels):
+    """The median of the six faces of a volume."""
+    faces = [np.take(voxels, end, axis).ravel() for axis in range(3) for end in (0, -1)]
+    return np.median(np.concatenate(faces))
 
 
 def stretch(plane):
@@ -208,8 +215,9 @@ def test_slices_of_any_size_with_what_the_workbook_tells(varied):
         for fields in records_in(path):
             subject = fields["subject"].bytes_list.value[0].decode()
             index = fields["slice_index"].int64_list.value[0]
-            plane = fitted(varied.voxels[subject][:, :, index], (30, 34))
-            assert fields["image"].bytes_list.value[0] == stretch(plane.astype(float)).tobytes()
+            voxels = varied.voxels[subject]
+            plane = fitted(voxels[:, :, index].astype(float), (30, 34), border(voxels))
+            assert fields["image"].bytes_list.value[0] == stretch(plane).tobytes()
             assert fields["low"].float_list.value[0] == plane.min()
             assert fields["high"].float_list.value[0] == plane.max()
             site, sex, ethnic, age = PEOPLE[int(subject[3:])]
@@ -364,6 +372,11 @@ def test_the_manifest_tells_all_of_the_dataset(varied):
             "size": [30, 34],
             "window": [8, 14],
             "scaling": "slice",
+            "padding": "background",
+        },
+        "voxels": {
+            "lowest": np.round(np.min([*varied.zooms.values()], axis=0), 6).tolist(),
+            "highest": np.round(np.max([*varied.zooms.values()], axis=0), 6).tolist(),
         },
         "volumes_per_shard": 4,
         "splits": {split: {"volumes": n, "slices": 6 * n} for split, n in people.items()},
@@ -412,7 +425,8 @@ def test_the_command_tells_the_plan_and_what_became_of_it(varied):
         f"dataset: {varied.folder}",
         f"quality: {varied.folder / 'quality.html'}",
     ]
-    assert varied.err == ""
+    assert varied.err.startswith("warning: voxels of the volumes differ by 210%")
+    assert varied.err.count("\n") == 1
 
 
 class _Page(html.parser.HTMLParser):
@@ -489,7 +503,11 @@ def test_the_numbers_on_the_quality_page_are_those_of_the_cohort(varied):
     }
     assert "Of 14 volumes: 14 no checksum known." in page
     assert [row for row in _Page(page).rows if len(row) == 3 and row[0].endswith(".gz")] == [
-        ["IXI703-Guys-0001-T1.nii.gz", "not_nifti", "is not a NIfTI file (no valid header)"],
+        [
+            "IXI703-Guys-0001-T1.nii.gz",
+            "not_nifti",
+            f"has no valid header of a format that is read: {READ_FORMATS}",
+        ],
         [
             "IXI721-HH-0021-T2.nii.gz",
             "other_modality",
@@ -503,11 +521,11 @@ def test_every_volume_has_its_middle_slice_upright_on_the_quality_page(varied):
     page = (varied.folder / "quality.html").read_text()
     found = re.findall(
         r"<h3>(\w+)</h3>|slice of (\w+)\" src=\"data:image/jpeg;base64,([^\"]+)\">"
-        r"\s*<figcaption><b>(\w+)</b> (\w+)<br>([^<]*)<br>([^<]*)</figcaption>",
+        r"\s*<figcaption><b>(\w+)</b> (\w+)<br>([^<]*)<br>([^<]*)<br>([^<]*)</figcaption>",
         page,
     )
     split, seen = None, []
-    for heading, subject, jpeg, told, site, shape, values in found:
+    for heading, subject, jpeg, told, site, shape, values, sides in found:
         if heading:
             split = heading
             continue
@@ -520,9 +538,19 @@ def test_every_volume_has_its_middle_slice_upright_on_the_quality_page(varied):
         assert values == f"{window.min():.0f} | {window.mean():.0f} | {window.max():.0f}"
         picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg))), float)
         # Stored rows run to posterior and columns to superior; superior is above here.
-        plane = stretch(fitted(voxels[:, :, 11], (30, 34)).astype(float))
+        plane = stretch(fitted(voxels[:, :, 11].astype(float), (30, 34), border(voxels)))
         upright = plane.T[::-1].astype(float)
-        assert picture.shape == upright.shape == (34, 30)
+        # As wide and high as in mm.
+        posterior, superior, _ = varied.zooms[subject]
+        wide, high = (side / min(posterior, superior) for side in (posterior, superior))
+        assert picture.shape == pytest.approx((34 * high, 30 * wide), abs=0.51)
+        rows, columns = (
+            np.linspace(0, n - 1, m).round().astype(int)
+            for n, m in zip(upright.shape, picture.shape, strict=True)
+        )
+        upright = upright[rows][:, columns]
+        told = f"{posterior:.4g}x{superior:.4g}x{varied.zooms[subject][2]:.4g} mm"
+        assert re.fullmatch(re.escape(told) + r", crop \d\d?\.\d%", sides)
         assert np.abs(picture - upright).mean() < 12
         others = (upright[::-1], upright[:, ::-1], upright[::-1, ::-1])
         assert min(np.abs(picture - other).mean() for other in others) > 25
@@ -752,7 +780,9 @@ def test_each_volume_is_read_once_and_counted_once(source, tmp_path, monkeypatch
 
     read, bars = [], []
     real = shards.read_volume
-    monkeypatch.setattr(shards, "read_volume", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(
+        shards, "read_volume", lambda path, **o: (read.append(path), real(path, **o))[1]
+    )
 
     class Bar(job_module.tqdm):
         def update(self, n=1):

@@ -23,6 +23,7 @@ from beam_preprocess import shards
 from beam_preprocess.shards import ShardTask, shard_name, write_shard
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.system.errors import ScanError
 
 CONFIG = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
@@ -194,6 +195,7 @@ def test_the_record_describes_each_volume_in_scanner_units(task):
         "lowest": float(f"{values.min():.3f}"),
         "mean": float(f"{values.mean():.3f}"),
         "highest": float(f"{values.max():.3f}"),
+        "tilt": 0.0,
     }
     assert second["mean"] != float(f"{values.mean():.2f}")
     assert second["lowest"] != float(f"{values.min():.2f}")
@@ -311,7 +313,7 @@ def test_a_refused_volume_is_told_of_and_the_others_stay(task):
             "subject": "IXI709",
             "split": "train",
             "reason": "not_nifti",
-            "detail": "is not a NIfTI file (no valid header)",
+            "detail": f"has no valid header of a format that is read: {READ_FORMATS}",
             "git_blob_sha1": git_sha1(b"not an image at all"),
         }
     ]
@@ -353,7 +355,9 @@ def test_a_strict_task_that_refuses_a_volume_writes_nothing(task):
     with pytest.raises(ScanError, match="no valid header") as caught:
         write_shard(strict)
     assert names_in(task) == []
-    assert str(caught.value) == (f"{strict.scans[2].path}: is not a NIfTI file (no valid header)")
+    assert str(caught.value) == (
+        f"{strict.scans[2].path}: has no valid header of a format that is read: {READ_FORMATS}"
+    )
 
 
 def test_a_strict_task_does_not_take_over_a_shard_with_refused_volumes(task):
@@ -384,9 +388,9 @@ def test_only_a_fault_of_the_machine_stops_the_task(code, stops, task, monkeypat
     """Else one bad moment would leave a person out of the dataset, or one bad file end the job."""
     real = shards.read_volume
 
-    def read_volume(path):
+    def read_volume(path, **options):
         if "IXI702" not in path:
-            return real(path)
+            return real(path, **options)
         try:
             raise OSError(code, os.strerror(code), path)
         except OSError as error:

@@ -233,6 +233,7 @@ EDITS = {
     "rejected": {"not_nifti": 1},
     "skipped": {"label_map": 1},
     "geometry": {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.1]},
+    "voxels": {"lowest": [4.0, 4.0, 5.0], "highest": [4.0, 4.0, 5.1]},
     "bytes": 1,
     "shards": {},
     "volumes": {},

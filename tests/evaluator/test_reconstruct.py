@@ -210,21 +210,112 @@ def test_the_maps_are_what_the_network_makes_of_the_stored_slices(tmp_path, scal
         assert row["mean_absolute_residual"] == pytest.approx(size, abs=0.02)
 
 
-def test_what_the_model_does_not_see_is_zero_in_both_maps(tmp_path, capsys):
+def test_what_the_model_does_not_see_is_nan_in_both_maps_and_0_in_the_third(tmp_path, capsys):
     config = dataclasses.replace(SMALL, size=(16, 24))
     model = write_copier(tmp_path / "half", config, SMALL_GEOMETRY, factor=0.75)
     voxels = head() + np.int16(100)
-    assert reconstruct(model, write_head(tmp_path, "x", voxels=voxels), tmp_path / "out") == 0
-    seen = np.zeros(voxels.shape, bool)
-    seen[8:24, 4:28] = True
+    path = write_head(tmp_path, "x", voxels=voxels, axes="LPI")
+    assert reconstruct(model, path, tmp_path / "out") == 0
+    seen = np.zeros(voxels.shape, np.uint8)
+    seen[8:24, 4:28] = 1
+    seen[8:24, 4:28, 8:14] = 2
     for name, factor in (("reconstruction", 0.75), ("anomaly", 0.25)):
-        found = nib.load(tmp_path / f"out/x_{name}.nii.gz").get_fdata()
-        np.testing.assert_array_equal(found, np.where(seen, factor * voxels, 0))
+        found = in_psr(tmp_path / f"out/x_{name}.nii.gz")
+        np.testing.assert_array_equal(found, np.where(seen, factor * voxels, np.nan))
+    written = nib.load(tmp_path / "out/x_seen.nii.gz")
+    assert written.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(written.affine, nib.load(path).affine)
+    np.testing.assert_array_equal(in_psr(tmp_path / "out/x_seen.nii.gz"), seen)
     facts = json.loads((tmp_path / "out/x_reconstruction.json").read_text())
     assert facts["share_seen"] == 0.375
+    shown = capsys.readouterr()
     # The line about a scan tells of its window alone.
     mean = 0.25 * voxels[8:24, 4:28, 8:14].mean()
-    assert f"residual in the window {mean:.4g}\n" in capsys.readouterr().out
+    assert f"residual in the window {mean:.4g}\n" in shown.out
+    # Of the head, a ball of 0.9 of each side, more is seen than of the volume.
+    share = facts["share_of_head_seen"]
+    ball = head_of(voxels)
+    assert share == pytest.approx((ball & (seen > 0)).sum() / ball.sum(), abs=0.02)
+    assert 0.5 < share < 0.7 and f"{share:.0%} of the head seen" in shown.out
+    warning = f"warning: {path}: the model saw only {share:.0%} of the head"
+    assert shown.err.count(warning) == 1 and facts["warnings"][0] in shown.err
+
+
+def in_psr(path):
+    """The values of a file, turned to the axes of the dataset."""
+    stored = nib.load(path)
+    transform = orientations.ornt_transform(
+        orientations.io_orientation(stored.affine), orientations.axcodes2ornt("PSR")
+    )
+    return np.asarray(stored.as_reoriented(transform).dataobj)
+
+
+def head_of(voxels):
+    return voxels > 100 + 0.1 * (voxels.max() - 100)
+
+
+def test_a_head_that_is_seen_whole_gets_no_warning(copier, tmp_path, capsys):
+    assert reconstruct(copier, write_head(tmp_path, "x"), tmp_path / "out") == 0
+    shown = capsys.readouterr()
+    assert "100% of the head seen" in shown.out and "of the head" not in shown.err
+    assert json.loads((tmp_path / "out/x_reconstruction.json").read_text())["warnings"] == []
+
+
+def test_a_neck_in_the_file_takes_the_model_off_the_head_unless_its_config_is_in_mm(
+    tmp_path, capsys
+):
+    """The middle of the file lies low; a config in mm looks for the head."""
+    voxels = np.zeros((32, 56, 24), np.int16)
+    voxels[:, 24:] = head()
+    neck = np.random.default_rng(0).integers(300, 500, (12, 26, 10))
+    voxels[10:22, :26, 7:17] = np.maximum(voxels[10:22, :26, 7:17], neck)
+    path = write_head(tmp_path, "x", voxels=voxels, axes="RAS")
+    shares = {}
+    for config in (
+        SMALL,
+        SliceConfig("mm", None, (40, 44), (0, 8), "slice", (4.0,) * 3, (-16.0, 16.0), "background"),
+    ):
+        model = write_copier(tmp_path / config.name, config, SMALL_GEOMETRY)
+        out = tmp_path / f"out_{config.name}"
+        assert reconstruct(model, path, out) == 0
+        facts = json.loads((out / "x_reconstruction.json").read_text())
+        shares[config.name] = facts["share_of_head_seen"]
+        warned = f"the model saw only {shares[config.name]:.0%} of the head"
+        assert capsys.readouterr().err.count(warned) == (config is SMALL)
+        padding = "scanner zeros" if config is SMALL else "background"
+        assert facts["padding"] == padding
+    assert shares["small"] < 0.75 and shares["mm"] > 0.99
+
+
+@pytest.mark.parametrize("axes", ["PSR", "RAS"])
+def test_a_window_off_its_place_in_the_heads_of_training_is_warned_of(tmp_path, axes, capsys):
+    """Slices of air before the head move the window to its left side, unless it is in mm."""
+    in_mm = SliceConfig(
+        "mm", None, (40, 44), (0, 6), "slice", (4.0, 4.0, 5.0), (-20.0, 10.0), "background"
+    )
+    models = [write_copier(tmp_path / c.name, c, SMALL_GEOMETRY) for c in (SMALL, in_mm)]
+    for air in (0, 1, 6):
+        voxels = np.pad(head(), ((0, 0), (0, 0), (air, 0)))
+        path = write_head(tmp_path, f"x{air}", voxels=voxels, axes=axes)
+        off = []
+        for model in models:
+            assert reconstruct(model, path, tmp_path / f"out_{model.name}") == 0
+            told = tmp_path / f"out_{model.name}/x{air}_reconstruction.json"
+            facts = json.loads(told.read_text())
+            off.append(facts["window_off_mm"])
+            lies = f"the training window lies {abs(off[-1]):.0f} mm to the left of its place in"
+            warning = f"{lies} the heads of training"
+            warned = model.name == "small" and air > 1
+            assert capsys.readouterr().err.count(warning) == warned == len(facts["warnings"])
+            assert facts["slices_in_window"] == facts["slices_of_window"] == 6
+        # The ball's middle is half a slice to the right of that of the volume.
+        assert off == pytest.approx([-2.5 - 5 * air, 0], abs=0.3)
+
+
+def test_a_volume_that_ends_before_the_window_does_is_warned_of(copier, tmp_path, capsys):
+    path = write_head(tmp_path, "x", voxels=head()[:, :, :11])
+    assert reconstruct(copier, path, tmp_path / "out") == 0
+    assert "has only 3 of the 6 slices of the training window" in capsys.readouterr().err
 
 
 def test_each_scan_of_a_folder_gets_its_own_maps(tmp_path):
@@ -282,7 +373,8 @@ def test_a_model_that_gives_nan_for_a_slice_leaves_no_map_of_that_scan(
     assert f"1 of 2 scans refused: {path}: " in error
     assert error.endswith("the model gives values that are not finite for slices 16 to 23")
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["b_anomaly.nii.gz", "b_reconstruction.json", "b_reconstruction.nii.gz"]
+    names = ["anomaly.nii.gz", "reconstruction.json", "reconstruction.nii.gz", "seen.nii.gz"]
+    assert written == [f"b_{name}" for name in names]
     assert reconstruct(model, path, tmp_path / "alone") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {path}: ") and error.count("\n") == 1
@@ -313,7 +405,42 @@ def test_another_voxel_size_is_resampled_there_and_back(copier, tmp_path, capsys
     facts = json.loads((tmp_path / "out/x_reconstruction.json").read_text())
     assert facts["resampled"] and facts["share_seen"] == 1
     assert facts["pixel_mm"] == [3.0, 3.2] and facts["model_pixel_mm"] == [4.0, 4.0]
-    assert [row["in_window"] for row in facts["slices"]].count(True) == 10
+    assert (facts["slice_mm"], facts["model_slice_mm"]) == (3.0, 5.0)
+    # 40 slices of 3 mm are 24 of 5 mm, as in training; 10 of the 40 lie in the window of 6.
+    assert [row["in_window"] for row in facts["slices"]] == [8 <= i < 14 for i in range(24)]
+    assert facts["window_mm"] == [-20, 10] and facts["window_mm_from"] == "middle of the volume"
+    assert facts["window_file_slices"] == [13.667, 22]
+    assert facts["slices"][13]["file_index"] == 22 and facts["slices"][13]["mm"] == 7.5
+    seen = nib.load(tmp_path / "out/x_seen.nii.gz").get_fdata()
+    np.testing.assert_array_equal(np.flatnonzero((seen == 2).all(axis=(0, 1))), np.arange(13, 23))
+    assert seen.min() == 1
+
+
+def test_the_text_on_the_anomaly_map_says_what_holds(tmp_path, capsys):
+    """At sharp edges input minus a map that was resampled is far from the reconstruction."""
+    model = write_copier(tmp_path / "half", SMALL, SMALL_GEOMETRY, factor=0.5)
+    voxels = head().astype(np.float32)
+    write_head(tmp_path / "in", "same", voxels=voxels)
+    fine = image(voxels).affine * [0.6, 0.6, 0.6, 1]
+    nib.save(nib.Nifti1Image(voxels, fine), tmp_path / "in/fine.nii.gz")
+    assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
+    differences = {}
+    for name in ("same", "fine"):
+        copy, anomaly = (
+            nib.load(tmp_path / f"out/{name}_{kind}.nii.gz").get_fdata()
+            for kind in ("reconstruction", "anomaly")
+        )
+        differences[name] = np.abs(voxels - anomaly - copy).max() / np.ptp(voxels)
+    assert differences["same"] == 0 and differences["fine"] > 0.2
+    same, fine = (
+        json.loads((tmp_path / f"out/{name}_reconstruction.json").read_text())["anomaly"]
+        for name in ("same", "fine")
+    )
+    assert same == "input minus reconstruction, in the units of the input"
+    assert "it is not input minus reconstruction" in fine and "model's grid" in fine
+    assert run(["reconstruct", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "exactly, if the scan is not resampled" in said
 
 
 @pytest.mark.parametrize("axes", ["PSR", "RAS", "LPI"])
@@ -369,9 +496,9 @@ def write_bad(folder):
     return {
         "flat": "not a 3-D volume: its shape is (32, 32)",
         "series": "not a 3-D volume: its shape is (32, 32, 24, 2)",
-        "nan": "NaN or infinite",
+        "nan": "1 voxels that are NaN inside the head",
         "constant": "every voxel of its window is 7",
-        "text": "is not a NIfTI file",
+        "text": "no valid header of a format that is read",
         "metres": "is its affine in millimetres?",
         "shallow": "has 8 sagittal slices, none of them in the window of training",
     }
@@ -390,9 +517,8 @@ def test_bad_scans_do_not_stop_the_others_and_are_named_in_the_end(copier, tmp_p
     for name, detail in said.items():
         assert f"{name}.nii.gz" in error and detail in error
     written = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
-    assert written == [
-        f"deeper/good_{suffix}" for suffix in ("anomaly.nii.gz", "reconstruction.json")
-    ] + ["deeper/good_reconstruction.nii.gz"]
+    names = ["anomaly.nii.gz", "reconstruction.json", "reconstruction.nii.gz", "seen.nii.gz"]
+    assert written == [f"deeper/good_{name}" for name in names]
 
 
 def test_one_bad_scan_gets_one_line(copier, tmp_path, capsys):
@@ -424,7 +550,7 @@ def test_all_sessions_of_a_bids_folder(copier, tmp_path):
         shutil.copy(path, flat)
     for _ in range(2):
         assert reconstruct(copier, flat, flat) == 0
-    assert len(list(flat.iterdir())) == 4 * len(list(flat.glob("*_T1w.nii.gz")))
+    assert len(list(flat.iterdir())) == 5 * len(list(flat.glob("*_T1w.nii.gz")))
 
 
 def test_same_bytes_again(model, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from volumes import ZOOMS, head, image, write_head
 
-from evaluator import volumes
+from evaluator import map_files, volumes
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import codec
@@ -18,6 +18,17 @@ from ixi_tfds.system.errors import ScanError, UserError
 
 CONFIG = SliceConfig("small", in_plane=(32, 32), size=(32, 32), window=(8, 14))
 GEOMETRY = volumes.Geometry(CONFIG, (32, 32, 24), ZOOMS)
+MILLIMETRES = volumes.Geometry(
+    SliceConfig(
+        "mm",
+        None,
+        (30, 30),
+        (0, 8),
+        spacing=(3.0,) * 3,
+        window_mm=(-12.0, 12.0),
+        padding="background",
+    )
+)
 
 
 def sized(height, width):
@@ -25,7 +36,7 @@ def sized(height, width):
 
 
 def whole(stack):
-    return volumes.scanner_slices(stack, 0, stack.volume.voxels.shape[2])
+    return volumes.scanner_slices(stack, 0, stack.slices.n)
 
 
 def write_scaled(folder, voxels, affine, slope, inter):
@@ -61,10 +72,11 @@ def test_without_resampling_slices_are_those_of_preprocessing(tmp_path, size, sc
 def test_without_resampling_there_and_back_is_exact(tmp_path, size):
     stack = volumes.open_stack(str(write_head(tmp_path, "x")), sized(*size))
     back = volumes.from_slices(stack, whole(stack))
-    seen = volumes.field_of_view(stack)
-    assert seen.sum() == min(size[0], 32) * min(size[1], 32)
-    np.testing.assert_array_equal(back[seen], head()[seen])
-    assert not back[~seen].any()
+    seen = volumes.seen(stack)
+    assert (seen > 0).sum() == 24 * min(size[0], 32) * min(size[1], 32)
+    assert (seen == 2).sum() == 6 * min(size[0], 32) * min(size[1], 32)
+    np.testing.assert_array_equal(back[seen > 0], head()[seen > 0])
+    assert np.isnan(back[seen == 0]).all()
 
 
 def test_the_middle_of_the_head_stays_in_the_middle(tmp_path):
@@ -149,6 +161,28 @@ def test_resampling_there_and_back_keeps_values_and_little_is_lost(tmp_path, zoo
     assert np.sqrt((error**2).mean()) < 0.03 * np.ptp(smooth)
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize(
+    ("side", "mean", "largest"), [(0.75, 2.0, 27), (1.0, 2.1, 32), (1.2, 2.7, 35), (2.0, 3.7, 53)]
+)
+def test_a_real_head_loses_by_resampling_what_the_docs_say(side, mean, largest, real_data):
+    """RMS and largest error in percent of the range, there and back along all three axes."""
+    (path,) = (real_data / "ixi/full").glob("*.nii.gz")
+    size, slices = round(250 / side), round(200 / side)
+    window_mm = (-slices * side / 2, slices * side / 2)
+    config = SliceConfig(
+        "own", None, (size, size), (0, slices), spacing=(side,) * 3, window_mm=window_mm
+    )
+    stack = volumes.open_stack(str(path), volumes.Geometry(config))
+    back = volumes.from_slices(stack, whole(stack))
+    voxels = stack.volume.scaled(stack.volume.voxels)
+    error = (back - voxels)[~np.isnan(back)] / np.ptp(voxels)
+    measured = 100 * np.sqrt((error**2).mean()), 100 * np.abs(error).max()
+    print(f"{side} mm: {measured[0]:.1f}% RMS, {measured[1]:.0f}% at most")
+    assert measured == pytest.approx((mean, largest), rel=0.03)
+    assert volumes.share_of_head(stack) == 1
+
+
 def test_beyond_the_volume_there_are_scanner_zeros(tmp_path):
     path = str(write_head(tmp_path, "x", voxels=head() + np.int16(50)))
     stack = volumes.open_stack(path, dataclasses.replace(sized(32, 32), zooms=(6.0, 6.0, 5.0)))
@@ -158,45 +192,81 @@ def test_beyond_the_volume_there_are_scanner_zeros(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "depth", "window"),
+    ("spacing", "depth", "window", "planes"),
     [
-        (5.0, 24, (8, 14)),  # as in training: the same numbers, wherever the volume ends
-        (5.1, 30, (8, 14)),
-        (5.0, 11, (8, 11)),
-        (2.5, 48, (16, 28)),  # -20 to +10 mm from the middle, as in training
-        (2.5, 60, (22, 34)),
-        (10.0, 12, (4, 7)),
-        (10.0, 2, (0, 2)),  # it begins before the volume does
+        (5.0, 24, (8, 14), (8, 14)),  # as in training: the same numbers, wherever the volume ends
+        (5.1, 30, (8, 14), (8, 14)),
+        (5.0, 11, (8, 11), (8, 11)),
+        (2.5, 48, (8, 14), (16, 28)),  # others: numbers in the volume of 5 mm, 24 slices here
+        (2.5, 60, (8, 14), (16, 28)),
+        (10.0, 12, (8, 14), (4, 7)),
+        (10.0, 6, (8, 12), (4, 6)),  # it ends before the window does
     ],
 )
-def test_the_window_lies_where_that_of_training_lay(tmp_path, spacing, depth, window):
+def test_the_window_has_its_numbers_on_the_grid_of_training(
+    tmp_path, spacing, depth, window, planes
+):
     made = image(head((32, 32, depth)))
     scaled = made.affine * [1, 1, spacing / ZOOMS[2], 1]
     nib.save(nib.Nifti1Image(np.asarray(made.dataobj), scaled), tmp_path / "x.nii.gz")
-    assert volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY).window == window
+    stack = volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY)
+    assert stack.window == window
+    inside = volumes.planes_in_window(stack)
+    np.testing.assert_array_equal(np.flatnonzero(inside), np.arange(*planes))
+    np.testing.assert_array_equal((volumes.seen(stack) == 2)[16, 16], inside)
 
 
-def test_a_range_by_volume_is_that_of_the_window_in_view(tmp_path):
-    config = dataclasses.replace(CONFIG, scaling="volume", size=(32, 32))
+def test_what_lies_beyond_the_volume_gives_nothing_back(tmp_path):
+    """Pixels of air around it have values of their own, which voxels at its edge do not get."""
+    path = str(write_head(tmp_path, "x", voxels=head() + np.int16(50)))
+    stack = volumes.open_stack(path, dataclasses.replace(sized(32, 32), zooms=(6.0, 7.0, 8.0)))
+    shown = whole(stack) > 0
+    assert not shown.all()
+    back = volumes.from_slices(stack, np.where(shown, 1.0, -1000.0))
+    np.testing.assert_allclose(back, 1.0)
+
+
+@pytest.mark.parametrize("side", [2.0, 3.9, 6.0])
+def test_the_window_in_mm_moves_with_the_head_and_never_jumps(tmp_path, side):
+    """Whatever the voxels and the slices around it, the same place of the head is in the window."""
+    ball, expected = np.zeros((40, 40, 40), np.int16), None
+    ball[8:32, 8:32, 8:32] = np.random.default_rng(0).integers(500, 900, (24, 24, 24))
+    for padded in range(12):
+        voxels = np.pad(ball, ((0, 0), (0, 0), (padded, 0)))
+        affine = image(voxels).affine * [1, 1, side / ZOOMS[2], 1]
+        nib.Nifti1Image(voxels, affine).to_filename(tmp_path / "x.nii.gz")
+        stack = volumes.open_stack(str(tmp_path / "x.nii.gz"), MILLIMETRES)
+        assert stack.window[1] - stack.window[0] == 8
+        first = stack.slices.first + (stack.window[0] - 0.5) * stack.slices.side
+        # The head's middle is 19.5 slices in, and the window begins 12 mm before it.
+        assert first == pytest.approx((19.5 + padded) * side - 12, abs=1e-4)
+        values = whole(stack)[slice(*stack.window)]
+        expected = values if expected is None else expected
+        np.testing.assert_allclose(values, expected, atol=1e-2)
+        placed = volumes.to_slices(stack, voxels.astype(float))[slice(*stack.window)]
+        np.testing.assert_allclose(values, placed, atol=1e-2)
+        assert volumes.seen(stack).any(axis=(0, 1)).all()
+
+
+def test_a_range_by_volume_is_that_of_the_resampled_window_in_view(tmp_path):
+    """32 x 20 pixels of 3 x 3 mm, in 96 x 128 mm of the volume; 18 mm of height are padding."""
+    config = dataclasses.replace(CONFIG, scaling="volume", size=(38, 20))
+    fine = volumes.Geometry(config, (32, 43, 24), (3.0, 3.0, 5.0))
+    voxels = np.random.default_rng(0).integers(1, 4000, (24, 32, 24)).astype(np.int16)
+    stack = volumes.open_stack(str(write_head(tmp_path, "x", voxels=voxels)), fine)
+    inside = whole(stack)[8:14, 3:35]
+    assert not whole(stack)[:, [*range(3), *range(35, 38)]].any() and inside.min() > 0
+    expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
+    assert stack.limits == tuple(expected)
+
+
+def test_a_range_without_resampling_is_of_the_voxels_of_window_and_view(tmp_path):
+    config = dataclasses.replace(CONFIG, scaling="volume", size=(16, 40))
     path = str(write_head(tmp_path, "x"))
-    fine = volumes.Geometry(config, (64, 64, 24), (2.0, 2.0, 5.0))
-    inside = head()[8:24, 8:24, 8:14]
+    inside = head()[8:24, :, 8:14]
     expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
-    assert volumes.open_stack(path, fine).limits == tuple(expected)
-
-
-def test_the_range_is_of_the_window_and_view_in_this_volumes_own_voxels(tmp_path):
-    """64 x 32 mm of 4 x 2 mm pixels, and the slices 20 mm below to 10 mm above the middle."""
-    voxels = np.random.default_rng(0).integers(0, 4000, (32, 40, 48)).astype(np.int16)
-    affine = image(voxels).affine * [1, 0.5, 0.5, 1]
-    nib.Nifti1Image(voxels, affine).to_filename(tmp_path / "x.nii.gz")
-    config = dataclasses.replace(CONFIG, scaling="volume", size=(32, 8))
-    stack = volumes.open_stack(
-        str(tmp_path / "x.nii.gz"), volumes.Geometry(config, (64, 64, 24), (2.0, 4.0, 5.0))
-    )
-    inside = voxels[8:24, 12:28, 16:28]
-    expected = np.percentile(inside, (0.5, 99.5), method="inverted_cdf")
-    assert stack.window == (16, 28) and stack.limits == tuple(expected)
+    stack = volumes.open_stack(path, volumes.Geometry(config, (32, 32, 24), ZOOMS))
+    assert stack.limits == tuple(expected)
 
 
 @pytest.mark.parametrize("axes", ["PSR", "RAS", "LPI", "SLA", "AIL"])
@@ -212,7 +282,7 @@ def test_a_map_lies_on_the_grid_of_its_file(tmp_path, axes, kind):
     made.header.set_slope_inter(2.0, 1.0)
     nib.save(made, tmp_path / "x.nii.gz")
     volume = volumes.open_stack(str(tmp_path / "x.nii.gz"), GEOMETRY).volume
-    volumes.write_map(tmp_path / "map.nii.gz", volume.scaled(volume.voxels), volume)
+    map_files.write_map(tmp_path / "map.nii.gz", volume.scaled(volume.voxels), volume)
     source, written = nib.load(tmp_path / "x.nii.gz"), nib.load(tmp_path / "map.nii.gz")
     assert type(written) is kind and written.get_data_dtype() == np.float32
     np.testing.assert_array_equal(written.get_fdata(), source.get_fdata())
@@ -221,7 +291,7 @@ def test_a_map_lies_on_the_grid_of_its_file(tmp_path, axes, kind):
     for field in ("sform_code", "qform_code", "xyzt_units", "pixdim", "dim"):
         np.testing.assert_array_equal(written.header[field], source.header[field])
     assert written.header["cal_max"] == 0
-    axis, runs_the_other_way = volumes.file_axis(volume)
+    axis, runs_the_other_way = map_files.file_axis(volume)
     step = np.eye(3)[axis] * (-1 if runs_the_other_way else 1)
     assert (source.affine[:3, :3] @ step)[0] > 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.nii.gz", "x.nii.gz"]
@@ -232,7 +302,7 @@ def test_a_map_has_no_scaling_of_its_scan_and_keeps_values_below_zero(tmp_path):
     path = write_scaled(tmp_path, np.asarray(made.dataobj), made.affine, 0.5, -30.0)
     volume = volumes.open_stack(path, GEOMETRY).volume
     values = np.random.default_rng(0).normal(0, 50, (32, 32, 24))
-    volumes.write_map(tmp_path / "map.nii.gz", values, volume)
+    map_files.write_map(tmp_path / "map.nii.gz", values, volume)
     written = nib.load(tmp_path / "map.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(), values.astype(np.float32))
 
@@ -241,7 +311,7 @@ def test_a_trailing_axis_stays(tmp_path):
     made = image(head())
     nib.save(nib.Nifti1Image(np.asarray(made.dataobj)[..., None], made.affine), tmp_path / "4.nii")
     volume = volumes.open_stack(str(tmp_path / "4.nii"), GEOMETRY).volume
-    volumes.write_map(tmp_path / "map.nii.gz", volume.voxels, volume)
+    map_files.write_map(tmp_path / "map.nii.gz", volume.voxels, volume)
     assert nib.load(tmp_path / "map.nii.gz").shape == (32, 32, 24, 1)
 
 

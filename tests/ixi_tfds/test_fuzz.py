@@ -13,6 +13,7 @@ import fuzzed_scans
 import nibabel as nib
 import numpy as np
 import pytest
+import test_formats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -140,8 +141,47 @@ def test_any_values_give_slices_or_a_reason(folder, dtype, values, slope, inter)
     assert set(found.split(", ")) <= REASONS_OF_VALUES
 
 
-def test_what_the_fuzz_starts_from_gives_slices(folder):
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A good file of each other format by its name; of a pair the header, its voxels beside it."""
+    folder = tmp_path_factory.mktemp("others")
+    return {
+        name: test_formats.write(folder, name, fuzzed_scans.seed_image())
+        for name in ("x.mgh", "x.hdr", "one.mnc", "x.mnc")
+    }
+
+
+patches_anywhere = st.lists(
+    st.tuples(
+        st.floats(0, 1, exclude_max=True),
+        st.booleans(),
+        st.sampled_from([b"\0" * 8, b"\xff" * 8, b"\x7f\xff\xff\xff", b"\xff" * 7 + b"\x7f"])
+        | st.binary(min_size=1, max_size=8),
+    ),
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("name", ["x.mgh", "x.hdr", "one.mnc", "x.mnc"])
+@fuzz
+@given(patches=patches_anywhere, cut=st.none() | st.floats(0, 1))
+def test_any_bytes_in_another_format_give_slices_or_a_reason(others, name, patches, cut):
+    good = others[name].read_bytes()
+    content = bytearray(good)
+    for place, early, patch in patches:
+        start = int(place * (min(len(good), 2000) if early else len(good)))
+        content[start : start + len(patch)] = patch
+    content = bytes(content[: None if cut is None else int(cut * len(good))])
+    try:
+        fuzzed_scans.outcome(content, others[name].parent, name)
+    finally:
+        others[name].write_bytes(good)
+
+
+def test_what_the_fuzz_starts_from_gives_slices(folder, others):
     """Else all of the above would try variations of a refusal."""
+    for name, path in others.items():
+        assert fuzzed_scans.outcome(path.read_bytes(), path.parent, name) == "slices"
     for kind in HEADERS:
         assert fuzzed_scans.outcome(with_fields(kind, []), folder) == "slices"
 

@@ -411,25 +411,6 @@ def test_a_hundredth_of_the_voxels_is_enough_of_a_head(tmp_path, signal, refused
         assert len(slices_bytes(path, config)) == 10
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64, np.float32])
-@pytest.mark.parametrize(("equal", "refused"), [(10, False), (11, True)])
-def test_a_label_map_is_one_in_which_most_neighbours_are_equal(tmp_path, dtype, equal, refused):
-    """Of 20 pairs along the first axis; pairs of background do not count."""
-    column = [0] * 40
-    column[10:31] = [5 + (i * 7) % 90 for i in range(21)]
-    for i in range(10, 10 + equal):
-        column[i + 1] = column[i]
-    planes = np.repeat(np.array(column, dtype).reshape(40, 1, 1), 4, axis=1)
-    voxels = np.repeat(planes, 6, axis=2)
-    made = nib.Nifti1Image(voxels, image(np.zeros((40, 4, 6), np.int16)).affine, dtype=dtype)
-    nib.save(made, tmp_path / "x.nii.gz")
-    config = SliceConfig("any", in_plane=None, size=(40, 4), window=(0, 6))
-    if refused:
-        assert reason_of(tmp_path / "x.nii.gz", config) == "label_map"
-    else:
-        assert len(slices_bytes(tmp_path / "x.nii.gz", config)) == 6
-
-
 def test_a_head_of_unknown_orientation_is_refused(tmp_path):
     made = image(head())
     made.set_sform(None, code=0)

@@ -13,6 +13,7 @@ import pytest
 from volumes import image
 
 from beam_preprocess import __main__ as beam_preprocess
+from beam_preprocess import geometry
 from evaluator import __main__ as evaluator
 from trainer import __main__ as trainer
 
@@ -20,6 +21,16 @@ GEOMETRY = ("--in_plane=32x32", "--size=32x48", "--slices=6:14", "--volumes_per_
 SHARDS = {
     "slice": "cf77b8da354cf127059227bed1a10fa0518305c30d57aa7fbacc2fc2675ee8d4",
     "volume": "026626243ef04d02535c0ad41a39d5057cdfb1063a8fe618a7b6c5ae324fff16",
+}
+"""Of planes padded with scanner zeros, the rule of the first datasets."""
+
+NOT_PADDED = {
+    "slice": "2ebaa684f2bdcb7de5b3eeac9d31d0f491e04d66691801368448f733cd52380b",
+    "volume": "3466dd6134050b8662ad50de856596a9222773f0e24ba7ba7ef3a13d95f5b602",
+}
+PADDED = {
+    "slice": "ac3ae97f371cc3610f01eaa10dce6e73912a81c550748b353c443f7bd163e3f5",
+    "volume": "5e314d676d0223e691e12211471a9d2dee86036f2d02ca12c3aae7fa9a4f3866",
 }
 
 
@@ -40,18 +51,31 @@ def write_scans(folder):
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unchanged")
     scans = write_scans(tmp_path_factory.mktemp("scans"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "PADDING", None)
+        for scaling in SHARDS:
+            assert make(scans, folder, f"by_{scaling}", f"--scaling={scaling}", *GEOMETRY) == 0
     for scaling in SHARDS:
-        flags = [f"--config=by_{scaling}", f"--scaling={scaling}", *GEOMETRY]
-        assert beam_preprocess.run([f"--source_dir={scans}", f"--data_dir={folder}", *flags]) == 0
+        flags = [f"--scaling={scaling}", "--in_plane=32x32", *GEOMETRY[2:]]
+        assert make(scans, folder, f"padded_{scaling}", *flags, "--size=32x48") == 0
+        assert make(scans, folder, f"whole_{scaling}", *flags, "--size=32x32") == 0
     return folder
 
 
+def make(scans, folder, config, *flags):
+    where = [f"--source_dir={scans}", f"--data_dir={folder}"]
+    return beam_preprocess.run([*where, f"--config={config}", *flags])
+
+
 @pytest.mark.parametrize("scaling", SHARDS)
-def test_the_shards_are_the_same_bytes(scaling, data):
-    folder = data / f"ixi_t1/by_{scaling}/1.0.0"
+@pytest.mark.parametrize(
+    ("name", "pinned"), [("by", SHARDS), ("padded", PADDED), ("whole", NOT_PADDED)]
+)
+def test_the_shards_are_the_same_bytes(name, pinned, scaling, data):
+    folder = data / f"ixi_t1/{name}_{scaling}/1.0.0"
     names = sorted(path.name for path in folder.glob("*.tfrecord-*"))
     whole = b"".join((folder / name).read_bytes() for name in names)
-    assert hashlib.sha256("\n".join(names).encode() + whole).hexdigest() == SHARDS[scaling]
+    assert hashlib.sha256("\n".join(names).encode() + whole).hexdigest() == pinned[scaling]
 
 
 @pytest.mark.slow

@@ -5,10 +5,11 @@ import math
 import pathlib
 import warnings
 
+import nibabel as nib
 import numpy as np
 from volumes import ZOOMS, head, image
 
-from evaluator import volumes
+from evaluator import map_files, volumes
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.slices import slices_of
@@ -20,9 +21,14 @@ GEOMETRIES = [volumes.Geometry(config, (12, 12, 9), ZOOMS) for config in CONFIGS
 HEADER = 352
 
 
+def seed_image() -> nib.Nifti1Image:
+    """A good head of 3 kB."""
+    return image(head((12, 12, 9)))
+
+
 def seed_file() -> bytes:
-    """A good NIfTI file of 3 kB, not compressed."""
-    return image(head((12, 12, 9))).to_bytes()
+    """The file of `seed_image`, not compressed."""
+    return seed_image().to_bytes()
 
 
 def pack(content: bytes) -> bytes:
@@ -30,14 +36,14 @@ def pack(content: bytes) -> bytes:
     return gzip.compress(content, 1, mtime=0)
 
 
-def outcome(stored: bytes, folder: pathlib.Path) -> str:
+def outcome(stored: bytes, folder: pathlib.Path, name: str = "fuzzed.nii.gz") -> str:
     """Give a file to preprocessing and to the evaluator.
 
     Returns:
       "slices", or the reasons for which the two refused it; any other exception passes through,
       and so does a slice that is not what its contract says.
     """
-    path = folder / "fuzzed.nii.gz"
+    path = folder / name
     path.write_bytes(stored)
     with warnings.catch_warnings():
         # A value that overflows on the way is found in the end, or it is a bug.
@@ -69,8 +75,8 @@ def _dataset(path, index):
 def _reconstruct(path, index):
     stack = volumes.open_stack(str(path), GEOMETRIES[index])
     assert all(map(math.isfinite, stack.volume.zooms)) and np.isfinite(stack.volume.affine).all()
-    slices = volumes.scanner_slices(stack, *stack.window).astype(np.float32)
+    slices = volumes.scanner_slices(stack, 0, stack.slices.n).astype(np.float32)
     assert np.isfinite(slices).all()
-    values = np.zeros(stack.volume.voxels.shape, np.float32)
-    values[:, :, slice(*stack.window)] = volumes.from_slices(stack, slices)
-    volumes.write_map(path.with_name("map.nii.gz"), values, stack.volume)
+    values = volumes.from_slices(stack, slices)
+    assert values.shape == stack.volume.voxels.shape
+    map_files.write_map(path.with_name("map.nii.gz"), values, stack.volume)

@@ -53,7 +53,9 @@ def make_card(
         not_for=_NOT_FOR,
         data_licence=_LICENCE,
         size=data.train.size,
-        signatures=describe_signatures(data.train.size, data.scaling),
+        signatures=describe_signatures(
+            data.train.size, data.scaling, by_background=_pad_with_background(data)
+        ),
         preprocessing_version=data.version,
         data_fingerprint=data.fingerprint,
         datasets=data.facts,
@@ -66,10 +68,20 @@ def make_card(
     )
 
 
+def _pad_with_background(data: TrainingData) -> bool:
+    """Whether pixels outside the volumes of a dataset are background rather than scanner zeros."""
+    configs = [facts.slices for facts in data.facts.values() if facts.slices]
+    return any(config.padding is not None or config.spacing is not None for config in configs)
+
+
 def describe_signatures(
-    size: tuple[int, int], scaling: str
+    size: tuple[int, int], scaling: str, *, by_background: bool = False
 ) -> dict[str, dict[str, dict[str, str]]]:
-    """Inputs and outputs of each signature of `saved_model.signatures`, in words."""
+    """Inputs and outputs of each signature of `saved_model.signatures`, in words.
+
+    `by_background` tells that the training slices are padded with the background of their scan.
+    """
+    padded = "the background of the scan" if by_background else "scanner zeros"
     plane = f"{size[0]}, {size[1]}"
     unit, scanner = f"float32 [B, {plane}, 1] in [0, 1]", f"float32 [B, {plane}] in scanner units"
     limits = {
@@ -79,7 +91,8 @@ def describe_signatures(
     return {
         "serving_default": {"takes": {"slices": unit}, "gives": {"reconstruction": unit}},
         "raw": {
-            "takes": {"slices": scanner} | (limits if scaling == "volume" else {}),
+            "takes": {"slices": f"{scanner}, padded with {padded}"}
+            | (limits if scaling == "volume" else {}),
             "gives": {"reconstruction": scanner, "residual": f"{scanner}, slices less these"},
         },
     }

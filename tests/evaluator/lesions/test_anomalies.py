@@ -388,6 +388,15 @@ def write_pair(folder, name, *, seed, axes="PSR"):
     return voxels, mask
 
 
+def counts_of(heads, lesion_voxels, scored, unseen=0):
+    return {
+        "volumes": heads,
+        "lesion_voxels": lesion_voxels,
+        "lesion_voxels_scored": scored,
+        "lesion_voxels_unseen": unseen,
+    }
+
+
 def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
     source = tmp_path / "source"
     voxels, mask = write_pair(source, "a", seed=0)
@@ -397,7 +406,7 @@ def test_volumes_are_scored_on_their_own_grid(heads_dir, model, tmp_path):
         evaluator.run(arguments(model, heads_dir, tmp_path / "out", f"--source_dir={source}")) == 0
     )
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 256, "lesion_voxels_scored": 256}
+    assert facts["counts"] == counts_of(2, 256, 256)
     assert facts["volumes_without_mask"] == 1
     rows = read_rows(tmp_path / "out")
     assert {row["group"] for row in rows if row["group"]} == {
@@ -456,7 +465,7 @@ def test_each_volume_is_scored_by_its_own_mask_inside_and_beyond_the_window(
     both = sum(expected.values())
     assert f"{160 / both[:, 0].sum():.3%} of {both[:, 0].sum()} pixels" in shown.out
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 2, "lesion_voxels": 164, "lesion_voxels_scored": 160}
+    assert facts["counts"] == counts_of(2, 164, 160)
     assert facts["volumes_without_mask"] == 0
     inside, beyond = "inside the window of training", "beyond the window of training"
     rows = read_rows(tmp_path / "out")
@@ -467,6 +476,51 @@ def test_each_volume_is_scored_by_its_own_mask_inside_and_beyond_the_window(
             count = both[{inside: 0, beyond: 1}[row["group"]]] if row["group"] else both.sum(axis=0)
         assert [int(row["pixels"]), int(row["lesion_pixels"])] == count.tolist()
     assert len(rows) == 9 * (1 + 2 + 2)
+
+
+def narrow_dir(folder):
+    """A dataset of slices whose rows are 16 of the 32 of the heads in `volumes`."""
+    config = configs.SliceConfig(name="tiny", in_plane=None, size=(16, 32), window=(8, 14))
+    made = tiny_dataset.write_tiny_dataset(folder, config)
+    manifests.write(made, dataclasses.replace(manifests.read(made), geometry=GEOMETRY))
+    return folder
+
+
+def test_lesions_outside_the_field_of_view_count_as_missed_and_their_share_is_said(
+    tmp_path, capsys
+):
+    """Half of the cube lies in rows that the model does not see; the rest stays as it was."""
+    data_dir = narrow_dir(tmp_path / "data")
+    narrow = export(tmp_path / "copy", tf.identity, size=(16, 32))
+    voxels, mask = head(), np.zeros((32, 32, 24), np.uint8)
+    mask[4:12, 14:18, 9:17] = 1
+    voxels = np.where(mask > 0, 1200, voxels).astype(np.int16)
+    write_head(tmp_path / "source", "a_T1", voxels=voxels)
+    nib.save(image(mask), tmp_path / "source/a_lesion.nii.gz")
+    flag = f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(narrow, data_dir, tmp_path / "out", flag)) == 0
+    facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
+    assert facts["counts"] == counts_of(1, 256, 128, 128)
+    warning = "128 of 256 lesion voxels (50.0%) lie outside the model's field of view"
+    assert capsys.readouterr().err.count(f"warning: {warning}") == 1
+    seen, marks, scores = voxels[8:24], mask[8:24], []
+    heads = np.stack([maps.head_mask(stored(seen[..., i])) for i in range(24)], axis=2)
+    unit = (seen - seen.min(axis=(0, 1))) / np.ptp(seen, axis=(0, 1))
+    scores = np.append(unit[heads], np.full(128, -1))
+    marks = np.append(marks[heads], np.ones(128))
+    expected = sklearn.metrics.average_precision_score(marks, scores)
+    row = next(
+        row
+        for row in facts["overall"]
+        if (row["method"], row["looks_for"]) == ("intensity", "bright")
+    )
+    assert row["lesion_pixels"] == 256 and row["pixels"] == len(scores)
+    assert row["auprc"] == pytest.approx(expected, abs=histograms.TOLERANCE)
+    # All that is found is half of the lesion.
+    assert row["best_dice"] <= 2 * 128 / (128 + 256) + 1e-6
+    groups = {row["group"]: row for row in read_rows(tmp_path / "out") if row["group"]}
+    lesions = [int(groups[name]["lesion_pixels"]) for name in sorted(groups)]
+    assert lesions == [3 * 32, 5 * 32]
 
 
 @pytest.mark.parametrize("scaling", ["slice", "volume"])
@@ -626,6 +680,62 @@ def test_the_residuals_that_are_scored_are_the_map_that_is_written(
     np.testing.assert_allclose(np.sort(either[0]), np.sort(abs(expected)), atol=1e-6)
     assert expected.min() < -5e-4 and expected.max() > 0.01
     assert bright[1].sum() == marks.sum() > 0
+
+
+@pytest.mark.parametrize("scaling", ["slice", "volume"])
+def test_under_a_config_in_mm_scores_are_those_of_the_map_too(scaling, tmp_path, monkeypatch):
+    """Voxels of 2.5 x 3 x 3.5 mm, slices of 4 mm: with one range a volume, the map decides."""
+    config = configs.SliceConfig(
+        name="tiny",
+        in_plane=None,
+        size=(40, 40),
+        window=(0, 9),
+        scaling=scaling,
+        spacing=(4.0, 4.0, 4.0),
+        window_mm=(-20.0, 16.0),
+        padding="background",
+    )
+    data_dir = tmp_path / "data"
+    tiny_dataset.write_tiny_dataset(data_dir, config)
+    known = {"slices": dataclasses.asdict(config)}
+    keras.utils.set_random_seed(0)
+    spec = networks.ModelSpec(
+        name="resnet_like", stem_filters=4, stage_filters=(4,), stage_blocks=(1,)
+    )
+    network = networks.build(spec, config.size)
+    model = tmp_path / "model" / "1"
+    export_network(network, model, "resnet_like", scaling, config.size, known)
+    grown = scipy.ndimage.zoom(head().astype(float), (1.6, 4 / 3, 5 / 3.5), order=1)
+    voxels = np.pad(grown, ((0, 0), (0, 0), (9, 0))).astype(np.int16)
+    mask = np.zeros(voxels.shape, np.uint8)
+    mask[20:27, 18:24, 20:33] = 1
+    affine = image(voxels).affine * [2.5 / 4, 3 / 4, 3.5 / 5, 1]
+    (tmp_path / "source").mkdir()
+    for name, values in (("T1", voxels), ("lesion", mask)):
+        nib.Nifti1Image(values, affine).to_filename(tmp_path / f"source/a_{name}.nii.gz")
+    counted, count = [], histograms.count
+
+    def listen(scores, marked):
+        counted.append((scores, marked))
+        return count(scores, marked)
+
+    monkeypatch.setattr(histograms, "count", listen)
+    flags = [f"--saved_model={model}", f"--output_dir={tmp_path / 'out'}"]
+    scored = [*flags, f"--source_dir={tmp_path / 'source'}", f"--data_dir={data_dir}"]
+    assert evaluator.run(["anomalies", *scored, "--dataset=ixi_t1/tiny"]) == 0
+    assert evaluator.run(["reconstruct", *flags, f"--input={tmp_path}/source/a_T1.nii.gz"]) == 0
+    # Of "bright", inside and beyond the window, by the model.
+    (inside, marks), (beyond, others) = counted[2:4]
+    facts = json.loads((tmp_path / "out/a_T1_reconstruction.json").read_text())
+    seen = nib.load(tmp_path / "out/a_T1_seen.nii.gz").get_fdata()
+    assert facts["resampled"] and marks.sum() + others.sum() == mask.sum()
+    assert marks.sum() == (mask > 0)[seen == 2].sum() and 0 < marks.sum() < mask.sum()
+    if scaling == "volume":
+        low, high = facts["range"]
+        written = nib.load(tmp_path / "out/a_T1_anomaly.nii.gz").get_fdata() / (high - low)
+        for scores, marked, place in ((inside, marks, seen == 2), (beyond, others, seen == 1)):
+            expected = np.sort(written[place & (mask > 0)])
+            np.testing.assert_allclose(np.sort(scores[marked]), expected, atol=1e-5)
 
 
 def test_an_error_in_a_datasets_manifest_names_the_manifest(heads_dir, model, tmp_path, capsys):
@@ -854,7 +964,7 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
         evaluator.run(arguments(model, data_dir, tmp_path / "out", f"--source_dir={source}")) == 0
     )
     facts = json.loads((tmp_path / "out" / "anomalies.json").read_text())
-    assert facts["counts"] == {"volumes": 1, "lesion_voxels": 1300, "lesion_voxels_scored": 1300}
+    assert facts["counts"] == counts_of(1, 1300, 1300)
     names = {row["method"] for row in facts["overall"]}
     assert names == {"blur", "blurred input", "intensity"}
 
@@ -862,12 +972,15 @@ def test_a_real_scan_with_multiple_sclerosis(real_data, model, tmp_path):
         str(source / "openms_p07_T1_MNI.nii.gz"),
         volumes.Geometry(config, (120, 120, 90), (2.0, 2.0, 2.0)),
     )
-    slices = volumes.scanner_slices(stack, 0, 182)
+    slices = volumes.scanner_slices(stack, 0, stack.slices.n).astype(np.float64)
+    # 182 slices of 1 mm become 91 of 2 mm, as many as the slices of the heads of training.
+    assert stack.slices.n == 91
     heads = np.stack([maps.head_mask(stored(plane)) for plane in slices])
-    inside = volumes.from_slices(stack, heads) >= 0.5
+    inside = volumes.from_slices(stack, heads.astype(float)) >= 0.5
+    used = np.flatnonzero(heads.any(axis=(1, 2)))
     low, high = slices.min(axis=(1, 2), keepdims=True), slices.max(axis=(1, 2), keepdims=True)
     slices = ((slices - low) / np.maximum(high - low, 1e-9)).astype(np.float32)
-    dark = volumes.from_slices(stack, 1 - slices)
+    dark = volumes.from_slices(stack, 1.0 - slices[used].astype(np.float64), given=used)
     mask = nib.as_closest_canonical(nib.load(source / "openms_p07_lesion_MNI.nii.gz"))
     # From RAS to PSR.
     marked = np.asarray(mask.dataobj).transpose(1, 2, 0)[::-1] > 0

@@ -7,8 +7,16 @@ import pytest
 from nibabel.affines import from_matvec
 
 from ixi_tfds.config import SliceConfig
-from ixi_tfds.images.head import background_of, find_head
-from ixi_tfds.images.resampling import Places, resample, resampled_slices, slice_places, weights
+from ixi_tfds.images.head import background_of, find_head, tilt_of
+from ixi_tfds.images.resampling import (
+    Places,
+    resample,
+    resampled_slices,
+    share_cropped,
+    slice_places,
+    source_window,
+    weights,
+)
 from ixi_tfds.nifti import Volume
 from ixi_tfds.system.errors import UserError
 
@@ -133,3 +141,46 @@ def test_what_lies_beyond_the_volume_is_background():
 def test_impossible_rules_are_refused(values, message):
     with pytest.raises(UserError, match=message):
         SliceConfig("own", None, **values)
+
+
+def test_a_window_in_mm_lies_around_the_middle_of_the_head():
+    *_, depths = slice_places(ellipsoid(), MM)
+    # The head's middle is at 44 mm, so the window reaches from 14 to 74 mm, in slices of 5 mm.
+    assert depths.first == pytest.approx(16.5, abs=1.0)
+    assert depths.n == 12 and depths.side == 5.0
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_tilt_is_the_largest_angle_of_an_axis(axis):
+    c, s = np.cos(np.radians(20)), np.sin(np.radians(20))
+    turn = np.insert(np.insert([[c, -s], [s, c]], axis, 0, axis=0), axis, 0, axis=1)
+    turn[axis, axis] = 1
+    psr = np.array([[0, 0, 1], [-1, 0, 0], [0, 1, 0]])
+    assert tilt_of(from_matvec(turn @ psr * (1.0, 2.0, 6.0))) == pytest.approx(20)
+    assert tilt_of(from_matvec(psr * (1.0, 2.0, 6.0))) == 0
+
+
+def test_slices_of_the_volume_are_those_whose_centres_lie_in_the_window():
+    head = ellipsoid()
+    middle = find_head(head).middle[2]
+    first, last = source_window(head, MM)
+    inside = [i for i in range(45) if -30 <= (i - middle) * 2.0 < 30]
+    assert (first, last) == (inside[0], inside[-1] + 1)
+    by_number = SliceConfig("n", None, (24, 24), (3, 9))
+    assert source_window(head, by_number) == (3, 9)
+
+
+def test_the_share_of_the_head_that_the_slices_leave_out():
+    """The ellipsoid is 45 x 40 voxels in the plane, and lies from 8 to 53 and from 11.5 to 51.5."""
+    head = ellipsoid()
+    found = find_head(head)
+    by_number = {
+        size: share_cropped(head, SliceConfig("n", None, size, (3, 9)), found)
+        for size in ((60, 60), (46, 80), (20, 60), (20, 20))
+    }
+    assert by_number[60, 60] == by_number[46, 80] == 0
+    assert by_number[20, 60] == pytest.approx(1 - 20 / 41, abs=0.03)
+    assert by_number[20, 20] == pytest.approx(1 - 20 / 41 * 20 / 37, abs=0.03)
+    assert share_cropped(head, MM, found) == 0
+    small = dataclasses.replace(MM, size=(8, 24))
+    assert share_cropped(head, small, found) == pytest.approx(1 - 20 / 41, abs=0.03)

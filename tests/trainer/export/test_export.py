@@ -15,7 +15,8 @@ from tensorflow import keras
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
-from ixi_tfds.documents import model_card
+from ixi_tfds.config import SliceConfig
+from ixi_tfds.documents import codec, model_card
 from ixi_tfds.documents.model_card import DatasetFacts, ModelCard
 from ixi_tfds.images.scaling import PERCENTILES, scale_to_unit
 from ixi_tfds.system import storage
@@ -411,3 +412,23 @@ def test_the_page_says_what_the_card_says(exported):
 def test_a_card_that_lacks_something_gives_no_page_with_gaps():
     with pytest.raises(jinja2.UndefinedError, match="intended_use"):
         card.markdown(ModelCard(name="x", versions={"ixi-autoencoders": "1"}))
+
+
+@pytest.mark.parametrize(
+    ("slices", "padded"),
+    [
+        ({}, "scanner zeros"),
+        ({"padding": "background"}, "the background of the scan"),
+        ({"spacing": (2.0, 2.0, 2.0)}, "the background of the scan"),
+    ],
+)
+def test_the_card_says_with_what_slices_for_raw_are_padded(slices, padded, tmp_path):
+    config = SliceConfig("tiny", size=SIZE, window=(0, 4), **slices)
+    known = {"slices": codec.to_plain(config)}
+    untrained.export_network(
+        small_network(), tmp_path / "1", "small_resnet", size=SIZE, known=known
+    )
+    told = model_card.read(tmp_path / "1")
+    takes = told.signatures["raw"]["takes"]["slices"]
+    assert takes.endswith(f"in scanner units, padded with {padded}")
+    assert takes in page(tmp_path / "1") and "pads nothing" in page(tmp_path / "1")

@@ -1,0 +1,108 @@
+"""Sizes of voxels in a cohort: read from headers before a job, and described after it."""
+
+import dataclasses
+import stat
+import statistics
+from collections.abc import Iterable, Sequence
+
+import nibabel as nib
+import numpy as np
+from nibabel import orientations
+from tqdm import tqdm
+
+from ixi_tfds.config import SliceConfig, in_words
+from ixi_tfds.documents.shard_record import ShardRecord
+from ixi_tfds.inflate import GZIP_MAGIC, inflate_start
+from ixi_tfds.slices import same_spacing
+from ixi_tfds.system import storage
+
+MOST_TILT = 15.0
+"""Heads that are tilted by more degrees get a warning: their sagittal slices are not sagittal."""
+
+_START = 1 << 12
+_NIFTI = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
+
+Zooms = tuple[float, float, float]
+"""Sides of a voxel along posterior, superior and right, in mm."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CohortSpacing:
+    """The typical voxel of a cohort, the lower median along each axis, and the volumes of another.
+
+    `others` has the sides of voxels by path, for volumes that `slices.check_spacing` refuses.
+    """
+
+    typical: Zooms
+    others: dict[str, Zooms]
+
+
+def cohort_spacing(paths: Sequence[str]) -> CohortSpacing | None:
+    """Read the voxel sizes of volumes from the first bytes of their files.
+
+    Files without a readable header are passed over; None if that is all of them.
+    """
+    bar = tqdm(paths, unit="header", desc="voxel sizes", disable=None, leave=False)
+    found = {path: zooms for path in bar if (zooms := zooms_of_file(path))}
+    if not found:
+        return None
+    p, s, r = (statistics.median_low(sides) for sides in zip(*found.values(), strict=True))
+    typical = (p, s, r)
+    others = {path: zooms for path, zooms in found.items() if not same_spacing(zooms, typical)}
+    return CohortSpacing(typical, others)
+
+
+def zooms_of_file(path: str) -> Zooms | None:
+    """The sides of a volume's voxels by its header; None if that cannot be read."""
+    # Whatever is wrong with a file, its reader says later, with the reason.
+    try:
+        file_at = storage.at(path)
+        # A pipe would be waited for.
+        if not stat.S_ISREG(file_at.stat().st_mode):
+            return None
+        with file_at.open("rb") as file:
+            start = file.read(_START)
+        if start.startswith(GZIP_MAGIC):
+            start = inflate_start(path, start, max(_NIFTI))[0]
+        size = min(int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+        if size in _NIFTI:
+            header = _NIFTI[size](start[: _NIFTI[size].template_dtype.itemsize], check=False)
+            affine = header.get_best_affine()
+        else:
+            affine = nib.load(path).affine  # type: ignore[attr-defined]
+        axes = orientations.io_orientation(affine)[:, 0].astype(int)
+        sides = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(axes)].tolist()
+    except Exception:
+        return None
+    right, posterior, superior = sides
+    return (posterior, superior, right) if min(sides) > 0 and np.isfinite(sides).all() else None
+
+
+def warnings_of(config: SliceConfig, records: Iterable[ShardRecord]) -> tuple[str, ...]:
+    """What a user should know of the voxels and the tilt of the volumes in a dataset."""
+    volumes = [volume for record in records for volume in record.volumes]
+    warnings = []
+    if volumes and config.spacing is None:
+        sides = list(zip(*(volume.zooms for volume in volumes), strict=True))
+        low, high = (tuple(end(axis) for axis in sides) for end in (min, max))
+        if not same_spacing(high, low):
+            share = max(b / a for a, b in zip(low, high, strict=True)) - 1
+            warnings.append(
+                f"voxels of the volumes differ by {share:.0%}, from {in_words(low)} to "
+                f"{in_words(high)} mm (posterior x superior x right), so heads have different "
+                "sizes in the slices; --spacing, with a --config of your own, brings them to one"
+            )
+    tilted = sorted(((v.tilt or 0.0, v.path) for v in volumes), reverse=True)
+    tilted = [(tilt, path) for tilt, path in tilted if tilt > MOST_TILT]
+    if tilted:
+        warnings.append(
+            f"{len(tilted)} heads are tilted in the scanner by more than {MOST_TILT:g} degrees, "
+            f"{tilted[0][1]} by {tilted[0][0]:.0f}: their slices are not sagittal"
+        )
+    assumed = [(volume.path, volume.assumed_axes) for volume in volumes if volume.assumed_axes]
+    if assumed:
+        warnings.append(
+            f"{len(assumed)} volumes do not say how the head lies in them and were read by their "
+            f"format's convention, {assumed[0][0]} as {assumed[0][1]}: check left and right"
+        )
+    return tuple(warnings)
