@@ -7,7 +7,7 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from beam_preprocess.geometry import SliceFlags
@@ -142,15 +142,13 @@ def plan_job(
     catalog = _catalog(source, cohort)
     splits = assign_splits(catalog.scans, read_roster(cohort.roster))
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
-    spacing = None
-    if slices.padding and slices.spacing is None and not allow_spacing:
-        spacing = cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
+    spacing = None if allow_spacing else _spacing(slices, catalog)
     tasks = tuple(
         ShardTask(
             dataset=cohort.name,
             split=split,
             index=index,
-            count=len(shards),
+            count=count,
             scans=scans,
             config=slices,
             source_dir=source.source_dir,
@@ -159,16 +157,11 @@ def plan_job(
             zooms=spacing.typical if spacing else None,
             allow_unknown_orientation=source.allow_unknown_orientation,
         )
-        for split in SPLITS
-        for shards in [_deal(catalog.scans, splits, split, source.volumes_per_shard)]
-        for index, scans in enumerate(shards)
+        for split, index, count, scans in _shards(catalog, splits, source.volumes_per_shard)
     )
     return Plan(
         scans=catalog.scans,
-        skipped=tuple(
-            Refusal(os.path.relpath(error.path, source.source_dir), error.reason, error.detail)
-            for error in catalog.refused
-        ),
+        skipped=_skipped(catalog, source.source_dir),
         splits=splits,
         warnings=(*_of_links(catalog, source.source_dir), *catalog.warnings),
         told_apart=catalog.told_apart,
@@ -178,6 +171,29 @@ def plan_job(
         settings=_settings(source, slices, catalog.scans, splits, spacing),
         spacing=spacing,
     )
+
+
+def _skipped(catalog: Catalog, source_dir: str) -> tuple[Refusal, ...]:
+    return tuple(
+        Refusal(os.path.relpath(error.path, source_dir), error.reason, error.detail)
+        for error in catalog.refused
+    )
+
+
+def _spacing(slices: SliceConfig, catalog: Catalog) -> CohortSpacing | None:
+    if not slices.padding or slices.spacing is not None:
+        return None
+    return cohort_spacing([v.path for scan in catalog.scans for v in scan.candidates])
+
+
+def _shards(
+    catalog: Catalog, splits: dict[str, str], volumes_per_shard: int
+) -> Iterator[tuple[str, int, int, tuple[Scan, ...]]]:
+    """Split, number, number of shards in the split, and scans of each shard."""
+    for split in SPLITS:
+        shards = _deal(catalog.scans, splits, split, volumes_per_shard)
+        for index, scans in enumerate(shards):
+            yield split, index, len(shards), scans
 
 
 def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
