@@ -177,7 +177,7 @@ def _is_dicom(path: pathlib.Path) -> bool:
 
 def _detail(kind: str, folder: str, files: int, example: str) -> str:
     name = pathlib.PurePath(example).name
-    counted = f"{files} file{'s' if files > 1 else ''} of the kind {kind}, such as {name}"
+    counted = f"{files} {kind} file{'s' if files > 1 else ''}, such as {name}"
     if kind == HIDDEN:
         return f"{counted}: hidden files are not read"
     todo = conversion(kind, folder if kind == "DICOM" else example)

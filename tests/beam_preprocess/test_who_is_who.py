@@ -51,13 +51,13 @@ def test_the_plan_and_the_page_say_how_people_were_told_apart(tmp_path, capsys):
     )
     assert f"people told apart {told}" in lines
     (line,) = (line for line in lines if line.startswith("passed over: ") and "IM0" in line)
-    assert str(source / "dicom") in line and "3 files of the kind DICOM, such as IM0.dcm: " in line
+    assert str(source / "dicom") in line and "3 DICOM files, such as IM0.dcm" in line
     words = [line.split() for line in lines]
     assert ["passed", "over:", "DICOM", "3"] in words
     assert ["passed", "over:", "hidden", "image", "1"] in words
     assert ["skipped:", "same_person", "1"] in words
     page = (dataset(tmp_path / "data") / "quality.html").read_text()
-    assert told.replace(">", "&gt;") in page and "3 files of the kind DICOM" in page
+    assert told.replace(">", "&gt;") in page and "3 DICOM files" in page
     listed = rejected(tmp_path / "data")
     assert {path: entry["reason"] for path, entry in listed.items()} == {
         "p1/study2_T1W.nii.gz": "same_person",

@@ -101,9 +101,9 @@ def test_images_of_other_formats_are_counted_by_kind_and_folder(tmp_path):
     assert by_kind(catalog.passed_over) == {"DICOM": 2, "NRRD": 1}
     dicom, nrrd = (one.error for one in catalog.passed_over)
     assert (dicom.reason, dicom.path) == ("passed_over", str(tmp_path / "p1"))
-    assert "2 files of the kind DICOM, such as IM001.dcm: " in dicom.detail
+    assert "2 DICOM files, such as IM001.dcm" in dicom.detail
     assert "dcm2niix" in dicom.detail and str(tmp_path / "p1") in dicom.detail
-    assert "1 file of the kind NRRD, such as x.nrrd: " in nrrd.detail
+    assert "1 NRRD file, such as x.nrrd" in nrrd.detail
     assert "SimpleITK" in nrrd.detail and str(tmp_path / "p2/x.nrrd") in nrrd.detail
 
 
@@ -131,4 +131,4 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
         find_scans(str(tmp_path), IXI)
     said = str(caught.value)
     assert "3 refused by name, 2 label_map, 1 other_modality" in said
-    assert "1 file of the kind DICOM, such as IM001.dcm" in said and "dcm2niix" in said
+    assert "1 DICOM file, such as IM001.dcm" in said and "dcm2niix" in said
