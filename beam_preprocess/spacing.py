@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ixi_tfds.config import SliceConfig, in_words
 from ixi_tfds.documents.shard_record import ShardRecord
-from ixi_tfds.formats import MGH, MINC, PAIR, image_kind
+from ixi_tfds.formats import MGH, MINC, NO_HEADER, PAIR, image_kind
 from ixi_tfds.inflate import GZIP_MAGIC, inflate_start
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import same_spacing
@@ -58,7 +58,7 @@ def zooms_of_file(path: str) -> Zooms | None:
     """The sides of a volume's voxels by its header; None if that cannot be read."""
     # Whatever is wrong with a file, its reader says later, with the reason.
     try:
-        if image_kind(path) in (PAIR, MGH, MINC):
+        if image_kind(path) in (PAIR, NO_HEADER, MGH, MINC):
             # These have no header of fixed size at their start; their reader has the bounds.
             return read_volume(path, allow_unknown_orientation=True).zooms
         file_at = storage.at(path)
