@@ -6,10 +6,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 import test_formats
-from volumes import SMALL, head, image, write_cohort
+from volumes import SMALL, ZOOMS, head, image, write_cohort
 
 from beam_preprocess import __main__ as beam_preprocess
 from beam_preprocess.plan import SourceConfig, plan_job
+from beam_preprocess.spacing import zooms_of_file
 from ixi_tfds.config import THESIS
 from ixi_tfds.documents import manifest
 
@@ -132,3 +133,11 @@ def test_nan_around_a_head_is_no_reason_to_refuse_it(tmp_path):
     voxels[:4] = voxels[:, :2] = np.nan
     nib.save(image(voxels), source / "IXI799-HH-0001-T1.nii.gz")
     assert make(source, tmp_path / "data", "--strict") == 0
+
+
+def test_voxel_sizes_of_every_format_count_for_the_cohort(tmp_path):
+    for name in test_formats.WRITERS:
+        path = str(test_formats.write(tmp_path, name))
+        assert zooms_of_file(path) == pytest.approx(ZOOMS, abs=1e-3), name
+    nib.save(nib.AnalyzeImage(head(), np.diag([-5, 4, 3, 1])), tmp_path / "a.img")
+    assert zooms_of_file(str(tmp_path / "a.hdr")) == pytest.approx((4, 3, 5))
