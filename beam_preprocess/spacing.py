@@ -11,12 +11,8 @@ from nibabel import orientations
 from tqdm import tqdm
 
 from ixi_tfds.config import SliceConfig, in_words
-<<<<<<< HEAD
 from ixi_tfds.documents.shard_record import ShardRecord, VolumeRecord
-=======
-from ixi_tfds.documents.shard_record import ShardRecord
 from ixi_tfds.formats import MGH, MINC, NO_HEADER, PAIR, image_kind
->>>>>>> h15-formats
 from ixi_tfds.inflate import GZIP_MAGIC, inflate_start
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import same_spacing
