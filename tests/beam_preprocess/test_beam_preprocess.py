@@ -364,6 +364,7 @@ def test_the_manifest_tells_all_of_the_dataset(varied):
     zooms = np.sort([*varied.zooms.values()], axis=0)[6].tolist()
     geometry = manifest.pop("geometry")
     assert geometry == {"shape": shape, "zooms": pytest.approx(zooms, abs=1e-5)}
+    assert set(manifest.pop("look")) == {"low", "high"}
     assert manifest == {
         "version": "1.0.0",
         "config": {
