@@ -120,5 +120,7 @@ def test_real_stripped_heads_with_nan_around_them_are_those_with_zeros(real_data
         outside = ~ndimage.binary_fill_holes(voxels > 0)
         holed = np.where(outside, np.float32(np.nan), voxels)
         nib.save(nib.Nifti1Image(holed, made.affine), tmp_path / "x.nii.gz")
-        volume = read_volume(str(tmp_path / "x.nii.gz"))
-        np.testing.assert_array_equal(volume.voxels, read_volume(str(path)).voxels)
+        volume, expected = (read_volume(str(p)).voxels for p in (tmp_path / "x.nii.gz", path))
+        # The lowest value of a brain may lie just above the zeros around it.
+        np.testing.assert_allclose(volume, expected, atol=voxels[~outside].min())
+        assert voxels[~outside].min() < 0.01 * voxels.max()
