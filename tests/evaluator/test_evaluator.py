@@ -1212,6 +1212,7 @@ def test_of_one_person_there_is_no_interval():
     assert means.iloc[1, 1] == "22.50 [one person: none]"
     assert differences.iloc[0, 1] == "+2.00 [one person: none]"
     assert "With as few as 1 people they are too narrow" in shown.notes[0]
+    assert "from fewer than 5 people, intervals mean nothing" in shown.notes[0]
 
 
 def test_scores_are_written_with_six_decimals():
