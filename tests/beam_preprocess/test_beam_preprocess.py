@@ -427,7 +427,8 @@ def test_the_command_tells_the_plan_and_what_became_of_it(varied):
         f"quality: {varied.folder / 'quality.html'}",
     ]
     assert varied.err.startswith("warning: voxels of the volumes differ by 210%")
-    assert varied.err.count("\n") == 1
+    assert [line.partition(": ")[0] for line in varied.err.splitlines()] == ["warning"] * 2
+    assert " has another contrast than the other heads" in varied.err
 
 
 class _Page(html.parser.HTMLParser):

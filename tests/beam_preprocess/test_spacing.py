@@ -169,7 +169,9 @@ def test_padding_a_volume_moves_no_slice_in_mm(tmp_path):
     image = nib.load(path)
     voxels = np.pad(image.get_fdata(), ((0, 0), (0, 0), (30, 0))).astype(np.float32)
     nib.save(nib.Nifti1Image(voxels, image.affine), source / "padded.nii.gz")
-    assert job(source, tmp_path, *MM) == 0
+    # The copies are found by their slices, which are the same.
+    assert job(source, tmp_path, *MM) == 2
+    assert job(source, tmp_path, *MM, "--allow_same_bytes") == 0
     stacks = slices_in(tmp_path, "mm")
     assert alike(stacks["plain"], stacks["padded"]) > 0.9999
 

@@ -228,6 +228,7 @@ EDITS = {
     "skipped": {"label_map": 1},
     "geometry": {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.1]},
     "voxels": {"lowest": [4.0, 4.0, 5.0], "highest": [4.0, 4.0, 5.1]},
+    "look": {},
     "bytes": 1,
     "shards": {},
     "volumes": {},

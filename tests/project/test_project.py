@@ -217,3 +217,15 @@ def test_every_row_on_reliability_names_a_test_of_its_own():
     assert [each for each in named if named.count(each) > 1] == []
     for file, test in named:
         assert f"def {test}(" in (ROOT / file).read_text(), (file, test)
+
+
+def test_every_row_on_kinds_of_input_names_its_tests():
+    rows = (ROOT / "docs/any_head.md").read_text().splitlines()
+    cells = [row.rsplit(" | ", 1)[1] for row in rows if row.startswith("| ")]
+    named = [each.strip(" |") for cell in cells for each in cell.split("; ")]
+    named = [each for each in named if each != "test"]
+    assert len(named) >= 100
+    for each in named:
+        file, _, test = each.partition("::")
+        text = (ROOT / "tests" / file).read_text()
+        assert not test or f"def {test}(" in text, each

@@ -120,7 +120,7 @@ def test_a_full_disk_while_unpacking_is_one_line_and_a_second_run_goes_on(tmp_pa
 def test_hostile_names_go_through_preprocessing_as_text(tmp_path, capsys):
     source = write_cohort(tmp_path / "source\nfolder", subjects=18)
     for seed, name in enumerate(HOSTILE):
-        write_head(source, name, seed=seed)
+        write_head(source, name, seed=100 + seed)
     for name in HOSTILE[:2]:
         # Refused: their names stand in error messages, too.
         (source / f"bad {name}.nii.gz").write_bytes(b"not an image")
