@@ -156,7 +156,7 @@ def test_the_same_job_changes_nothing_and_damage_is_repaired_to_the_byte(made, m
 
 def test_another_spacing_or_window_is_another_dataset(made, mixed, capsys):
     scaling = f"--scaling={manifest_of(made, 'mm')['config']['scaling']}"
-    for other in ("--spacing=4", "--spacing=5x5x4.9", "--slices=-20mm:30mm"):
+    for other in ("--spacing=4x4x5", "--spacing=5x5x2.5", "--slices=-20mm:30mm"):
         assert job(mixed, made, *MM, scaling, other) == 2
         assert "other inputs or settings" in capsys.readouterr().err
 
@@ -359,6 +359,7 @@ def test_datasets_of_the_old_padding_are_the_same_job_and_can_be_repaired(
         (("--in_plane=32x32",), "--in_plane: not with --spacing"),
         (("--slices=-25:25mm",), "--slices=-25:25mm: give a window in mm as in -36mm:36mm"),
         (("--slices=25mm:-25mm",), "with FIRST < LAST"),
+        (("--spacing=4",), "a whole number of slices: 12 slices of 4 mm are -24mm:24mm"),
         (("--config=thesis",), "--slices: the config thesis is fixed"),
     ],
 )
