@@ -72,13 +72,13 @@ def find_pairs(
     return pairs, alone
 
 
-def read_mask(pair: Pair, volume: Volume) -> np.ndarray:
+def read_mask(pair: Pair, volume: Volume, *, allow_unknown_orientation: bool = False) -> np.ndarray:
     """Read a lesion mask: voxels above 0, bool on the grid of `volume.voxels`.
 
     Raises:
       UserError: the mask cannot be read, or has another grid than its volume.
     """
-    mask = read_volume(pair.mask)
+    mask = read_volume(pair.mask, allow_unknown_orientation=allow_unknown_orientation)
     same = mask.voxels.shape == volume.voxels.shape
     if not same or not np.allclose(mask.affine, volume.affine, atol=1e-2):
         raise UserError(
