@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evaluator import looks, running, scan_facts, viewer, volumes
-from evaluator.lesions.pairs import Pair, read_mask
+from evaluator.lesions.pairs import Pair, open_pair
 from evaluator.models import Model
 from evaluator.options import LENIENT, ScanChecks
 from ixi_tfds.system import storage
@@ -70,8 +70,7 @@ def write_lesion_views(
     names = []
     for pair in pairs:
         path, name = pair.scan.path, pair.scan.subject.replace("/", "_")
-        allowed = checks.allow_unknown_orientation
-        stack = volumes.open_stack(path, geometry, allow_unknown_orientation=allowed)
+        stack, mask = open_pair(pair, geometry, checks)
         _, residual = running.run_model(model, stack, path, batch_size)
         facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
         facts["unlike_training"] = looks.differences(
@@ -79,7 +78,6 @@ def write_lesion_views(
         )
         facts["warnings"] = scan_facts.warnings_of(facts)
         anomaly = volumes.from_slices(stack, residual)
-        mask = read_mask(pair, stack.volume, allow_unknown_orientation=allowed)
         write_view(folder, name, stack, anomaly, facts, mask)
         names.append(name)
     return names
