@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from nibabel.affines import from_matvec
 
 from beam_preprocess import __main__ as beam_preprocess
-from beam_preprocess import geometry
+from beam_preprocess import geometry, plan
 from beam_preprocess.spacing import zooms_of_file
 
 MM = ("--config=mm", "--spacing=5", "--size=32x32", "--slices=-25mm:25mm")
@@ -269,6 +269,21 @@ def test_allow_spacing_is_no_other_setting_where_all_voxels_are_alike(tmp_path, 
     assert "differ" not in capsys.readouterr().err
     assert job(source, tmp_path, *BY_NUMBER) == 0
     assert "already made" in capsys.readouterr().out
+
+
+def test_no_header_is_read_where_the_dataset_exists(tmp_path, capsys, monkeypatch):
+    source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 5.0})
+    assert job(source, tmp_path, *BY_NUMBER) == 0
+    monkeypatch.setattr(plan, "cohort_spacing", None)
+    assert job(source, tmp_path, *BY_NUMBER) == 0
+    assert "already made" in capsys.readouterr().out
+
+
+def test_voxels_that_were_allowed_are_another_setting(tmp_path, capsys):
+    source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 5.0, "d": 4.0})
+    assert job(source, tmp_path, *BY_NUMBER, "--allow_spacing") == 0
+    assert job(source, tmp_path, *BY_NUMBER) == 2
+    assert "other inputs or settings" in capsys.readouterr().err
 
 
 def test_a_published_config_takes_other_voxels_with_a_warning(tmp_path, capsys):
