@@ -14,7 +14,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from tqdm import tqdm
 
 from beam_preprocess import choice, looks, publish
-from beam_preprocess.plan import JobConfig, Plan, fingerprint
+from beam_preprocess.plan import JobConfig, Plan, fingerprint, with_spacing
 from beam_preprocess.runner import write_shards
 from beam_preprocess.shards import ShardTask
 from beam_preprocess.spacing import warnings_of
@@ -24,6 +24,7 @@ from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord, lost_people
 from ixi_tfds.nifti import digest_of
+from ixi_tfds.slices import same_spacing
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
 
@@ -57,6 +58,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
         folders.recover(config.dataset_dir)
         if folders.is_whole(config.dataset_dir, MARKER) and not config.overwrite:
             return Made(_check_unchanged(config, plan), None)
+        plan = _with_spacing(config, plan)
         _check_spacing(config, plan)
         started = time.time()
         _open_work_dir(plan.work_dir, plan.settings)
@@ -114,6 +116,13 @@ def _progress(tasks: Sequence[ShardTask], records: pathlib.Path) -> Iterator[Non
         finally:
             done.set()
             watcher.join()
+
+
+def _with_spacing(config: JobConfig, plan: Plan) -> Plan:
+    """The plan that refuses voxels of other sizes, unless these are allowed."""
+    if config.allow_spacing:
+        return plan
+    return with_spacing(plan, config.source.source_dir, config.slices)
 
 
 def _check_spacing(config: JobConfig, plan: Plan) -> None:
@@ -196,12 +205,26 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
     read = choice.tried(scans, taken, config.source.source_dir)
     digests = {path: digest_of(scan.path) for path, scan in read}
-    if fingerprint(_settings_by_rules_of(made, plan), digests) != made.fingerprint:
+
+    def is_made_by(plan: Plan) -> bool:
+        return fingerprint(_settings_by_rules_of(made, plan), digests) == made.fingerprint
+
+    # The headers of the volumes need no new look where the manifest says enough.
+    same = is_made_by(plan) and (config.allow_spacing or _voxels_are_alike(made))
+    if not (same or is_made_by(_with_spacing(config, plan))):
         raise DatasetError(
             f"{config.dataset_dir}: this dataset was made from other inputs or settings; pass "
             "--overwrite to replace it, or choose another --data_dir or --config"
         )
     return made
+
+
+def _voxels_are_alike(made: Manifest) -> bool:
+    """Whether a manifest says that all volumes have voxels of the typical size."""
+    if made.voxels is None or made.geometry is None:
+        return False
+    ends, typical = (made.voxels.lowest, made.voxels.highest), made.geometry.zooms
+    return all(same_spacing(sides, typical) for sides in ends)
 
 
 def _settings_by_rules_of(made: Manifest, plan: Plan) -> dict[str, Any]:

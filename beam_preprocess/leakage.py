@@ -39,7 +39,7 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
       DatasetError: a shard is damaged.
     """
     size, window = manifest.config.size, manifest.config.window
-    zooms = manifest.geometry.zooms if manifest.geometry else None
+    zooms = manifest.config.spacing or (manifest.geometry.zooms if manifest.geometry else None)
     grid = alike.grid_of((*size, window[1] - window[0]), zooms)
     rows = []
     heads: dict[tuple[str, str], np.ndarray] = {}

@@ -46,13 +46,7 @@ def make(config: JobConfig, arguments: list[str]) -> None:
     from beam_preprocess import job, runner
 
     options = runner.beam_options(arguments)
-    planned = plan.plan_job(
-        config.source,
-        slices,
-        dataset_dir,
-        strict=config.strict,
-        allow_spacing=config.allow_spacing,
-    )
+    planned = plan.plan_job(config.source, slices, dataset_dir, strict=config.strict)
     _warn(planned.warnings[:_WARNINGS_SHOWN])
     if len(planned.warnings) > _WARNINGS_SHOWN:
         more = len(planned.warnings) - _WARNINGS_SHOWN

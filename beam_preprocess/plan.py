@@ -149,13 +149,11 @@ def plan_job(
     dataset_dir: pathlib.Path,
     *,
     strict: bool = False,
-    allow_spacing: bool = False,
 ) -> Plan:
     """Find the scans, look up the people, and divide the scans among splits and shards.
 
     `dataset_dir` is the folder of the finished dataset. With `strict` the first refused volume
-    fails its task. Under a config of the user's own without `spacing`, volumes whose voxels are of
-    another size than those of the cohort are refused, unless `allow_spacing`.
+    fails its task.
 
     Raises:
       UserError: there are no scans, two of one subject, or unusable demographics.
@@ -165,7 +163,6 @@ def plan_job(
     roster = read_roster(cohort.roster if source.splits == "roster" else None)
     splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
-    spacing = None if allow_spacing else _spacing_of(catalog.scans, slices)
     common = ShardTask(
         dataset=cohort.name,
         split="",
@@ -176,7 +173,6 @@ def plan_job(
         source_dir=source.source_dir,
         work_dir=str(work_dir),
         strict=strict,
-        zooms=spacing.typical if spacing else None,
         allow_unknown_orientation=source.allow_unknown_orientation,
     )
     return Plan(
@@ -188,9 +184,27 @@ def plan_job(
         passed_over=catalog.passed_over,
         tasks=tuple(_tasks(common, catalog.scans, splits, source.volumes_per_shard)),
         work_dir=work_dir,
-        settings=_settings(source, slices, catalog.scans, splits, spacing),
-        spacing=spacing,
+        settings=_settings(source, slices, catalog.scans, splits),
     )
+
+
+def with_spacing(plan: Plan, source_dir: str, slices: SliceConfig) -> Plan:
+    """The plan that refuses volumes whose voxels are of another size than those of the cohort.
+
+    The headers of all volumes are read. Only configs of the user's own without `spacing` refuse
+    such volumes; under others the plan stays as it is.
+    """
+    if not slices.padding or slices.spacing is not None:
+        return plan
+    spacing = cohort_spacing([volume.path for scan in plan.scans for volume in scan.candidates])
+    if spacing is None:
+        return plan
+    settings = plan.settings
+    if spacing.others:
+        others = [os.path.relpath(path, source_dir) for path in spacing.others]
+        settings = settings | {"other_spacing": sorted(others)}
+    tasks = tuple(dataclasses.replace(task, zooms=spacing.typical) for task in plan.tasks)
+    return dataclasses.replace(plan, settings=settings, tasks=tasks, spacing=spacing)
 
 
 def _catalog(source: SourceConfig, cohort: Cohort) -> Catalog:
@@ -210,7 +224,6 @@ def _settings(
     slices: SliceConfig,
     scans: Sequence[Scan],
     splits: Mapping[str, str],
-    spacing: CohortSpacing | None,
 ) -> dict[str, Any]:
     """`Plan.settings`. What earlier versions lack is in it only where it changes something."""
     settings = {
@@ -223,9 +236,6 @@ def _settings(
         settings["allow_unknown_orientation"] = True
     if source.splits != "roster":
         settings["splits"] = source.splits
-    if spacing and spacing.others:
-        others = [os.path.relpath(path, source.source_dir) for path in spacing.others]
-        settings["other_spacing"] = sorted(others)
     asked = source.bids.asked
     if asked:
         settings["bids_filter"] = as_text(asked)
@@ -246,13 +256,6 @@ def fingerprint(settings: Mapping[str, Any], digests: Mapping[str, str | None]) 
     """
     text = json.dumps([settings, digests], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _spacing_of(scans: Sequence[Scan], slices: SliceConfig) -> CohortSpacing | None:
-    """The voxel sizes of scans, under configs that refuse those of other sizes."""
-    by_number = slices.padding and slices.spacing is None
-    paths = [volume.path for scan in scans for volume in scan.candidates]
-    return cohort_spacing(paths) if by_number else None
 
 
 def _skipped(catalog: Catalog, source_dir: str) -> tuple[Refusal, ...]:

@@ -129,7 +129,7 @@ def _tasks(
     )
     return [
         dataclasses.replace(task, scans=tuple(_taken(task, manifest)))
-        for task in plan_job(source, manifest.config, folder, allow_spacing=True).tasks
+        for task in plan_job(source, manifest.config, folder).tasks
     ]
 
 

@@ -14,7 +14,8 @@ from ixi_tfds.config import SliceConfig, in_words
 from ixi_tfds.documents.shard_record import ShardRecord, VolumeRecord
 from ixi_tfds.formats import MGH, MINC, NO_HEADER, PAIR, image_kind
 from ixi_tfds.inflate import GZIP_MAGIC, inflate_start
-from ixi_tfds.nifti import read_volume
+from ixi_tfds.nifti import pair_of, read_volume
+from ixi_tfds.other_formats import affine_in
 from ixi_tfds.slices import same_spacing
 from ixi_tfds.system import storage
 
@@ -64,10 +65,11 @@ def zooms_of_file(path: str) -> Zooms | None:
     """The sides of a volume's voxels by its header; None if that cannot be read."""
     # Whatever is wrong with a file, its reader says later, with the reason.
     try:
-        if image_kind(path) in (PAIR, NO_HEADER, MGH, MINC):
-            # These have no header of fixed size at their start; their reader has the bounds.
-            return read_volume(path, allow_unknown_orientation=True).zooms
-        file_at = storage.at(path)
+        kind = image_kind(path)
+        if kind == MINC:
+            # It has no header of fixed size at its start; its reader has the bounds.
+            return read_volume(path).zooms
+        file_at = storage.at(pair_of(path)[0] if kind in (PAIR, NO_HEADER) else path)
         # A pipe would be waited for.
         if not stat.S_ISREG(file_at.stat().st_mode):
             return None
@@ -75,9 +77,12 @@ def zooms_of_file(path: str) -> Zooms | None:
             start = file.read(_START)
         if start.startswith(GZIP_MAGIC):
             start = inflate_start(path, start, max(_NIFTI))[0]
-        size = min(int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
-        header = _NIFTI[size](start[: _NIFTI[size].template_dtype.itemsize], check=False)
-        affine = header.get_best_affine()
+        if kind in (PAIR, NO_HEADER, MGH):
+            affine = affine_in(path, start, kind)
+        else:
+            size = min(int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big"))
+            header = _NIFTI[size](start[: _NIFTI[size].template_dtype.itemsize], check=False)
+            affine = header.get_best_affine()
         axes = orientations.io_orientation(affine)[:, 0].astype(int)
         sides = np.linalg.norm(affine[:3, :3], axis=0)[np.argsort(axes)].tolist()
     except Exception:

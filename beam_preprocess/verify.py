@@ -104,7 +104,21 @@ def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
         f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
         f"slices of {people} people" + ("" if leaks else ", none of them in two splits by name")
     )
+    alike = _print_alike(slices, named=bool(leaks))
+    print(f"  {_NOT_KNOWN}")
+    return bool(leaks or (alike and strict))
+
+
+def _print_alike(slices: leakage.Slices, *, named: bool) -> int:
+    """Print the people of different splits whose heads are most alike; return how many are alike.
+
+    `named` says whether leaks were printed before, whose people are not compared.
+    """
     nearest = leakage.alike_across_splits(slices)
+    if nearest.empty:
+        others = " but those named above" if named else ""
+        print(f"  heads were not compared: there are no two people of different splits{others}")
+        return 0
     alike = int((nearest["likeness"] >= ALIKE).sum())
     print(
         f"  people of different splits whose heads are at least {ALIKE} alike, as two scans of one "
@@ -116,8 +130,7 @@ def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
         print(f"  {row.likeness:.4f}  {pair}")
     if alike:
         print(f"  if so, {_APART}")
-    print(f"  {_NOT_KNOWN}")
-    return bool(leaks or (alike and strict))
+    return alike
 
 
 def _folders(config: VerifyConfig) -> list[pathlib.Path]:

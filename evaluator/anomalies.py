@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluator.options import Dataset, ModelChecks, ScanChecks, check_folders
+from evaluator.options import LENIENT, Dataset, ModelChecks, ScanChecks, check_folders
 from ixi_tfds.cohorts import AS_NAMED, NameFlags
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.system import flags, folders, storage
@@ -80,14 +80,14 @@ class Volumes:
       asked: which volumes of a BIDS folder are asked for; None for all.
       names: who is the person in a file, and whether names are believed.
       views: folder for views of the volumes; None writes none.
-      strict: refuse volumes that look unlike those of the dataset.
+      scans: what to do with volumes that may not be what a model knows.
     """
 
     folder: str
     asked: Filter | None = None
     names: NameFlags = AS_NAMED
     views: pathlib.Path | None = None
-    strict: bool = False
+    scans: ScanChecks = LENIENT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +138,7 @@ def main(config: AnomaliesConfig) -> None:
             config.bids.asked,
             config.names,
             output_dir / VIEWS if config.view else None,
-            config.scans.strict,
+            config.scans,
         )
         scored = score_lesions(
             models, data, config.settings, volumes=volumes or None, batch_size=config.batch_size
@@ -189,7 +189,7 @@ def score_lesions(
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
         pairs, geometry = _find_volumes(volumes, data, facts)
-        looks.check_known(geometry, "the dataset", strict=volumes.strict)
+        looks.check_known(geometry, "the dataset", strict=volumes.scans.strict)
         found = _tally_volumes(scorer, pairs, geometry, volumes, facts)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
@@ -271,9 +271,16 @@ def _tally_volumes(
     from evaluator.lesions import tallies
     from evaluator.views import write_lesion_views
 
-    found = tallies.tally_volumes(scorer, pairs, geometry, strict=asked.strict)
+    found = tallies.tally_volumes(scorer, pairs, geometry, asked.scans)
     facts["unlike_training"] = found.unlike
     _warn_of_unlike(found.unlike)
+    if assumed := found.facts.get("assumed_axes"):
+        print(
+            f"warning: {len(assumed)} volumes do not say how the head lies in them, such as "
+            f"{next(iter(assumed))}, and were read by their format's convention: check left and "
+            "right",
+            file=sys.stderr,
+        )
     unseen, lesions = found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"]
     if unseen:
         print(
@@ -283,7 +290,7 @@ def _tally_volumes(
         )
     if asked.views is not None:
         model, size = scorer.models[0], scorer.batch_size
-        facts["views"] = write_lesion_views(asked.views, model, pairs, geometry, size)
+        facts["views"] = write_lesion_views(asked.views, model, pairs, geometry, size, asked.scans)
     return found
 
 

@@ -29,6 +29,14 @@ class ScanChecks:
     strict: bool = flag(
         "Refuse scans that look unlike the training data, instead of giving a warning.", False
     )
+    allow_unknown_orientation: bool = flag(
+        "Read scans that do not say how the head lies in them, by their format's convention.",
+        False,
+    )
+
+
+LENIENT = ScanChecks()
+"""Warn of scans that look unlike the training data."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,8 @@ from ixi_tfds.config import SliceConfig
 from ixi_tfds.images.head import Head
 from ixi_tfds.images.resampling import Places, places_of, slice_places
 from ixi_tfds.nifti import Volume
-from ixi_tfds.slices import same_spacing
+from ixi_tfds.slices import check_voxel_size, same_spacing
 from ixi_tfds.system.errors import ScanError
-
-_MOST_RATIO = 10.0
 
 
 def pads_with_background(config: SliceConfig) -> bool:
@@ -34,20 +32,12 @@ def rule_for(
       zooms: sides of the voxels of training, in mm; None if they are not known.
 
     Raises:
-      ScanError: the voxels are more than `_MOST_RATIO` times as large or as small as in training.
+      ScanError: the voxels are of another order than in training.
     """
     sides = config.spacing or zooms
     if sides is None:
         return config
-    ratios = [side / trained for side, trained in zip(volume.zooms, sides, strict=True)]
-    if max(*ratios, *(1 / ratio for ratio in ratios)) > _MOST_RATIO:
-        own, wanted = (" x ".join(f"{side:.3g}" for side in each) for each in (volume.zooms, sides))
-        raise ScanError(
-            "wrong_in_plane_size",
-            path,
-            f"has voxels of {own} mm, those of training had {wanted} mm; is its affine in "
-            "millimetres?",
-        )
+    check_voxel_size(volume, path, sides)
     if config.spacing is None and same_spacing(volume.zooms, sides):
         return config
     return dataclasses.replace(config, spacing=sides)

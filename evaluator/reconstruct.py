@@ -66,10 +66,6 @@ class ReconstructConfig:
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
-    allow_unknown_orientation: bool = flag(
-        "Read scans that do not say how the head lies in them, by their format's convention.",
-        False,
-    )
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 
     def __post_init__(self) -> None:
@@ -229,7 +225,7 @@ def _reconstruct_all(
                 batch_size=config.batch_size,
                 view=config.view,
                 strict=config.scans.strict,
-                allow_unknown_orientation=config.allow_unknown_orientation,
+                allow_unknown_orientation=config.scans.allow_unknown_orientation,
             )
         except ScanError as error:
             refused.append(error)

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluator import running, scan_facts, viewer, volumes
-from evaluator.lesions.pairs import Pair, read_mask
+from evaluator import looks, running, scan_facts, viewer, volumes
+from evaluator.lesions.pairs import Pair, open_pair
 from evaluator.models import Model
+from evaluator.options import LENIENT, ScanChecks
 from ixi_tfds.system import storage
 
 
@@ -62,17 +63,21 @@ def write_lesion_views(
     pairs: Sequence[Pair],
     geometry: volumes.Geometry,
     batch_size: int,
+    checks: ScanChecks = LENIENT,
 ) -> list[str]:
     """Write the views of volumes with masks into a new folder; gives their names."""
     folder.mkdir(parents=True)
     names = []
     for pair in pairs:
         path, name = pair.scan.path, pair.scan.subject.replace("/", "_")
-        stack = volumes.open_stack(path, geometry)
+        stack, mask = open_pair(pair, geometry, checks)
         _, residual = running.run_model(model, stack, path, batch_size)
         facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
+        facts["unlike_training"] = looks.differences(
+            stack.volume, geometry, path, strict=checks.strict
+        )
         facts["warnings"] = scan_facts.warnings_of(facts)
-        anomaly, mask = volumes.from_slices(stack, residual), read_mask(pair, stack.volume)
+        anomaly = volumes.from_slices(stack, residual)
         write_view(folder, name, stack, anomaly, facts, mask)
         names.append(name)
     return names

@@ -14,6 +14,8 @@ It changes whenever the same scan would give different bytes.
 
 SCALINGS = ("slice", "volume")
 
+_WHOLE = 0.01  # of a slice; a window in mm is rounded where it is written
+
 
 @dataclasses.dataclass(frozen=True)
 class SliceConfig:
@@ -110,18 +112,25 @@ def in_words(sides: Sequence[float]) -> str:
 
 
 def slices_in(window_mm: tuple[float, float], spacing: tuple[float, float, float]) -> int:
-    """Number of slices in a window in mm, at least one.
+    """Number of slices in a window in mm.
 
     Raises:
-      UserError: the window is empty, or no head is as large.
+      UserError: the window is empty or no whole number of slices, or no head is as large.
     """
-    first, last = window_mm
+    (first, last), side = window_mm, spacing[2]
     if not -500 <= first < last <= 500:
         raise UserError(
             f"slice window {first:g}mm:{last:g}mm: give FIRSTmm:LASTmm around the middle of the "
             "head, with FIRST < LAST"
         )
-    return max(1, round((last - first) / spacing[2]))
+    n = max(1, round((last - first) / side))
+    if abs((last - first) / side - n) > _WHOLE:
+        middle, half = (first + last) / 2, n * side / 2
+        raise UserError(
+            f"slice window {first:g}mm:{last:g}mm: give a whole number of slices: {n} slices of "
+            f"{side:g} mm are {middle - half:g}mm:{middle + half:g}mm"
+        )
+    return n
 
 
 THESIS = SliceConfig(name="thesis", scaling="slice")

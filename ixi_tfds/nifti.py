@@ -133,7 +133,7 @@ def _parts(path: str) -> tuple[bytes, ...]:
     Raises:
       ScanError: with reason too_large or unreadable.
     """
-    paths = _pair(path) if _kind(path) == PAIR else (path,)
+    paths = pair_of(path) if _kind(path) == PAIR else (path,)
     try:
         return tuple(read_file(part) for part in paths)
     except OSError as error:
@@ -145,7 +145,7 @@ def _parts(path: str) -> tuple[bytes, ...]:
         raise ScanError(reason, path, detail) from error
 
 
-def _pair(path: str) -> tuple[str, str]:
+def pair_of(path: str) -> tuple[str, str]:
     """The paths of header and voxels, by that of either; files of a pair may be packed."""
     stem, dot, ending = path.rpartition(".")
     packed = ending.lower() == "gz"

@@ -108,6 +108,24 @@ def read_mgh(path: str, parts: tuple[bytes, ...]) -> Stored:
     return Stored(voxels, _header(path, voxels, affine), oriented=oriented)
 
 
+def affine_in(path: str, start: bytes | memoryview, kind: str) -> np.ndarray:
+    """The affine in the first 540 bytes of an MGH file, or of the header of a pair, in mm.
+
+    Raises:
+      ValueError: they hold no such header; also as errors of nibabel.
+    """
+    if kind == MGH:
+        header = MGHHeader(bytes(start[:DATA_OFFSET]), check=False)
+        if int.from_bytes(start[28:30], "big", signed=True) <= 0:
+            header["Mdc"] = _FREESURFER_AXES
+        return header.get_affine()
+    analyze = _analyze_header(start)
+    if analyze is None:
+        return headers.parse_header(path, start, b"", magic=b"ni").get_best_affine()
+    i, j, k = analyze.get_data_shape()[:3]
+    return _analyze_affine(path, analyze, (i, j, k))
+
+
 def read_minc(path: str, parts: tuple[bytes, ...]) -> Stored:
     """A MINC 1 (netCDF) or MINC 2 (HDF5) file; voxels are float32 in real units.
 

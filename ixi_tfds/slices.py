@@ -26,6 +26,9 @@ SAME_SPACING = 0.05
 LEAST_HEAD = 0.5
 """A window is refused if a smaller share of it lies within the head; 1 in all 66 heads of IXI."""
 
+MOST_RATIO = 10.0
+"""A volume is refused if its voxels are more times as large or small as those of the slices."""
+
 _EXACT = 1e-6
 
 
@@ -98,12 +101,32 @@ def check_scan(volume: Volume, path: str, config: SliceConfig) -> Checked:
         head, window = find_head(volume), config.window
     else:
         check_finite(volume, path)
+        check_voxel_size(volume, path, config.spacing)
         head = find_head(volume)
         _check_inside(volume, path, config, head)
         window = source_window(volume, config, head)
         check_window(volume, path, window)
     _check_head(head, path, window)
     return Checked(window, head)
+
+
+def check_voxel_size(volume: Volume, path: str, sides: tuple[float, float, float]) -> None:
+    """Refuse a volume whose voxels are of another order than `sides`, in mm, of the slices.
+
+    Raises:
+      ScanError: with reason wrong_in_plane_size.
+    """
+    pairs = zip(volume.zooms, sides, strict=True)
+    if not all(side / MOST_RATIO <= own <= side * MOST_RATIO for own, side in pairs):
+        shown, wanted = (
+            " x ".join(f"{side:.3g}" for side in each) for each in (volume.zooms, sides)
+        )
+        raise ScanError(
+            "wrong_in_plane_size",
+            path,
+            f"has voxels of {shown} mm, more than {MOST_RATIO:g} times as large or small as those "
+            f"of the slices, {wanted} mm; is its affine in millimetres?",
+        )
 
 
 def check_spacing(volume: Volume, path: str, typical: tuple[float, float, float]) -> None:

@@ -6,6 +6,8 @@ from pathlib import PurePath
 
 import numpy as np
 
+from evaluator import volumes
+from evaluator.options import ScanChecks
 from ixi_tfds.cohorts import AS_NAMED, DEFAULT, NameFlags
 from ixi_tfds.cohorts.bids_filter import Filter
 from ixi_tfds.cohorts.catalog import Scan, find_scans
@@ -72,13 +74,26 @@ def find_pairs(
     return pairs, alone
 
 
-def read_mask(pair: Pair, volume: Volume) -> np.ndarray:
+def open_pair(
+    pair: Pair, geometry: volumes.Geometry, checks: ScanChecks
+) -> tuple[volumes.Stack, np.ndarray]:
+    """The slices of a volume, and its mask as `read_mask` gives it.
+
+    Raises:
+      UserError: either cannot be used.
+    """
+    allowed = checks.allow_unknown_orientation
+    stack = volumes.open_stack(pair.scan.path, geometry, allow_unknown_orientation=allowed)
+    return stack, read_mask(pair, stack.volume, allow_unknown_orientation=allowed)
+
+
+def read_mask(pair: Pair, volume: Volume, *, allow_unknown_orientation: bool = False) -> np.ndarray:
     """Read a lesion mask: voxels above 0, bool on the grid of `volume.voxels`.
 
     Raises:
       UserError: the mask cannot be read, or has another grid than its volume.
     """
-    mask = read_volume(pair.mask)
+    mask = read_volume(pair.mask, allow_unknown_orientation=allow_unknown_orientation)
     same = mask.voxels.shape == volume.voxels.shape
     if not same or not np.allclose(mask.affine, volume.affine, atol=1e-2):
         raise UserError(

@@ -10,8 +10,9 @@ import tqdm
 
 from evaluator import looks, volumes
 from evaluator.lesions import histograms, maps, synthetic
-from evaluator.lesions.pairs import Pair, read_mask
+from evaluator.lesions.pairs import Pair, open_pair
 from evaluator.models import Model
+from evaluator.options import ScanChecks
 from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.scaling import quantize, to_unit
@@ -194,7 +195,7 @@ def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
 
 
 def tally_volumes(
-    scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry, *, strict: bool = False
+    scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry, checks: ScanChecks
 ) -> Found:
     """Score the voxels of volumes on their own grids, in all slices that show some of the head.
 
@@ -205,7 +206,7 @@ def tally_volumes(
 
     Raises:
       UserError: a volume or its mask cannot be used, a model gives values that are not finite, or
-        a volume looks unlike those of training and the check is `strict`.
+        a volume looks unlike those of training and `checks` are strict.
     """
     tallies: dict[Method, Tally] = {}
     unlike: dict[str, list[str] | None] = {}
@@ -218,11 +219,12 @@ def tally_volumes(
     examples: list[Example] = []
     wanted = max(1, EXAMPLES // len(pairs))
     for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
-        subject = pair.scan.subject
-        path = pair.scan.path
-        stack = volumes.open_stack(path, geometry)
-        unlike[subject] = looks.differences(stack.volume, geometry, path, strict=strict)
-        mask = read_mask(pair, stack.volume).transpose(2, 0, 1)
+        subject, path = pair.scan.subject, pair.scan.path
+        stack, mask = open_pair(pair, geometry, checks)
+        mask = mask.transpose(2, 0, 1)
+        unlike[subject] = looks.differences(stack.volume, geometry, path, strict=checks.strict)
+        if stack.volume.assumed_axes:
+            facts.setdefault("assumed_axes", {})[subject] = stack.volume.assumed_axes
         unseen = mask & (volumes.seen(stack).transpose(2, 0, 1) == 0)
         counted, scored, shown = _score_volume(scorer, stack, subject, mask, wanted)
         planes = counted.any(axis=(1, 2))

@@ -70,7 +70,9 @@ def find_head(volume: Volume, every_mm: float = 3.0) -> Head:
     """
     background = background_of(volume)
     shape = volume.voxels.shape
-    steps = [max(1, int(every_mm / side)) for side in volume.zooms]
+    steps = [
+        max(1, int(min(every_mm / side, n))) for side, n in zip(volume.zooms, shape, strict=True)
+    ]
     starts = [min(step // 2, n - 1) for step, n in zip(steps, shape, strict=True)]
     picked = tuple(slice(a, None, step) for a, step in zip(starts, steps, strict=True))
     edges = [

@@ -269,8 +269,9 @@ def _look(values: Sequence[float]) -> Look:
 
 def _find_head(volume: Volume) -> Head:
     """The head in voxels of the volume, found in a coarse grid of them."""
-    steps = np.maximum(1, (_COARSE_MM / np.array(volume.zooms)).astype(int))
-    starts = (np.array(volume.voxels.shape) - 1) % steps // 2
+    shape = np.array(volume.voxels.shape)
+    steps = np.clip(_COARSE_MM / np.array(volume.zooms), 1, shape).astype(int)
+    starts = (shape - 1) % steps // 2
     picked = tuple(slice(start, None, step) for start, step in zip(starts, steps, strict=True))
     affine = volume.affine.copy()
     affine[:3, :3] *= steps

@@ -148,8 +148,8 @@ def reached(matrix: scipy.sparse.csr_array) -> np.ndarray:
 def source_window(volume: Volume, config: SliceConfig, head: Head | None = None) -> tuple[int, int]:
     """The slices [first, last) of the volume itself that the window of a config lies in.
 
-    Without `spacing` this is `config.window`. With it, some of them, or all, may not exist in the
-    volume, if the window goes beyond it.
+    Without `spacing` this is `config.window`. With it, slices that do not exist in the volume are
+    left out, and one at least is kept.
     """
     if config.spacing is None:
         return config.window
@@ -158,8 +158,9 @@ def source_window(volume: Volume, config: SliceConfig, head: Head | None = None)
     first, last = (depths.first + index * depths.side for index in config.window)
     # The ends of the window, in voxels; slices whose centres lie in it.
     low, high = ((end - depths.side / 2) / side for end in (first, last))
-    start = math.ceil(low - _EXACT)
-    return start, max(start + 1, math.ceil(high - _EXACT))
+    n = volume.voxels.shape[2]
+    start = min(max(0, math.ceil(low - _EXACT)), n - 1)
+    return start, min(max(start + 1, math.ceil(high - _EXACT)), n)
 
 
 def pixels_inside(

@@ -9,6 +9,7 @@ import test_formats
 from volumes import SMALL, ZOOMS, head, image, write_cohort
 
 from beam_preprocess import __main__ as beam_preprocess
+from beam_preprocess import spacing
 from beam_preprocess.plan import SourceConfig, plan_job
 from beam_preprocess.spacing import zooms_of_file
 from ixi_tfds.config import THESIS
@@ -135,9 +136,12 @@ def test_nan_around_a_head_is_no_reason_to_refuse_it(tmp_path):
     assert make(source, tmp_path / "data", "--strict") == 0
 
 
-def test_voxel_sizes_of_every_format_count_for_the_cohort(tmp_path):
+def test_voxel_sizes_of_every_format_count_for_the_cohort(tmp_path, monkeypatch):
+    read = spacing.read_volume
     for name in test_formats.WRITERS:
         path = str(test_formats.write(tmp_path, name))
+        # Of MINC alone the voxels are read too.
+        monkeypatch.setattr(spacing, "read_volume", read if "mnc" in name.lower() else None)
         assert zooms_of_file(path) == pytest.approx(ZOOMS, abs=1e-3), name
     nib.save(nib.AnalyzeImage(head(), np.diag([-5, 4, 3, 1])), tmp_path / "a.img")
     assert zooms_of_file(str(tmp_path / "a.hdr")) == pytest.approx((4, 3, 5))

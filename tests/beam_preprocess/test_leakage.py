@@ -239,6 +239,28 @@ def test_slices_are_read_with_their_place_their_person_and_their_pixels(tmp_path
     assert len(table) == 44
 
 
+def test_cells_of_resampled_slices_are_as_large_as_their_voxels(tmp_path):
+    config = dataclasses.replace(tiny_dataset.TINY, size=(32, 48), in_plane=None)
+    folder = tiny_dataset.write_tiny_dataset(tmp_path, config)
+    made = manifests.read(folder)
+    fine = manifests.Geometry(shape=(256, 256, 150), zooms=(1.0, 1.0, 1.0))
+    made = dataclasses.replace(made, geometry=fine)
+    assert leakage.read_slices(folder, made).grid.cell[:2] == (4, 4)
+    coarse = dataclasses.replace(config, spacing=(4.0, 2.0, 4.0))
+    grid = leakage.read_slices(folder, dataclasses.replace(made, config=coarse)).grid
+    assert grid.pixels == (1, 2, 1) and grid.cell == (4, 4, 4)
+
+
+def test_a_dataset_of_one_split_says_that_nothing_was_compared(tmp_path, capsys):
+    write_head(tmp_path / "source", "IXI701-HH-0001-T1", voxels=blobs(1))
+    assert job(tmp_path / "source", tmp_path / "data", "--config=one", *FLAGS) == 0
+    capsys.readouterr()
+    assert verify(tmp_path / "data", "--strict") == 0
+    out = capsys.readouterr().out
+    assert "heads were not compared: there are no two people of different splits" in out
+    assert "Closest" not in out and "pairs of people" not in out
+
+
 @pytest.mark.slow
 @pytest.mark.real_data
 def test_second_scans_of_real_people_are_told_from_other_people(real_data, tmp_path, capsys):

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 from nibabel.affines import from_matvec
 
 from beam_preprocess import __main__ as beam_preprocess
-from beam_preprocess import geometry
+from beam_preprocess import geometry, plan
 from beam_preprocess.spacing import zooms_of_file
 
 MM = ("--config=mm", "--spacing=5", "--size=32x32", "--slices=-25mm:25mm")
@@ -156,7 +156,7 @@ def test_the_same_job_changes_nothing_and_damage_is_repaired_to_the_byte(made, m
 
 def test_another_spacing_or_window_is_another_dataset(made, mixed, capsys):
     scaling = f"--scaling={manifest_of(made, 'mm')['config']['scaling']}"
-    for other in ("--spacing=4", "--spacing=5x5x4.9", "--slices=-20mm:30mm"):
+    for other in ("--spacing=4x4x5", "--spacing=5x5x2.5", "--slices=-20mm:30mm"):
         assert job(mixed, made, *MM, scaling, other) == 2
         assert "other inputs or settings" in capsys.readouterr().err
 
@@ -273,6 +273,21 @@ def test_allow_spacing_is_no_other_setting_where_all_voxels_are_alike(tmp_path, 
     assert "already made" in capsys.readouterr().out
 
 
+def test_no_header_is_read_where_the_dataset_exists(tmp_path, capsys, monkeypatch):
+    source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 5.0})
+    assert job(source, tmp_path, *BY_NUMBER) == 0
+    monkeypatch.setattr(plan, "cohort_spacing", None)
+    assert job(source, tmp_path, *BY_NUMBER) == 0
+    assert "already made" in capsys.readouterr().out
+
+
+def test_voxels_that_were_allowed_are_another_setting(tmp_path, capsys):
+    source = write_mixed(tmp_path / "scans", {"a": 5.0, "b": 5.0, "d": 4.0})
+    assert job(source, tmp_path, *BY_NUMBER, "--allow_spacing") == 0
+    assert job(source, tmp_path, *BY_NUMBER) == 2
+    assert "other inputs or settings" in capsys.readouterr().err
+
+
 def test_a_published_config_takes_other_voxels_with_a_warning(tmp_path, capsys):
     source = tmp_path / "scans"
     source.mkdir()
@@ -361,6 +376,7 @@ def test_datasets_of_the_old_padding_are_the_same_job_and_can_be_repaired(
         (("--in_plane=32x32",), "--in_plane: not with --spacing"),
         (("--slices=-25:25mm",), "--slices=-25:25mm: give a window in mm as in -36mm:36mm"),
         (("--slices=25mm:-25mm",), "with FIRST < LAST"),
+        (("--spacing=4",), "a whole number of slices: 12 slices of 4 mm are -24mm:24mm"),
         (("--config=thesis",), "--slices: the config thesis is fixed"),
     ],
 )

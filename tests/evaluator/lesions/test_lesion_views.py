@@ -1,8 +1,10 @@
 """Views of volumes with masks, beside the report on lesions."""
 
+import json
 import re
 import urllib.parse
 
+import nibabel as nib
 import numpy as np
 from shown_heads import held
 from test_anomalies import arguments, heads_dir, model, write_pair
@@ -28,3 +30,18 @@ def test_each_volume_with_a_mask_has_a_view_that_the_report_links_to(heads_dir, 
     assert evaluator.run(arguments(model, heads_dir, out, source, "--view=false")) == 0
     assert not (out / "anomaly_views").exists()
     assert "anomaly_views" not in (out / "anomalies.html").read_text()
+
+
+def test_volumes_and_masks_of_unknown_orientation_need_a_flag(heads_dir, model, tmp_path, capsys):
+    voxels, mask = write_pair(tmp_path / "source", "a", seed=0)
+    for name, values in (("a_T1", voxels), ("a_lesion", mask)):
+        (tmp_path / f"source/{name}.nii.gz").unlink()
+        stored = nib.AnalyzeImage(values.transpose(2, 0, 1), np.diag([-5, 4, 4, 1]))
+        nib.save(stored, tmp_path / f"source/{name}.img")
+    out, source = tmp_path / "out", f"--source_dir={tmp_path / 'source'}"
+    assert evaluator.run(arguments(model, heads_dir, out, source)) == 2
+    assert "--allow_unknown_orientation" in capsys.readouterr().err
+    flags = arguments(model, heads_dir, out, source, "--allow_unknown_orientation")
+    assert evaluator.run(flags) == 0
+    assert "1 volumes do not say how the head lies in them" in capsys.readouterr().err
+    assert json.loads((out / "anomalies.json").read_text())["counts"]["lesion_voxels"] == mask.sum()
