@@ -1,7 +1,7 @@
 """The files of a source folder: the volumes, and the images that are passed over.
 
-Nothing here opens a volume. Of files whose names say nothing, a few in each folder are asked if they
-are DICOM, and if one is, all of them.
+Nothing here opens a volume. Of files whose names say nothing, a few in each folder are asked if
+they are DICOM, and if one is, all of them.
 """
 
 import collections

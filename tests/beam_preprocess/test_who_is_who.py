@@ -155,12 +155,20 @@ def test_all_reasons_are_counted_where_a_split_empties(tmp_path, capsys, broken)
     for scan in mine[1:]:
         Path(scan.path).write_bytes(b"no volume at all" * 30)
     write_head(source, Path(mine[0].path).name.removesuffix(".nii.gz"), shape=(32, 30, 24))
+    other = next((scan for scan in plan.scans if scan not in mine), None)
+    if other:
+        Path(other.path).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 9)
+        mine.append(other)
+    (source / "x.dcm").touch()
+    (source / "IXI001-Guys-0001-T2.nii.gz").touch()
     assert job(source, tmp_path / "data", "--max_rejected_fraction=1") == 2
     said = capsys.readouterr().err
     (report,) = (tmp_path / "data").rglob("rejected.jsonl")
     listed = [json.loads(line)["reason"] for line in report.read_text().splitlines()]
+    for skipped in ("other_modality", "passed_over"):
+        listed.remove(skipped)
     counts = sorted(collections.Counter(listed).items())
-    assert len(counts) == 2 and len(listed) == len(mine)
+    assert len(counts) >= 2 and len(listed) == len(mine)
     assert ", ".join(f"{count} {reason}" for reason, count in counts) in said
     assert "every volume of the validation split" in said or "all 24 volumes" in said
     assert str(report) in said

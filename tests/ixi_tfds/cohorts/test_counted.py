@@ -34,7 +34,7 @@ def test_images_that_are_not_read_are_counted_in_a_bids_folder(tmp_path):
     (mgh,) = (one for one in catalog.passed_over if one.kind == "MGH")
     assert mgh.detail == "1 MGH file, such as sub-08_T1w.mgz: not read; convert it to NIfTI"
     (tmp_path / "sub-01/anat/sub-01_T1w.nii.gz").unlink()
-    with pytest.raises(UserError, match="without T1 volumes .*2 DICOM files, such as a.dcm"):
+    with pytest.raises(UserError, match=r"without T1 volumes .*2 DICOM files, such as a\.dcm"):
         look(str(tmp_path))
 
 
