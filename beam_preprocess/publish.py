@@ -62,7 +62,7 @@ def publish(
 
 
 def not_taken(plan: Plan, records: Sequence[ShardRecord], source_dir: str) -> list[Refusal]:
-    """The lines of `rejected.jsonl`: refused volumes, then skipped ones, then what is passed over."""
+    """The lines of `rejected.jsonl`: what is refused, skipped and passed over, in this order."""
     passed_over = [
         Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)
         for one in plan.passed_over

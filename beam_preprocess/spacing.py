@@ -119,9 +119,9 @@ def _other_places(volumes: Sequence[VolumeRecord]) -> str:
         return ""
     count = sum(off > MOST_OFF_MIDDLE for off in others.values())
     return (
-        f"in {count} volume{'s' * (count > 1)} the slices lie elsewhere in the head than in the others, in {worst} "
-        f"by {others[worst]:.0f} mm; --slices in mm, with --spacing, counts from the middle of the "
-        "head"
+        f"in {count} volume{'s' * (count > 1)} the slices lie elsewhere in the head than in the "
+        f"others, in {worst} by {others[worst]:.0f} mm; --slices in mm, with --spacing, counts "
+        "from the middle of the head"
     )
 
 

@@ -14,7 +14,8 @@ _T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
 
 # fmt: off
 LESION_MASKS = {
-    "lesion", "lesions", "lesionmask", "lesionmasks", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi",
+    "lesion", "lesions", "lesionmask", "lesionmasks", "mask", "label", "labels", "seg", "dseg",
+    "segmentation", "roi",
 }
 """Words, in lower case, in the names of masks that may mark the lesions of a volume."""
 

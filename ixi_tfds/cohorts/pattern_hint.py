@@ -1,4 +1,4 @@
-"""Which `--subject_pattern` tells people apart where names differ only in marks of visits and such."""
+"""Which `--subject_pattern` tells people apart where names differ only in marks, as of visits."""
 
 import re
 from collections.abc import Callable, Mapping

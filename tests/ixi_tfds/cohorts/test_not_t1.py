@@ -47,7 +47,8 @@ REAL_T1 = """
     subject2 visit2_T1 part2 pt2 SUBJECT2 T1_MNI152_2mm openms_p07_T1_MNI labelled01 GD_001_T1
     restored ibsr_01_ana Hammers_a01 LPBA40_S01 BraTS-GLI-00000-000-t1n defaced_T1 t1_fl3d con_0001
     AD_001 NC01 Caltech_0051456 mean_T1 inplaneT1 mc_001 GradWarp ADNI_003_S_0001_MR_a MR_a CT1_MR_V
-    t1_mprage_sag_KMueller MPRAGEsag T1_brain_masked KM_001_T1 t1_se_tra CONTROL_T1 Postma_T1 Gdansk01
+    t1_mprage_sag_KMueller MPRAGEsag T1_brain_masked KM_001_T1 t1_se_tra CONTROL_T1 Postma_T1
+    Gdansk01
 """
 
 
