@@ -22,7 +22,7 @@ from ixi_tfds.config import in_words
 from ixi_tfds.datasets import MARKER
 from ixi_tfds.documents import manifest, shard_record
 from ixi_tfds.documents.manifest import Manifest
-from ixi_tfds.documents.shard_record import RefusedVolume, VolumeRecord, lost_people
+from ixi_tfds.documents.shard_record import ShardRecord, VolumeRecord, lost_people
 from ixi_tfds.nifti import digest_of
 from ixi_tfds.slices import same_spacing
 from ixi_tfds.system import folders, storage
@@ -65,7 +65,7 @@ def run_job(config: JobConfig, plan: Plan, options: PipelineOptions) -> Made:
         with _progress(plan.tasks, plan.work_dir):
             write_shards(plan.tasks, options)
         records = [shard_record.read(task.record_path) for task in plan.tasks]
-        _check_rejects(config, plan, [entry for record in records for entry in record.rejected])
+        _check_rejects(config, plan, records)
         if not config.allow_same_bytes:
             _check_copies([volume for record in records for volume in record.volumes])
         digests = {path: digest for record in records for path, digest in record.inputs.items()}
@@ -142,19 +142,19 @@ def _check_spacing(config: JobConfig, plan: Plan) -> None:
         )
 
 
-def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume]) -> None:
+def _check_rejects(config: JobConfig, plan: Plan, records: Sequence[ShardRecord]) -> None:
     volumes = len(plan.scans)
-    lost = lost_people(rejected)
+    lost = lost_people([entry for record in records for entry in record.rejected])
     if not lost:
         return
     planned = collections.Counter(plan.splits.values())
     refused = collections.Counter(entry.split for entry in lost)
     empty = [split for split in refused if refused[split] == planned[split]]
-    share = config.max_rejected_fraction
+    share, first = config.max_rejected_fraction, lost[0]
     if len(lost) == volumes:
         what = f"all {volumes} volumes were refused"
     elif empty:
-        lost = [entry for entry in lost if entry.split == empty[0]]
+        first = next(entry for entry in lost if entry.split == empty[0])
         what = f"every volume of the {empty[0]} split was refused"
     elif len(lost) > share * volumes:
         what = f"{len(lost)} of {volumes} volumes were refused, more than "
@@ -162,12 +162,12 @@ def _check_rejects(config: JobConfig, plan: Plan, rejected: list[RefusedVolume])
     else:
         return
     report = plan.work_dir / "rejected.jsonl"
-    publish.write_lines(report, rejected)
+    publish.write_lines(report, publish.not_taken(plan, records, config.source.source_dir))
     reasons = collections.Counter(entry.reason for entry in lost)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     raise UserError(
-        f"{what}, the first one: {lost[0].path}: {lost[0].detail}; by reason {counted}; repair or "
-        f"remove these files: nothing was published, {report} lists the reasons"
+        f"{what}, the first one: {first.path}: {first.detail}; all {len(lost)} by reason: "
+        f"{counted}; repair or remove these files: nothing was published, {report} lists them"
     )
 
 

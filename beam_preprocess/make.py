@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from beam_preprocess import plan
 from beam_preprocess.plan import JobConfig
 from ixi_tfds.cohorts.subjects import CONVENTIONS
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.system.commands import Command, one_line
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ _PEOPLE = textwrap.fill(
 _USAGE = f"""
 python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
 
-Makes the TFDS dataset D/<cohort>/<config>/ from the NIfTI T1 volumes in S (any depth) and the
-workbook IXI.xls in S. S may also be a BIDS folder with participants.tsv; the first good
+Makes the TFDS dataset D/<cohort>/<config>/ from the T1 volumes in S (any depth) and the workbook
+IXI.xls in S. Formats:
+  {READ_FORMATS}
+S may also be a BIDS folder of NIfTI volumes with participants.tsv; the first good
 sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
 Any other --config names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66

@@ -269,7 +269,9 @@ def _of_links(catalog: Catalog, source_dir: str) -> list[str]:
     if not catalog.links:
         return []
     first = os.path.relpath(catalog.links[0], source_dir)
-    return [f"{len(catalog.links)} links to folders are followed, such as {first}"]
+    count = len(catalog.links)
+    counted = "1 link to a folder is" if count == 1 else f"{count} links to folders are"
+    return [f"{counted} followed, such as {first}"]
 
 
 def _describe(scan: Scan, split: str) -> list[str | float | None]:

@@ -35,15 +35,10 @@ def publish(
     theirs. `fingerprint` is that of the settings and input files. Returns the manifest.
     """
     cohort, work_dir = config.cohort, plan.work_dir
-    taken = {volume.subject: volume.path for record in records for volume in record.volumes}
     source_dir = config.source.source_dir
-    skipped = [*plan.skipped, *choice.left(plan.scans, taken, source_dir)]
+    skipped = _skipped(plan, records, source_dir)
     records = _number_shards(cohort.name, work_dir, records)
-    refused = [entry for record in records for entry in record.rejected] + skipped
-    refused += [
-        Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)
-        for one in plan.passed_over
-    ]
+    refused = not_taken(plan, records, source_dir)
     made = dataclasses.replace(
         _manifest(config, plan, records, fingerprint), skipped=_by_reason(skipped)
     )
@@ -64,6 +59,21 @@ def publish(
     (work_dir / "plan.json").unlink()
     folders.put_in_place(work_dir, config.dataset_dir, MARKER)
     return made
+
+
+def not_taken(plan: Plan, records: Sequence[ShardRecord], source_dir: str) -> list[Refusal]:
+    """The lines of `rejected.jsonl`: what is refused, skipped and passed over, in this order."""
+    passed_over = [
+        Refusal(os.path.relpath(one.folder, source_dir), "passed_over", one.detail)
+        for one in plan.passed_over
+    ]
+    rejected = [entry for record in records for entry in record.rejected]
+    return [*rejected, *_skipped(plan, records, source_dir), *passed_over]
+
+
+def _skipped(plan: Plan, records: Sequence[ShardRecord], source_dir: str) -> list[Refusal]:
+    taken = {volume.subject: volume.path for record in records for volume in record.volumes}
+    return [*plan.skipped, *choice.left(plan.scans, taken, source_dir)]
 
 
 def _manifest(

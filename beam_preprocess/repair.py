@@ -89,8 +89,8 @@ def _other_source(name: str) -> DatasetError:
     return DatasetError(
         f"{name}: cannot be made again byte for byte, because the dataset was made from other "
         "volumes or another workbook than those in --source_dir, or with other flags such as "
-        "--subjects and --subject_pattern; find the original ones, or make "
-        "the dataset again with --overwrite"
+        "--subjects, --subject_pattern and --allow_names; find the original ones, or make the "
+        "dataset again with --overwrite"
     )
 
 

@@ -124,9 +124,9 @@ def _other_places(volumes: Sequence[VolumeRecord]) -> str:
         return ""
     count = sum(off > MOST_OFF_MIDDLE for off in others.values())
     return (
-        f"in {count} volumes the slices lie elsewhere in the head than in the others, in {worst} "
-        f"by {others[worst]:.0f} mm; --slices in mm, with --spacing, counts from the middle of the "
-        "head"
+        f"in {count} volume{'s' * (count > 1)} the slices lie elsewhere in the head than in the "
+        f"others, in {worst} by {others[worst]:.0f} mm; --slices in mm, with --spacing, counts "
+        "from the middle of the head"
     )
 
 
@@ -137,8 +137,8 @@ def _tilted(volumes: Sequence[VolumeRecord]) -> str:
         return ""
     worst = max(tilts, key=lambda path: tilts[path])
     return (
-        f"{count} heads are tilted in the scanner by more than {MOST_TILT:g} degrees, {worst} by "
-        f"{tilts[worst]:.0f}: their slices are not sagittal"
+        f"{'1 head is' if count == 1 else f'{count} heads are'} tilted in the scanner by more than "
+        f"{MOST_TILT:g} degrees, {worst} by {tilts[worst]:.0f}: such slices are not sagittal"
     )
 
 
@@ -146,7 +146,9 @@ def _assumed(volumes: Sequence[VolumeRecord]) -> str:
     assumed = [(volume.path, volume.assumed_axes) for volume in volumes if volume.assumed_axes]
     if not assumed:
         return ""
-    return (
-        f"{len(assumed)} volumes do not say how the head lies in them and were read by their "
-        f"format's convention, {assumed[0][0]} as {assumed[0][1]}: check left and right"
-    )
+    path, axes = assumed[0]
+    if len(assumed) == 1:
+        said = "1 volume does not say how the head lies in it and was read by its"
+    else:
+        said = f"{len(assumed)} volumes do not say how the head lies in them and were read by their"
+    return f"{said} format's convention, {path} as {axes}: check left and right"

@@ -22,6 +22,7 @@ from ixi_tfds.cohorts.roster import read_roster
 from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
+from ixi_tfds.formats import READ_FORMATS
 from ixi_tfds.images.look import Look, look_of
 from ixi_tfds.nifti import raise_fault_of_system, read_volume
 from ixi_tfds.slices import MAX_REJECTED_FRACTION, pixels_digest, slices_of
@@ -52,8 +53,8 @@ class SliceBuilder(
     VERSION = tfds.core.Version(VERSION)
     BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "A folder with the volumes (.nii.gz, in any subfolder) and the workbook. Without it, a "
-        "published cohort is downloaded (IXI: 4.5 GB)."
+        f"A folder with the volumes ({READ_FORMATS}, in any subfolder) and the workbook. "
+        "Without it, a published cohort is downloaded (IXI: 4.5 GB)."
     )
     cohort: ClassVar[Cohort]
     max_rejected_fraction = MAX_REJECTED_FRACTION

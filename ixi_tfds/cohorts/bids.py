@@ -24,6 +24,9 @@ _PLAIN = {"subject", "session", "run", "datatype", "suffix", "extension"}
 _AFTER_PLAIN = ("acquisition", "reconstruction")
 """Entities of volumes that come next after plain ones; all others are of parts or derivatives."""
 
+NOT_READ = ("derivatives", "sourcedata")
+"""Folders of a BIDS folder that hold no scans of its own."""
+
 _NO_MAGNITUDE = {"phase", "real", "imag"}
 _NAMED = 5
 _NOBODY = "sub-emptyroom"
@@ -112,7 +115,8 @@ def left_out(
             cause_of[subject] = causes.get(path, _ALL_REFUSED)
         else:
             other = entities["suffix"]
-            only = f"{other} volumes only (--bids_filter=suffix={other} takes them)"
+            hint = "--bids_filter=suffix=T1w,suffix=UNIT1 takes them too"
+            only = f"{other} volumes only ({hint})"
             cause_of.setdefault(subject, only)
     # A broken link to a folder is a person, too.
     folders = {path.name for path in storage.at(folder).glob("sub-*") if not path.is_file()}
@@ -155,12 +159,12 @@ def _refusal(path: str, entities: Mapping[str, str], asked: Filter) -> ScanError
         return ScanError("not_asked_for", path, "is not what --bids_filter asks for")
     agent = entities.get("ceagent")
     if agent is not None and "ceagent" not in asked:
-        hint = f"--bids_filter=ceagent={agent} takes it"
+        hint = f"--bids_filter=ceagent=null,ceagent={agent} takes it too"
         return ScanError("other_modality", path, f"has a contrast agent (ce-{agent}); {hint}")
     part = entities.get("part")
     if part in _NO_MAGNITUDE and "part" not in asked:
-        detail = f"holds no magnitude (part-{part}); --bids_filter=part={part} takes it"
-        return ScanError("other_modality", path, detail)
+        hint = f"--bids_filter=part=null,part={part} takes it too"
+        return ScanError("other_modality", path, f"holds no magnitude (part-{part}); {hint}")
     return None
 
 

@@ -39,8 +39,8 @@ class BidsFlags:
 
     bids_filter: str | None = flag(
         "Which T1 volumes of a BIDS folder to read: session=01,run=1,acquisition=mprage, or a JSON "
-        "file as for --bids-filter-file of fMRIPrep. suffix=UNIT1 reads MP2RAGE, ceagent=* reads "
-        "volumes with contrast agent.",
+        "file as for --bids-filter-file of fMRIPrep. suffix=UNIT1 reads MP2RAGE instead of T1w, "
+        "ceagent=null,ceagent=* reads volumes with contrast agent, too.",
         None,
     )
 

@@ -7,7 +7,7 @@ TensorFlow nor pandas.
 import collections
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ixi_tfds.cohorts import AS_NAMED, NameFlags, bids, subjects
@@ -15,8 +15,8 @@ from ixi_tfds.cohorts.bids_filter import Filter
 from ixi_tfds.cohorts.cohort import Cohort, People
 from ixi_tfds.cohorts.names import is_mask, refusal
 from ixi_tfds.cohorts.participants import read_participants
-from ixi_tfds.cohorts.walking import PassedOver, find_files
-from ixi_tfds.formats import READ_FORMATS
+from ixi_tfds.cohorts.walking import LINK, PassedOver, find_files
+from ixi_tfds.formats import NIFTI, READ_FORMATS
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
 
@@ -162,19 +162,20 @@ def look(
 ) -> Volumes:
     """The T1 volumes in a folder, and the files there that are not read.
 
-    In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions. In any other
+    In a BIDS folder the volumes are those of `bids.t1_volumes`, from all sessions, and images that
+    are no NIfTI are counted outside of `derivatives/` and `sourcedata/`. In any other folder
     they are those of `walking.find_files`. `allow_names` takes them whatever their names say, with
     `but_masks` all except those named as masks.
 
     Raises:
-      UserError: the folder does not exist, has no T1 volume, or is no BIDS folder and a filter is
-        given.
+      UserError: the folder does not exist, has no T1 volume, has a folder that cannot be listed, or
+        is no BIDS folder and a filter is given.
     """
     if not storage.at(source_dir).is_dir():
         raise UserError(f"{source_dir}: no such folder; name the one that holds the volumes")
-    found, asked = Volumes([], []), bids_filter or {}
+    asked = bids_filter or {}
     if bids.is_bids(source_dir):
-        found = Volumes(*bids.t1_volumes(source_dir, bids_filter))
+        found = _look_in_bids(source_dir, asked)
     elif asked:
         raise UserError(f"--bids_filter: {source_dir} is no BIDS folder; leave the flag out")
     else:
@@ -195,6 +196,26 @@ def look(
     return looked
 
 
+def _look_in_bids(source_dir: str, asked: Filter) -> Volumes:
+    """The volumes of a BIDS folder that the filter asks for, and the images that are not read."""
+    files = find_files(source_dir, (NIFTI,), bids.NOT_READ)
+    try:
+        paths, refused = bids.t1_volumes(source_dir, asked)
+    except UserError as error:
+        raise UserError("; ".join([str(error), *_kinds(files.passed_over)])) from error
+    # In BIDS each link of a subject is followed: two names are two people.
+    left = [one.folder for one in files.passed_over if one.kind == LINK]
+    read = {link for link in left if any(path.startswith(f"{link}/") for path in paths)}
+    passed = tuple(one for one in files.passed_over if one.folder not in read)
+    return Volumes(paths, refused, passed, tuple(sorted({*files.links, *read})))
+
+
+def _kinds(passed_over: Iterable[PassedOver]) -> list[str]:
+    """An example of each kind of images that are not read, in words."""
+    kinds = {one.kind: one for one in passed_over}
+    return [f"{one.folder}: {one.detail}" for one in kinds.values()]
+
+
 def _nothing(source_dir: str, looked: Volumes) -> str:
     """The message for a folder without volumes: all reasons, counted."""
     text = f"{source_dir}: no T1 volumes ({READ_FORMATS}, at any depth) in it"
@@ -202,8 +223,7 @@ def _nothing(source_dir: str, looked: Volumes) -> str:
         counts = collections.Counter(error.reason for error in looked.refused)
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
         text += f"; {len(looked.refused)} refused by name, {reasons}, such as {looked.refused[0]}"
-    kinds = {one.kind: one for one in looked.passed_over}
-    return "; ".join([text, *(f"{one.folder}: {one.detail}" for one in kinds.values())])
+    return "; ".join([text, *_kinds(looked.passed_over)])
 
 
 def _check_flags_of_bids(source_dir: str, workbook: str | None, names: NameFlags) -> None:
@@ -220,10 +240,10 @@ def _check_flags_of_bids(source_dir: str, workbook: str | None, names: NameFlags
 
 
 def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
-    paths, left = find_volumes(source_dir, asked, allow_names=allow_names)
+    looked = look(source_dir, asked, allow_names)
     people, warnings = read_participants(source_dir)
     scans = []
-    for subject, (first, *others) in sorted(bids.by_person(paths, source_dir).items()):
+    for subject, (first, *others) in sorted(bids.by_person(looked.paths, source_dir).items()):
         facts = people.get(subject, {})
         scans.append(
             Scan(subject=subject, site="", path=first, alternatives=tuple(others), **facts)
@@ -233,9 +253,15 @@ def _bids_catalog(source_dir: str, asked: Filter, allow_names: bool) -> Catalog:
     if unlisted:
         lacks = f"{len(unlisted)} subjects, {unlisted[0]} the first, have no row"
         warnings = (*warnings, f"{lacks} in participants.tsv: their sex and age will be missing")
-    missing = bids.left_out(source_dir, found, left, asked)
+    missing = bids.left_out(source_dir, found, looked.refused, asked)
     noisy = [bids.NOISY] if "unit1" in asked.get("suffix", ()) else []
-    return Catalog(tuple(scans), tuple(left), (*missing, *noisy, *warnings))
+    return Catalog(
+        scans=tuple(scans),
+        refused=tuple(looked.refused),
+        warnings=(*missing, *noisy, *warnings),
+        passed_over=looked.passed_over,
+        links=looked.links,
+    )
 
 
 def _scan_of(scans: Sequence[subjects.Named], people: People) -> Scan:

@@ -14,7 +14,8 @@ _T1_SUFFIX = re.compile(r"[-_. ](t1|t1w|t1n)$", re.IGNORECASE)
 
 # fmt: off
 LESION_MASKS = {
-    "lesion", "lesions", "mask", "label", "labels", "seg", "dseg", "segmentation", "roi",
+    "lesion", "lesions", "lesionmask", "lesionmasks", "mask", "label", "labels", "seg", "dseg",
+    "segmentation", "roi",
 }
 """Words, in lower case, in the names of masks that may mark the lesions of a volume."""
 
@@ -82,14 +83,21 @@ def _any(words: set[str]) -> str:
 
 _PLANES = r"(?:ax|axial|sag|sagittal|cor|coronal|tra|trans|inplane|3d|2d|iso|fs|brain|reg)"
 _T1_TAIL = _any(_HARMLESS | _CONTRAST_AFTER_T1 | _CONTRAST_AGENT | _WITHOUT_CONTRAST)
-_GLUED_T1 = re.compile(rf"{_PLANES}*+t1((?:{_T1_TAIL})*+)")
+_GLUED_T1 = re.compile(rf"{_PLANES}*+(?:t1|{_any(T1)})((?:{_T1_TAIL})*+)")
 _GLUED = re.compile(
     rf"{_PLANES}*+(?:t2|pd|flair)(?:{_any(_T2_TAILS)}|{_PLANES}|t2)*+|[a-z0-9]+maps?|[zt]stat[0-9]+"
 )
+_OF_SEQUENCE = re.compile(rf"{_any(_HARMLESS - {'pre'})}|{_PLANES}|p[0-9]|fl[23]d|ns|[0-9]mm")
 _PIECES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CONTRAST_ENTITY = re.compile(r"(?:^|_)ce-[a-z]+", re.IGNORECASE)
-_NUMBERED_LABELS = re.compile(r"(?:mask|seg|label)[0-9]{1,2}")
+_GLUED_LABELS = re.compile(
+    r"[a-z0-9]*masks?[0-9]{0,2}|(?:seg|label)[0-9]{1,2}"
+    r"|(?:lesions?|tumou?r|brain|tissue)(?:seg|labels?|rois?)"
+)
 _SPM_TISSUE = re.compile(r"s?[0-9]*m0?w[pc][1-6]", re.IGNORECASE)
+_TEMPLATE = re.compile(r"(?:^|/)((?:fsaverage|cvs_avg35)[^/]*)/(?:[^/]+/)*mri[^/]*/")
+"""Subjects of FreeSurfer that are averages of many people."""
+
 _LABEL_FOLDERS = {"labelstr", "labelsts", "maskstr", "masksts"}
 """nnU-Net's folders of label maps, whose files have the names of cases."""
 
@@ -117,7 +125,7 @@ def refusal(path: str, *, allow_names: bool = False, agents: bool = False) -> Sc
     glued together, as in `T1POST` and `inplaneT2`.
 
     Args:
-      path: of the file; only its name and the name of its folder are looked at.
+      path: of the file; only names are looked at, its own and those of its folders.
       allow_names: refuse only names that are not text.
       agents: take names that say a contrast agent.
     """
@@ -128,13 +136,16 @@ def refusal(path: str, *, allow_names: bool = False, agents: bool = False) -> Sc
     if allow_names:
         return None
     for word in words_of(path):
-        if word in _LABEL_MAPS or _NUMBERED_LABELS.fullmatch(word):
+        if word in _LABEL_MAPS or _GLUED_LABELS.fullmatch(word):
             return ScanError("label_map", path, f"{word!r} in its name says a label map or mask")
     if _SPM_TISSUE.match(stem_of(path)):
         return ScanError("label_map", path, "its name begins as SPM's maps of tissue do")
     if PurePath(path).parent.name.lower() in _LABEL_FOLDERS:
         detail = f"its folder {PurePath(path).parent.name} holds nnU-Net's label maps"
         return ScanError("label_map", path, detail)
+    template = _TEMPLATE.search(path)
+    if template:
+        return ScanError("no_person", path, f"{template[1]} is a template of FreeSurfer")
     entity = _CONTRAST_ENTITY.search(stem_of(path))
     found = [(entity[0].strip("_"), "contrast")] if entity else []
     said = [(term, _meaning(term)) for term in _terms(stem_of(path))]
@@ -165,7 +176,9 @@ def _terms(stem: str) -> list[str]:
     joined: list[str] = []
     for term in terms:
         pair = joined[-1] + term if joined else ""
-        if len(pair) > len(term) + 1 and pair in _TWO_WORDS:
+        # Single letters make no word: MR_a is no MRA.
+        long = len(pair) > len(term) + 1 and (len(term) > 1 or term.isdecimal())
+        if long and pair in _TWO_WORDS:
             joined[-1] = pair
         else:
             joined.append(term)
@@ -196,12 +209,18 @@ def _meaning(term: str) -> str:
 
 
 def _with_context(said: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The same, with words as `post` read as contrast agents where they follow a word for T1."""
-    read = []
-    for place, (term, meaning) in enumerate(said):
-        behind = place > 0 and said[place - 1][1] == "t1"
-        if behind and not meaning and term in _CONTRAST_AFTER_T1:
-            read.append((f"{said[place - 1][0]} {term}", "contrast"))
+    """The same, with words as `post` read as contrast agents where they follow a word for T1.
+
+    Words of the sequence may lie between, as in `t1_mprage_sag_p2_iso_KM`.
+    """
+    read, t1 = [], ""
+    for term, meaning in said:
+        if t1 and not meaning and term in _CONTRAST_AFTER_T1:
+            read.append((f"{t1} {term}", "contrast"))
         else:
             read.append((term, meaning))
+        if meaning == "t1":
+            t1 = term
+        elif meaning or not _OF_SEQUENCE.fullmatch(term):
+            t1 = ""
     return read

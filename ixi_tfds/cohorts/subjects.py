@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from ixi_tfds.cohorts import NameFlags, marks, person_folders, subject_table
+from ixi_tfds.cohorts import NameFlags, marks, pattern_hint, person_folders, subject_table
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.names import without_t1
 from ixi_tfds.formats import stem_of
@@ -34,7 +34,7 @@ class Convention:
     Attributes:
       name: for people.
       pattern: searched in the path below the source folder, without extension. Its group `person`
-        is the subject, `session` and `site` are optional.
+        is the subject.
       example: a file of that form, and its subject.
       prefix: is put before the person.
     """
@@ -138,13 +138,13 @@ def name_people(
 
 
 def by_person(named: Iterable[Named]) -> dict[str, list[Named]]:
-    """The scans of each person, ordered by session and path.
+    """The scans of each person, ordered by session and path, numbers by size.
 
     Raises:
       UserError: two files have the same person, and it is not certain that they show one.
     """
     people: dict[str, list[Named]] = {}
-    for one in sorted(named, key=lambda one: (_natural(one.session), one.path)):
+    for one in sorted(named, key=lambda one: (_natural(one.session), _natural(one.path))):
         people.setdefault(one.person, []).append(one)
     for person, scans in people.items():
         if len(scans) > 1 and not all(one.certain for one in scans):
@@ -235,7 +235,7 @@ def _by_names(files: Mapping[str, str], cohort: Cohort) -> list[Named]:
             person = without_t1(stem_of(path))
             named[path] = Named(path, file, person, PLAIN, certain=False)
     in_order = [named[path] for path in sorted(files)]
-    _check_marks([one for one in in_order if one.rule in _MAY_BE_ONE])
+    _check_marks(in_order)
     return in_order
 
 
@@ -291,12 +291,35 @@ def _check_marks(named: Sequence[Named]) -> None:
     """Refuse two people whose names differ only in marks such as `ses-1` and `ses-2`."""
     first: dict[str, Named] = {}
     for one in named:
+        if one.rule not in _MAY_BE_ONE:
+            continue
         other = first.setdefault(marks.identity(one.person), one)
         if other.person != one.person:
+            words = pattern_hint.marks_between(other.person, one.person)
+            said = " and ".join(map(repr, words)) or "capital letters"
+            pattern = _pattern_without(words, named)
+            todo = f"if so, pass --subject_pattern='{pattern}'; else " if pattern else ""
             raise UserError(
-                f"{other.path} and {one.path}: their names differ only in a mark of visit, scan, "
-                f"run, echo or processing, so they may be one person; {WHICH_FLAG}"
+                f"{other.path} and {one.path}: their names differ only in {said}, a mark of visit, "
+                f"scan, run, echo or processing, so they may be one person; {todo}{WHICH_FLAG}"
             )
+
+
+def _pattern_without(words: list[str], named: Sequence[Named]) -> str | None:
+    """The pattern that takes names that differ in marks as one person; None if none does."""
+    files = {one.path: one.file for one in named}
+    people = {
+        one.path: marks.identity(one.person) if one.rule in _MAY_BE_ONE else one.person
+        for one in named
+    }
+
+    def name(pattern: str) -> dict[str, str]:
+        try:
+            return {one.path: one.person for one in _by_pattern(files, pattern)[0]}
+        except UserError:
+            return {}
+
+    return pattern_hint.find_pattern(words, people, name)
 
 
 def _bare(file: str) -> str:

@@ -1,12 +1,13 @@
 """The files of a source folder: the volumes, and the images that are passed over.
 
-Nothing here opens a volume. Of files whose names say nothing, one a folder is asked if it is DICOM.
+Nothing here opens a volume. Of files whose names say nothing, a few in each folder are asked if
+they are DICOM, and if one is, all of them.
 """
 
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from ixi_tfds.formats import READ_KINDS, conversion, images_in
 from ixi_tfds.system import storage
@@ -14,6 +15,9 @@ from ixi_tfds.system.errors import ScanError, UserError
 
 HIDDEN = "hidden image"
 LINK = "link to a folder"
+
+_ASKED = 8
+"""So many files without extension in a folder are asked if they are DICOM."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +57,18 @@ class Found:
     links: tuple[str, ...] = ()
 
 
-def find_files(source_dir: str) -> Found:
+def find_files(
+    source_dir: str, kinds: Collection[str] = READ_KINDS, without: Collection[str] = ()
+) -> Found:
     """The volumes in a folder at any depth, and the images there that are not read.
 
     Hidden files and folders are not read. A link to a folder is followed unless that folder is
     read already or holds the link, so that each folder is read once.
+
+    Args:
+      source_dir: the folder.
+      kinds: the kinds of images that are read.
+      without: names of folders that are not looked into, at any depth.
 
     Raises:
       UserError: a folder cannot be listed.
@@ -65,13 +76,13 @@ def find_files(source_dir: str) -> Found:
     volumes: list[str] = []
     others: collections.Counter[tuple[str, str]] = collections.Counter()
     examples: dict[tuple[str, str], str] = {}
-    tree = _Tree(storage.at(source_dir))
+    tree = _Tree(storage.at(source_dir), without)
     for folder, names in tree.folders():
         for name, kind in _images(folder, names).items():
             path = str(storage.at(folder, name))
             if name.startswith(".") or folder in tree.hidden:
                 kind = HIDDEN
-            if kind in READ_KINDS:
+            if kind in kinds:
                 volumes.append(path)
             else:
                 others[folder, kind] += 1
@@ -105,11 +116,12 @@ class _Tree:
       left: what each other link leads to, by its path.
     """
 
-    def __init__(self, root: pathlib.Path) -> None:
+    def __init__(self, root: pathlib.Path, without: Collection[str]) -> None:
         self.hidden: set[str] = set()
         self.followed: list[str] = []
         self.left: dict[str, str] = {}
         self._root = root
+        self._without = without
         self._seen: set[pathlib.Path] = set()
         self._links: list[pathlib.Path] = []
 
@@ -130,6 +142,7 @@ class _Tree:
 
     def _under(self, top: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
         for folder, subfolders, names in storage.walk(top, onerror=_complain):
+            subfolders[:] = [name for name in subfolders if name not in self._without]
             here = storage.at(folder)
             if here.resolve() in self._seen:
                 subfolders.clear()
@@ -160,8 +173,10 @@ def _images(folder: str, names: Sequence[str]) -> dict[str, str]:
     kinds = dict(images_in(names))
     bare = sorted(name for name in names if not pathlib.PurePath(name).suffix.strip(".0123456789"))
     unknown = [name for name in bare if name not in kinds]
-    if unknown and _is_dicom(storage.at(folder, unknown[0])):
-        kinds |= dict.fromkeys(unknown, "DICOM")
+    few = unknown[:: max(1, len(unknown) // _ASKED)]
+    if any(_is_dicom(storage.at(folder, name)) for name in few):
+        mine = [name for name in unknown if _is_dicom(storage.at(folder, name))]
+        kinds |= dict.fromkeys(mine, "DICOM")
     return kinds
 
 

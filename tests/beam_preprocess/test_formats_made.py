@@ -86,7 +86,7 @@ def test_analyze_needs_a_flag_and_the_dataset_says_that_left_and_right_are_assum
     assert [json.loads(row)["reason"] for row in rows] == ["no_orientation"]
     capsys.readouterr()
     assert make(source, tmp_path / "taken", *flags, "--allow_unknown_orientation") == 0
-    told = "1 volumes do not say how the head lies in them"
+    told = "1 volume does not say how the head lies in it"
     assert told in capsys.readouterr().err
     folder = made_in(tmp_path / "taken")
     page = (folder / "quality.html").read_text()

@@ -306,7 +306,7 @@ def test_tilted_heads_get_a_warning(tmp_path, capsys):
     write_ball(source, "tilted", (5.0,) * 3, (32, 32, 30), turn=16.4)
     assert job(source, tmp_path, *BY_NUMBER) == 0
     error = capsys.readouterr().err
-    assert "1 heads are tilted in the scanner by more than 15 degrees, tilted.nii.gz by 16" in error
+    assert "1 head is tilted in the scanner by more than 15 degrees, tilted.nii.gz by 16" in error
 
 
 def test_a_window_by_number_at_another_place_of_the_head_gets_a_warning(tmp_path, capsys):
@@ -320,7 +320,7 @@ def test_a_window_by_number_at_another_place_of_the_head_gets_a_warning(tmp_path
     assert job(source, tmp_path, *BY_NUMBER, "--overwrite") == 0
     error = capsys.readouterr().err
     assert (
-        "in 1 volumes the slices lie elsewhere in the head than in the others, in d.nii.gz" in error
+        "in 1 volume the slices lie elsewhere in the head than in the others, in d.nii.gz" in error
     )
     page = (folder_of(tmp_path, "own") / "quality.html").read_text()
     assert "elsewhere in the head" in page

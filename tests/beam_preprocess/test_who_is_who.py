@@ -155,12 +155,47 @@ def test_all_reasons_are_counted_where_a_split_empties(tmp_path, capsys, broken)
     for scan in mine[1:]:
         Path(scan.path).write_bytes(b"no volume at all" * 30)
     write_head(source, Path(mine[0].path).name.removesuffix(".nii.gz"), shape=(32, 30, 24))
+    other = next((scan for scan in plan.scans if scan not in mine), None)
+    if other:
+        Path(other.path).write_bytes(b"version https://git-lfs.github.com/spec/v1\n" * 9)
+        mine.append(other)
+    (source / "x.dcm").touch()
+    (source / "IXI001-Guys-0001-T2.nii.gz").touch()
     assert job(source, tmp_path / "data", "--max_rejected_fraction=1") == 2
     said = capsys.readouterr().err
     (report,) = (tmp_path / "data").rglob("rejected.jsonl")
     listed = [json.loads(line)["reason"] for line in report.read_text().splitlines()]
+    for skipped in ("other_modality", "passed_over"):
+        listed.remove(skipped)
     counts = sorted(collections.Counter(listed).items())
-    assert len(counts) == 2 and len(listed) == len(mine)
+    assert len(counts) >= 2 and len(listed) == len(mine)
     assert ", ".join(f"{count} {reason}" for reason, count in counts) in said
     assert "every volume of the validation split" in said or "all 24 volumes" in said
     assert str(report) in said
+
+
+def test_the_help_names_the_formats_and_the_plan_counts_one_link_as_one(tmp_path, capsys):
+    assert run(["--help"]) == 0
+    assert "MGH (.mgz, .mgh), MINC" in capsys.readouterr().out
+    source = write_cohort(tmp_path / "in", subjects=3)
+    (tmp_path / "more").mkdir()
+    (source / "link").symlink_to(tmp_path / "more")
+    plan = plan_job(SourceConfig(source_dir=str(source)), CONFIG, tmp_path / "d")
+    assert "1 link to a folder is followed, such as link" in plan.warnings
+
+
+def test_repair_without_the_flag_that_took_a_name_says_the_flag(tmp_path, capsys):
+    source, data = tmp_path / "in", tmp_path / "data"
+    for number in range(5):
+        write_head(source, f"{'T1' if number else 'PD'}_{number:03d}", seed=number)
+    assert job(source, data, "--allow_names", "--splits=hash") == 0
+    shards = list(dataset(data).glob("*.tfrecord-*"))
+    good = [shard.read_bytes() for shard in shards]
+    for shard in shards:
+        shard.write_bytes(b"")
+    verify = ["verify", f"--data_dir={data}", "--repair", f"--source_dir={source}"]
+    capsys.readouterr()
+    assert run(verify) != 0
+    assert "--subjects, --subject_pattern and --allow_names" in capsys.readouterr().err
+    assert run([*verify, "--allow_names"]) == 0
+    assert [shard.read_bytes() for shard in shards] == good

@@ -62,7 +62,8 @@ def test_people_without_a_plain_volume_are_named_with_the_cause(tmp_path):
     catalog = find_scans(str(tmp_path), IXI)
     assert [scan.subject for scan in catalog.scans] == ["sub-01", "sub-02"]
     assert [warning for warning in catalog.warnings if "left out" in warning] == [
-        "1 person (sub-u) left out: UNIT1 volumes only (--bids_filter=suffix=UNIT1 takes them)",
+        "1 person (sub-u) left out: UNIT1 volumes only "
+        "(--bids_filter=suffix=T1w,suffix=UNIT1 takes them too)",
         "2 people (sub-f, sub-t) left out: no T1w volume",
         "7 people (sub-c1, sub-c2, sub-c3, sub-c4, sub-c5 and 2 more) left out: volumes with "
         "contrast agent only (--bids_filter=ceagent=null,ceagent=* takes them too)",
@@ -99,7 +100,7 @@ def test_names_that_are_not_utf_8_are_refused_and_their_people_named(tmp_path):
 
 def test_a_folder_without_plain_volumes_says_what_takes_those_that_it_has(tmp_path):
     write(tmp_path / "c", "sub-01/ce-gad")
-    with pytest.raises(UserError, match=r"--bids_filter=ceagent=gad takes it"):
+    with pytest.raises(UserError, match=r"--bids_filter=ceagent=null,ceagent=gad takes it too"):
         find_scans(str(tmp_path / "c"), IXI)
     write(tmp_path / "u", "sub-01/UNIT1", "sub-02/UNIT1")
     with pytest.raises(UserError, match=r"it holds 2 UNIT1: --bids_filter=suffix=UNIT1 takes them"):

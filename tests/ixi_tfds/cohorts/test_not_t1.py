@@ -16,7 +16,8 @@ CONTRAST = """
     UPENN-GBM-00001_11_T1GD_unstripped x_T1Gd T1+C T1_C ax_t1_post AX_T1_POST patient01_T1WKS
     GADO_preprocessed t1_ce_brain T1-contrast p_T1_with_contrast T1wPostContrast post_contrast_T1
     T1postcontrast t1gad T1_KM GdT1 ce_T1 T1_Gd_001 sub-01_acq-postcontrast_T1w T1_enhanced T1CE
-    3D_AX_T1_postcontrast T1w_gadolinium
+    3D_AX_T1_postcontrast T1w_gadolinium MPRAGEpost mprage_post SPGRGd t1_mprage_sag_p2_iso_KM
+    t1_se_tra_KM t1_fl3d_sag_KM t1_vibe_tra_fs_post T1_mprage_sag_Gd
 """
 OTHER = """
     inplaneT2 sub-01_inplaneT2 inplanet2 STIR TIRM AXT2 T2FLAIR t2_tse sagT2 T2w_space FLAIRreg
@@ -31,6 +32,7 @@ LABELS = """
     ground_truth pat0001_OTMultiClass VSD.Brain.XX.O.OT.123 training01_01_mask1 GM_prob WMH wmh
     T1_brain_pve_0 T1_brain_pveseg OAS1_0003_MR1_mpr_n4_anon_111_t88_masked_gfc_fseg lh.ribbon
     mwp1sub-01_T1w UCSF-PDGM-0004_tumor_segmentation UPENN-GBM-00001_automated_approx_segm T1_gm
+    lesionmask p01_lesionmask bmask p01_bmask tumormask lesionseg
     labelsTr/CASE_000 masksTr/OASIS_0001_0000 aseg aparc+aseg seg35 seg4
 """
 REAL_T1 = """
@@ -44,7 +46,9 @@ REAL_T1 = """
     rawavg brain.finalsurfs co20080101_mprage head_001 CASE_000_0000 PATIENT2 PATIENT2_T1 pat2
     subject2 visit2_T1 part2 pt2 SUBJECT2 T1_MNI152_2mm openms_p07_T1_MNI labelled01 GD_001_T1
     restored ibsr_01_ana Hammers_a01 LPBA40_S01 BraTS-GLI-00000-000-t1n defaced_T1 t1_fl3d con_0001
-    AD_001 NC01 Caltech_0051456 mean_T1 inplaneT1 mc_001 GradWarp CONTROL_T1 Postma_T1 Gdansk01
+    AD_001 NC01 Caltech_0051456 mean_T1 inplaneT1 mc_001 GradWarp ADNI_003_S_0001_MR_a MR_a CT1_MR_V
+    t1_mprage_sag_KMueller MPRAGEsag T1_brain_masked KM_001_T1 t1_se_tra CONTROL_T1 Postma_T1
+    Gdansk01
 """
 
 
@@ -88,3 +92,17 @@ def test_names_are_overruled_by_a_flag_except_those_of_no_text(tmp_path):
     with_masks = find_scans(str(tmp_path), IXI, names=allowed, but_masks=True)
     assert [scan.subject for scan in with_masks.scans] == ["PD_001", "PD_002"]
     assert len(find_volumes(str(tmp_path), allow_names=True)[0]) == 3
+
+
+def test_templates_of_freesurfer_are_no_people(tmp_path):
+    for name in ("bert/mri/T1", "fsaverage/mri/T1", "fsaverage5/mri/orig/001"):
+        path = tmp_path / f"{name}.mgz"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    for folder in ("cvs_avg35_inMNI152/mri", "fsaverage/mri.2mm"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "brain.mgz").touch()
+    found = find_scans(str(tmp_path), IXI)
+    assert [scan.subject for scan in found.scans] == ["bert"]
+    assert [error.reason for error in found.refused] == ["no_person"] * 4
+    assert all("template" in error.detail for error in found.refused)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -324,3 +325,36 @@ def test_the_workbook_describes_people_of_the_cohort_and_those_whom_a_flag_names
     table = tmp_path / "who.csv"
     table.write_text("file,person,sex\nb,IXI002,\nIXI002,x,m\n")
     assert sexes(subjects=str(table)) == {"IXI002": "female", "x": "male"}
+
+
+def test_the_first_scan_is_that_of_the_smallest_number(tmp_path):
+    found = people(tmp_path, "OAS1_0003_MR10_mpr-1_anon OAS1_0003_MR2_mpr-1_anon")
+    assert found == {"OAS1_0003": ["OAS1_0003_MR2_mpr-1_anon", "OAS1_0003_MR10_mpr-1_anon"]}
+
+
+@pytest.mark.parametrize(
+    ("names", "mark", "expected"),
+    [
+        ("p1_ses1_T1 p1_ses2_T1 p2_T1", "ses1", {"p1": 2, "p2": 1}),
+        ("p1_baseline p1_followup p2_baseline p3", "baseline", {"p1": 2, "p2": 1, "p3": 1}),
+        ("p1_T1 p1_visit2_T1 p2_T1", "visit2", {"p1": 2, "p2": 1}),
+        ("a_b_20200131_T1 a_b_20210131_T1 c_d_20200131_T1", "20200131", {"a_b": 2, "c_d": 1}),
+        ("run-1_anna run-2_anna run-1_bob", "run-1", {"anna": 2, "bob": 1}),
+        ("p1_ses1/T1 p1_ses2/T1 p2/T1", "ses1", {"p1": 2, "p2": 1}),
+        ("p1_ses1/anat/T1 p1_ses2/anat/T1 p2_ses1/anat/T1", "ses1", {"p1": 2, "p2": 1}),
+        ("p1_brain p1", "brain", {"p1": 2}),
+    ],
+)
+def test_where_names_differ_in_a_mark_the_message_names_it_and_a_pattern(
+    tmp_path, names, mark, expected
+):
+    said = refusal_of(tmp_path, names)
+    assert f"{mark!r}" in said
+    (pattern,) = re.findall("--subject_pattern='([^']+)'", said)
+    found = people(tmp_path, "", subject_pattern=pattern)
+    assert {person: len(files) for person, files in found.items()} == expected
+
+
+def test_no_pattern_is_advised_where_none_fits_all_files(tmp_path):
+    said = refusal_of(tmp_path, "ses1p1_ses1 p1_ses1 p1_ses2 x_ses1_p2_T1 y_ses2_p2_T1")
+    assert "'ses1'" in said and "--subject_pattern=REGEX" in said
