@@ -7,6 +7,7 @@ import numpy as np
 from evaluator import map_files, placing, volumes
 from evaluator.models import Model
 from evaluator.volumes import Geometry, Stack
+from ixi_tfds.images.look import TRAINING_HEADS
 
 LEAST_SEEN = 0.95
 """A warning is given if the model sees a smaller share of the head."""
@@ -25,8 +26,24 @@ BROUGHT_BACK = (
 )
 
 
-def describe(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[str, Any]:
-    """The JSON's content on a scan as a whole; `name` is that of its file."""
+def describe(
+    model: Model,
+    geometry: Geometry,
+    stack: Stack,
+    name: str,
+    unlike: list[str] | None,
+    heads: str = TRAINING_HEADS,
+) -> dict[str, Any]:
+    """The JSON's content on a scan as a whole.
+
+    `name` is that of its file; `unlike` comes from `looks.differences`, and `heads` names what the
+    scan was compared with.
+    """
+    facts = _placed(model, geometry, stack, name) | {"unlike_training": unlike}
+    return facts | {"warnings": _warnings_of(facts, heads)}
+
+
+def _placed(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[str, Any]:
     axis, reverse = map_files.file_axis(stack.volume)
     sides = geometry.config.spacing or geometry.zooms
     seen = volumes.seen(stack)
@@ -76,7 +93,7 @@ def describe_slice(stack: Stack, index: int, residual: np.ndarray) -> dict[str, 
     }
 
 
-def warnings_of(facts: dict[str, Any]) -> list[str]:
+def _warnings_of(facts: dict[str, Any], heads: str) -> list[str]:
     """What the user should know of a scan before trusting its maps, a sentence each."""
     found = list(facts["unlike_training"] or [])
     if assumed := facts.get("assumed_axes"):
@@ -91,14 +108,14 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     if off is not None and abs(off) > MOST_OFF_MM:
         side = "right" if off > 0 else "left"
         found.append(
-            f"the training window lies {abs(off):.0f} mm to the {side} of its place in the heads "
-            "of training, because slices are counted from the end of the file; a model of a "
-            "dataset with --slices in mm looks for the head"
+            f"the training window lies {abs(off):.0f} mm to the {side} of its place in {heads}, "
+            "because slices are counted from the file's first slice; a model trained on a dataset "
+            "made with --spacing and --slices in mm looks for the head"
         )
     if facts["share_of_head_seen"] < LEAST_SEEN:
         found.append(
             f"the model saw only {facts['share_of_head_seen']:.0%} of the head, the rest is "
-            "outside its field of view and NaN in both maps; see the *_seen.nii.gz file"
+            "outside its field of view and NaN in its maps"
         )
     return found
 

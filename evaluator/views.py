@@ -1,15 +1,11 @@
 """Views of scans that a model has reconstructed; `evaluator.viewer` draws them."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from evaluator import running, scan_facts, viewer, volumes
-from evaluator.lesions.pairs import Pair, read_mask
-from evaluator.models import Model
-from ixi_tfds.system import storage
+from evaluator import viewer, volumes
 
 
 def write_view(
@@ -39,8 +35,6 @@ def write_view(
         "Voxels": "resampled to the model's grid, and the map back" if stack.resampled else "as is",
         "Head seen by the model": f"{facts['share_of_head_seen']:.0%}",
     }
-    if facts["warnings"]:
-        rows["Warning"] = "; ".join(facts["warnings"])
     side, places = stack.volume.zooms[2], stack.slices
     # From middles of slices to edges of voxels.
     window = [(places.first + (edge - 0.5) * places.side) / side + 0.5 for edge in stack.window]
@@ -53,26 +47,5 @@ def write_view(
         meaning=facts["anomaly"],
         facts=rows,
         lesion=lesion,
+        warnings=facts["warnings"],
     )
-
-
-def write_lesion_views(
-    folder: pathlib.Path,
-    model: Model,
-    pairs: Sequence[Pair],
-    geometry: volumes.Geometry,
-    batch_size: int,
-) -> list[str]:
-    """Write the views of volumes with masks into a new folder; gives their names."""
-    folder.mkdir(parents=True)
-    names = []
-    for pair in pairs:
-        path, name = pair.scan.path, pair.scan.subject.replace("/", "_")
-        stack = volumes.open_stack(path, geometry)
-        _, residual = running.run_model(model, stack, path, batch_size)
-        facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
-        facts["warnings"] = scan_facts.warnings_of(facts)
-        anomaly, mask = volumes.from_slices(stack, residual), read_mask(pair, stack.volume)
-        write_view(folder, name, stack, anomaly, facts, mask)
-        names.append(name)
-    return names

@@ -1,11 +1,14 @@
 """Views of volumes with masks, beside the report on lesions."""
 
+import json
 import re
 import urllib.parse
 
+import nibabel as nib
 import numpy as np
 from shown_heads import held
 from test_anomalies import arguments, heads_dir, model, write_pair
+from volumes import image, write_head
 
 from evaluator import __main__ as evaluator
 
@@ -28,3 +31,24 @@ def test_each_volume_with_a_mask_has_a_view_that_the_report_links_to(heads_dir, 
     assert evaluator.run(arguments(model, heads_dir, out, source, "--view=false")) == 0
     assert not (out / "anomaly_views").exists()
     assert "anomaly_views" not in (out / "anomalies.html").read_text()
+
+
+def test_views_warn_hold_the_residual_and_stay_if_the_next_run_opens_no_scan(
+    heads_dir, model, tmp_path, capsys
+):
+    """The head lies 6 slices of air to the right, and the volume is cropped."""
+    source, out = tmp_path / "source", tmp_path / "out"
+    voxels, mask = write_pair(source, "a", seed=0)
+    air = ((0, 0), (0, 0), (6, 0))
+    write_head(source, "a_T1", voxels=np.pad(voxels, air)[:, :, :11])
+    nib.save(image(np.pad(mask, air)[:, :, :11], "PSR"), source / "a_lesion.nii.gz")
+    assert evaluator.run(arguments(model, heads_dir, out, f"--source_dir={source}")) == 0
+    said = "the volume has only 3 of the 6 slices of the training window"
+    assert f"warning: a: {said}\n" in capsys.readouterr().err
+    assert said in json.loads((out / "anomalies.json").read_text())["warnings"]["a"]
+    assert said in (out / "anomalies.html").read_text()
+    page = (out / "anomaly_views/a_view.html").read_text()
+    assert said in page and "files beside this page" not in page
+    (source / "a_T1.nii.gz").write_bytes(b"no scan")
+    assert evaluator.run(arguments(model, heads_dir, out, f"--source_dir={source}")) == 2
+    assert (out / "anomaly_views/a_view.html").read_text() == page
