@@ -238,9 +238,8 @@ def _reconstruct_all(
             print(f"warning: {job.path}: {warning}", file=sys.stderr)
     if extrapolated:
         print(
-            "warning: slices outside the window of training are extrapolated: the model was not "
-            "trained on such slices; see in_window in the *_reconstruction.json files",
-            file=sys.stderr,
+            "note: slices outside the window of training are extrapolated: the model was not "
+            "trained on such slices; see in_window in the *_reconstruction.json files"
         )
     return refused
 

@@ -124,21 +124,27 @@ def summary(facts: dict[str, Any]) -> str:
     """The facts of a scan in a line."""
     inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
     first, last = facts["window_file_slices"]
-    low, high = facts["window_mm"]
     return (
         f"{len(facts['slices'])} slices, {len(inside)} of them in the window of training (slices "
-        f"{first:g} to {last:g} of the file, {low:g} to {high:g} mm from the "
-        f"{facts['window_mm_from']}), {'' if facts['resampled'] else 'not '}resampled, "
+        f"{first:g} to {last:g} of the file, {window_in_words(facts)}), "
+        f"{'' if facts['resampled'] else 'not '}resampled, "
         f"{facts['share_of_head_seen']:.0%} of the head seen; mean absolute residual in the "
         f"window {sum(inside) / len(inside):.4g}"
     )
 
 
+def window_in_words(facts: dict[str, Any]) -> str:
+    """Where the window lies, such as `30 mm left to 42 mm right of the middle of the head`."""
+    low, high = facts["window_mm"]
+    side = "left" if high <= 0 else "right"
+    start = f"{-low:g} mm left" if low < 0 < high else f"{abs(low):g}"
+    return f"{start} to {abs(high):g} mm {side} of the {facts['window_mm_from']}"
+
+
 def _window_off(geometry: Geometry, stack: Stack) -> float | None:
     """How far right of its place in the heads of training the window lies, in mm.
 
-    In these the head is taken to be in the middle of the volume. None if their size is not known,
-    or the volume lacks slices of the window.
+    None if that place is not known, or the volume lacks slices of the window.
     """
     first, last = stack.window
     if last - first < stack.rule.slices_per_volume:
@@ -148,11 +154,9 @@ def _window_off(geometry: Geometry, stack: Stack) -> float | None:
     found -= stack.head.middle[2] * stack.volume.zooms[2]
     if stack.rule.window_mm is not None:
         return round(found - sum(stack.rule.window_mm) / 2, 3) + 0.0
-    if geometry.shape is None or geometry.zooms is None:
+    if geometry.off_middle is None:
         return None
-    side = (geometry.config.spacing or geometry.zooms)[2]
-    n = round(geometry.shape[2] * geometry.zooms[2] / side)
-    return round(found - (sum(stack.rule.window) - n) / 2 * side, 3) + 0.0
+    return round(found - geometry.off_middle, 3) + 0.0
 
 
 def _mm(stack: Stack, index: float) -> float:

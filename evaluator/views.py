@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluator import viewer, volumes
+from evaluator import scan_facts, viewer, volumes
 
 
 def write_view(
@@ -26,12 +26,11 @@ def write_view(
       facts: what `scan_facts.describe` says of the scan, and `warnings`.
       lesion: mask on the same grid, to be outlined.
     """
-    low, high = facts["window_mm"]
     rows = {
         "Scan": facts["input"],
         "Model": facts["model"],
         "SHA-256 of the model": facts["model_sha256"],
-        "Window of training": f"{low:g} to {high:g} mm from the {facts['window_mm_from']}",
+        "Window of training": scan_facts.window_in_words(facts),
         "Voxels": "resampled to the model's grid, and the map back" if stack.resampled else "as is",
         "Head seen by the model": f"{facts['share_of_head_seen']:.0%}",
     }
