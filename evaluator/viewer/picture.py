@@ -23,7 +23,7 @@ _PLANES = (
 _DOTS_PER_INCH = 200
 _WIDTH = 7.0
 _SCALE_MM = 50.0
-_LONGEST = 70
+_LONGEST = 100
 
 
 def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[str] = ()) -> bytes:
@@ -32,7 +32,11 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[
     ratios = [extents[across] for _, across, _, _, _ in _PLANES]
     tallest = max(extents[up] for _, _, up, _, _ in _PLANES)
     height = (_WIDTH - 1.0) * tallest / sum(ratios)
-    figure = Figure(figsize=(_WIDTH, height + 0.9), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(
+        figsize=(_WIDTH, height + 0.9 + 0.13 * bool(warnings)),
+        dpi=_DOTS_PER_INCH,
+        layout="constrained",
+    )
     axes = figure.subplots(1, 3, width_ratios=ratios)
     for ax, (name, across, up, through, letters) in zip(axes, _PLANES, strict=True):
         _draw_plane(ax, shown, across, up, through)
@@ -43,11 +47,10 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
-    notes = ["dashed: window of training", "for research only"]
+    lines = [f"{title}{model}", "dashed: window of training; for research only"]
     if warnings:
-        notes.insert(0, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
-    text = f"{title}{model}\n{'; '.join(notes)}"
-    figure.suptitle(text, fontsize=8, parse_math=False)
+        lines.insert(1, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
+    figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

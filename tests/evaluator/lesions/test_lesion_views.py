@@ -33,9 +33,7 @@ def test_each_volume_with_a_mask_has_a_view_that_the_report_links_to(heads_dir, 
     assert "anomaly_views" not in (out / "anomalies.html").read_text()
 
 
-def test_views_warn_hold_the_residual_and_stay_if_the_next_run_opens_no_scan(
-    heads_dir, model, tmp_path, capsys
-):
+def test_views_warn_and_stay_if_the_next_run_opens_no_scan(heads_dir, model, tmp_path, capsys):
     """The head lies 6 slices of air to the right, and the volume is cropped."""
     source, out = tmp_path / "source", tmp_path / "out"
     voxels, mask = write_pair(source, "a", seed=0)
@@ -48,7 +46,8 @@ def test_views_warn_hold_the_residual_and_stay_if_the_next_run_opens_no_scan(
     assert said in json.loads((out / "anomalies.json").read_text())["warnings"]["a"]
     assert said in (out / "anomalies.html").read_text()
     page = (out / "anomaly_views/a_view.html").read_text()
-    assert said in page and "files beside this page" not in page
+    assert said in page and "files beside" not in page
+    assert "reconstruct</code> writes the map in full" in page
     (source / "a_T1.nii.gz").write_bytes(b"no scan")
     assert evaluator.run(arguments(model, heads_dir, out, f"--source_dir={source}")) == 2
     assert (out / "anomaly_views/a_view.html").read_text() == page
