@@ -51,3 +51,6 @@ def test_views_warn_and_stay_if_the_next_run_opens_no_scan(heads_dir, model, tmp
     (source / "a_T1.nii.gz").write_bytes(b"no scan")
     assert evaluator.run(arguments(model, heads_dir, out, f"--source_dir={source}")) == 2
     assert (out / "anomaly_views/a_view.html").read_text() == page
+    write_pair(tmp_path / "next", "b", seed=1)
+    assert evaluator.run(arguments(model, heads_dir, out, f"--source_dir={tmp_path / 'next'}")) == 0
+    assert {path.name for path in (out / "anomaly_views").glob("*.html")} == {"b_view.html"}
