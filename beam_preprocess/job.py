@@ -137,8 +137,8 @@ def _check_spacing(config: JobConfig, plan: Plan) -> None:
             f"{len(lost)} of {volumes} volumes have other voxels than the cohort's median of "
             f"{in_words(plan.spacing.typical)} mm (posterior x superior x right), such as {path} "
             f"with {in_words(others[path])} mm; bring all to one size by --spacing, such as "
-            f"--spacing={max(plan.spacing.typical):.2g}, or take them as they are by "
-            "--allow_spacing"
+            f"--spacing={max(plan.spacing.typical):.2g} in place of --in_plane, or take them as "
+            "they are by --allow_spacing"
         )
 
 
@@ -165,9 +165,13 @@ def _check_rejects(config: JobConfig, plan: Plan, records: Sequence[ShardRecord]
     publish.write_lines(report, publish.not_taken(plan, records, config.source.source_dir))
     reasons = collections.Counter(entry.reason for entry in lost)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    advice = "repair or remove these files"
+    if reasons.keys() == {"wrong_in_plane_size"}:
+        advice = "take volumes of any size by --spacing in place of --in_plane, under a --config "
+        advice += "of your own"
     raise UserError(
         f"{what}, the first one: {first.path}: {first.detail}; all {len(lost)} by reason: "
-        f"{counted}; repair or remove these files: nothing was published, {report} lists them"
+        f"{counted}; {advice}: nothing was published, {report} lists them"
     )
 
 

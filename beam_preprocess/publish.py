@@ -88,7 +88,10 @@ def _manifest(
         config=config.slices,
         fingerprint=fingerprint,
         shards={record.shard: record.sha256 for record in filled},
-        geometry=manifest.median_geometry((volume.shape, volume.zooms) for _, volume in volumes),
+        geometry=manifest.median_geometry(
+            ((volume.shape, volume.zooms) for _, volume in volumes),
+            [volume.off_middle for _, volume in volumes if volume.off_middle is not None],
+        ),
         voxels=manifest.voxel_range(volume.zooms for _, volume in volumes),
         look=typical([volume.look for _, volume in volumes if volume.look]),
         volumes_per_shard=config.source.volumes_per_shard,

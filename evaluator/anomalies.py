@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from evaluator.options import LENIENT, Dataset, ModelChecks, ScanChecks, check_folders
@@ -17,11 +17,13 @@ from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from evaluator.lesions.pairs import Pair
-    from evaluator.lesions.tallies import Found, Scorer
+    from evaluator.lesions.tallies import Found, Scorer, View
     from evaluator.models import Model
     from evaluator.scoring import Split
-    from evaluator.volumes import Geometry
+    from evaluator.volumes import Geometry, Stack
 
 USAGE = """
 python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
@@ -132,7 +134,6 @@ def main(config: AnomaliesConfig) -> None:
         )
         models = scoring.load_fitting(config.saved_model, validation, config.checks)
         output_dir = storage.at(config.output_dir)
-        storage.remove_tree(output_dir / VIEWS)
         volumes = config.source_dir and Volumes(
             config.source_dir,
             config.bids.asked,
@@ -148,6 +149,8 @@ def main(config: AnomaliesConfig) -> None:
         sections, lead = lesions.sections(*scored), lesions.lead(facts, rows)
         texts["anomalies.html"] = page.render("Do residuals find lesions?", lead, sections)
         folders.write_files(output_dir, texts)
+        if not facts.get("views"):
+            storage.remove_tree(output_dir / VIEWS)
         print_lesions(facts, rows, comparisons)
         print(f"\nReport: {output_dir / 'anomalies.html'}")
 
@@ -189,7 +192,8 @@ def score_lesions(
         found = tallies.tally_split(scorer, test, seed=settings.seed)
     else:
         pairs, geometry = _find_volumes(volumes, data, facts)
-        looks.check_known(geometry, "the dataset", strict=volumes.scans.strict)
+        strict = volumes.scans.strict
+        looks.check_known(geometry, "the dataset", strict=strict, heads=tallies.HEADS)
         found = _tally_volumes(scorer, pairs, geometry, volumes, facts)
     healthy = tallies.tally_split(scorer, validation, seed=None)
     limits = detection.thresholds(healthy.tallies, settings.percentile)
@@ -253,13 +257,6 @@ def _find_volumes(
     return chosen, volumes.geometry_of(made.config, made.geometry, [made.look])
 
 
-def _warn_of_unlike(unlike: Mapping[str, list[str] | None]) -> None:
-    """Say how volumes look unlike those of the dataset, if they do."""
-    for subject, differences in unlike.items():
-        if differences:
-            print(f"warning: {subject}: {'; '.join(differences)}", file=sys.stderr)
-
-
 def _tally_volumes(
     scorer: Scorer,
     pairs: Sequence[Pair],
@@ -267,20 +264,16 @@ def _tally_volumes(
     asked: Volumes,
     facts: dict[str, Any],
 ) -> Found:
-    """Score volumes and write their views, named in `facts`; warn of lesions that no model sees."""
+    """Score volumes and write their views; tells in `facts` and on standard error what is odd."""
     from evaluator.lesions import tallies
-    from evaluator.views import write_lesion_views
 
-    found = tallies.tally_volumes(scorer, pairs, geometry, asked.scans)
-    facts["unlike_training"] = found.unlike
-    _warn_of_unlike(found.unlike)
-    if assumed := found.facts.get("assumed_axes"):
-        print(
-            f"warning: {len(assumed)} volumes do not say how the head lies in them, such as "
-            f"{next(iter(assumed))}, and were read by their format's convention: check left and "
-            "right",
-            file=sys.stderr,
-        )
+    view = None if asked.views is None else _viewer_into(asked.views, facts)
+    found = tallies.tally_volumes(scorer, pairs, geometry, asked.scans, view=view)
+    facts["unlike_training"] = {name: said["unlike_training"] for name, said in found.scans.items()}
+    facts["warnings"] = {n: said["warnings"] for n, said in found.scans.items() if said["warnings"]}
+    for subject, warnings in facts["warnings"].items():
+        for warning in warnings:
+            print(f"warning: {subject}: {warning}", file=sys.stderr)
     unseen, lesions = found.facts["lesion_voxels_unseen"], found.facts["lesion_voxels"]
     if unseen:
         print(
@@ -288,10 +281,31 @@ def _tally_volumes(
             "the model's field of view; they count as missed by every method",
             file=sys.stderr,
         )
-    if asked.views is not None:
-        model, size = scorer.models[0], scorer.batch_size
-        facts["views"] = write_lesion_views(asked.views, model, pairs, geometry, size, asked.scans)
     return found
+
+
+def _viewer_into(folder: pathlib.Path, facts: dict[str, Any]) -> View:
+    """A function that writes the view of a volume and adds its name to `facts`.
+
+    The first view replaces the folder.
+    """
+    from evaluator.views import write_view
+
+    def write(
+        subject: str,
+        stack: Stack,
+        anomaly: np.ndarray,
+        lesion: np.ndarray,
+        said: dict[str, Any],
+    ) -> None:
+        if "views" not in facts:
+            storage.remove_tree(folder)
+            folder.mkdir(parents=True)
+        name = subject.replace("/", "_")
+        write_view(folder, name, stack, anomaly, said, lesion)
+        facts.setdefault("views", []).append(name)
+
+    return write
 
 
 def print_lesions(

@@ -163,9 +163,7 @@ def reconstruct_scan(
     )
     unlike = looks.differences(stack.volume, geometry, job.path, strict=strict)
     reconstruction, residual = running.run_model(model, stack, job.path, batch_size)
-    facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name)
-    facts["unlike_training"] = unlike
-    facts["warnings"] = scan_facts.warnings_of(facts)
+    facts = scan_facts.describe(model, geometry, stack, pathlib.Path(job.path).name, unlike)
     facts["slices"] = [
         scan_facts.describe_slice(stack, index, plane) for index, plane in enumerate(residual)
     ]
@@ -236,9 +234,8 @@ def _reconstruct_all(
             print(f"warning: {job.path}: {warning}", file=sys.stderr)
     if extrapolated:
         print(
-            "warning: slices outside the window of training are extrapolated: the model was not "
-            "trained on such slices; see in_window in the *_reconstruction.json files",
-            file=sys.stderr,
+            "note: slices outside the window of training are extrapolated: the model was not "
+            "trained on such slices; see in_window in the *_reconstruction.json files"
         )
     return refused
 

@@ -7,6 +7,7 @@ import numpy as np
 from evaluator import map_files, placing, volumes
 from evaluator.models import Model
 from evaluator.volumes import Geometry, Stack
+from ixi_tfds.images.look import TRAINING_HEADS
 
 LEAST_SEEN = 0.95
 """A warning is given if the model sees a smaller share of the head."""
@@ -25,8 +26,24 @@ BROUGHT_BACK = (
 )
 
 
-def describe(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[str, Any]:
-    """The JSON's content on a scan as a whole; `name` is that of its file."""
+def describe(
+    model: Model,
+    geometry: Geometry,
+    stack: Stack,
+    name: str,
+    unlike: list[str] | None,
+    heads: str = TRAINING_HEADS,
+) -> dict[str, Any]:
+    """The JSON's content on a scan as a whole.
+
+    `name` is that of its file; `unlike` comes from `looks.differences`, and `heads` names what the
+    scan was compared with.
+    """
+    facts = _placed(model, geometry, stack, name) | {"unlike_training": unlike}
+    return facts | {"warnings": _warnings_of(facts, heads)}
+
+
+def _placed(model: Model, geometry: Geometry, stack: Stack, name: str) -> dict[str, Any]:
     axis, reverse = map_files.file_axis(stack.volume)
     sides = geometry.config.spacing or geometry.zooms
     seen = volumes.seen(stack)
@@ -76,7 +93,7 @@ def describe_slice(stack: Stack, index: int, residual: np.ndarray) -> dict[str, 
     }
 
 
-def warnings_of(facts: dict[str, Any]) -> list[str]:
+def _warnings_of(facts: dict[str, Any], heads: str) -> list[str]:
     """What the user should know of a scan before trusting its maps, a sentence each."""
     found = list(facts["unlike_training"] or [])
     if assumed := facts.get("assumed_axes"):
@@ -91,14 +108,14 @@ def warnings_of(facts: dict[str, Any]) -> list[str]:
     if off is not None and abs(off) > MOST_OFF_MM:
         side = "right" if off > 0 else "left"
         found.append(
-            f"the training window lies {abs(off):.0f} mm to the {side} of its place in the heads "
-            "of training, because slices are counted from the end of the file; a model of a "
-            "dataset with --slices in mm looks for the head"
+            f"the training window lies {abs(off):.0f} mm to the {side} of its place in {heads}, "
+            "because slices are counted from the file's first slice; a model trained on a dataset "
+            "made with --spacing and --slices in mm looks for the head"
         )
     if facts["share_of_head_seen"] < LEAST_SEEN:
         found.append(
             f"the model saw only {facts['share_of_head_seen']:.0%} of the head, the rest is "
-            "outside its field of view and NaN in both maps; see the *_seen.nii.gz file"
+            "outside its field of view and NaN in its maps"
         )
     return found
 
@@ -107,21 +124,27 @@ def summary(facts: dict[str, Any]) -> str:
     """The facts of a scan in a line."""
     inside = [row["mean_absolute_residual"] for row in facts["slices"] if row["in_window"]]
     first, last = facts["window_file_slices"]
-    low, high = facts["window_mm"]
     return (
         f"{len(facts['slices'])} slices, {len(inside)} of them in the window of training (slices "
-        f"{first:g} to {last:g} of the file, {low:g} to {high:g} mm from the "
-        f"{facts['window_mm_from']}), {'' if facts['resampled'] else 'not '}resampled, "
+        f"{first:g} to {last:g} of the file, {window_in_words(facts)}), "
+        f"{'' if facts['resampled'] else 'not '}resampled, "
         f"{facts['share_of_head_seen']:.0%} of the head seen; mean absolute residual in the "
         f"window {sum(inside) / len(inside):.4g}"
     )
 
 
+def window_in_words(facts: dict[str, Any]) -> str:
+    """Where the window lies, such as `30 mm left to 42 mm right of the middle of the head`."""
+    low, high = facts["window_mm"]
+    side = "left" if high <= 0 else "right"
+    start = f"{-low:g} mm left" if low < 0 < high else f"{abs(low):g}"
+    return f"{start} to {abs(high):g} mm {side} of the {facts['window_mm_from']}"
+
+
 def _window_off(geometry: Geometry, stack: Stack) -> float | None:
     """How far right of its place in the heads of training the window lies, in mm.
 
-    In these the head is taken to be in the middle of the volume. None if their size is not known,
-    or the volume lacks slices of the window.
+    None if that place is not known, or the volume lacks slices of the window.
     """
     first, last = stack.window
     if last - first < stack.rule.slices_per_volume:
@@ -131,11 +154,9 @@ def _window_off(geometry: Geometry, stack: Stack) -> float | None:
     found -= stack.head.middle[2] * stack.volume.zooms[2]
     if stack.rule.window_mm is not None:
         return round(found - sum(stack.rule.window_mm) / 2, 3) + 0.0
-    if geometry.shape is None or geometry.zooms is None:
+    if geometry.off_middle is None:
         return None
-    side = (geometry.config.spacing or geometry.zooms)[2]
-    n = round(geometry.shape[2] * geometry.zooms[2] / side)
-    return round(found - (sum(stack.rule.window) - n) / 2 * side, 3) + 0.0
+    return round(found - geometry.off_middle, 3) + 0.0
 
 
 def _mm(stack: Stack, index: float) -> float:

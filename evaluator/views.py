@@ -1,16 +1,11 @@
 """Views of scans that a model has reconstructed; `evaluator.viewer` draws them."""
 
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from evaluator import looks, running, scan_facts, viewer, volumes
-from evaluator.lesions.pairs import Pair, open_pair
-from evaluator.models import Model
-from evaluator.options import LENIENT, ScanChecks
-from ixi_tfds.system import storage
+from evaluator import scan_facts, viewer, volumes
 
 
 def write_view(
@@ -31,17 +26,14 @@ def write_view(
       facts: what `scan_facts.describe` says of the scan, and `warnings`.
       lesion: mask on the same grid, to be outlined.
     """
-    low, high = facts["window_mm"]
     rows = {
         "Scan": facts["input"],
         "Model": facts["model"],
         "SHA-256 of the model": facts["model_sha256"],
-        "Window of training": f"{low:g} to {high:g} mm from the {facts['window_mm_from']}",
+        "Window of training": scan_facts.window_in_words(facts),
         "Voxels": "resampled to the model's grid, and the map back" if stack.resampled else "as is",
         "Head seen by the model": f"{facts['share_of_head_seen']:.0%}",
     }
-    if facts["warnings"]:
-        rows["Warning"] = "; ".join(facts["warnings"])
     side, places = stack.volume.zooms[2], stack.slices
     # From middles of slices to edges of voxels.
     window = [(places.first + (edge - 0.5) * places.side) / side + 0.5 for edge in stack.window]
@@ -54,30 +46,5 @@ def write_view(
         meaning=facts["anomaly"],
         facts=rows,
         lesion=lesion,
+        warnings=facts["warnings"],
     )
-
-
-def write_lesion_views(
-    folder: pathlib.Path,
-    model: Model,
-    pairs: Sequence[Pair],
-    geometry: volumes.Geometry,
-    batch_size: int,
-    checks: ScanChecks = LENIENT,
-) -> list[str]:
-    """Write the views of volumes with masks into a new folder; gives their names."""
-    folder.mkdir(parents=True)
-    names = []
-    for pair in pairs:
-        path, name = pair.scan.path, pair.scan.subject.replace("/", "_")
-        stack, mask = open_pair(pair, geometry, checks)
-        _, residual = running.run_model(model, stack, path, batch_size)
-        facts = scan_facts.describe(model, geometry, stack, storage.at(path).name)
-        facts["unlike_training"] = looks.differences(
-            stack.volume, geometry, path, strict=checks.strict
-        )
-        facts["warnings"] = scan_facts.warnings_of(facts)
-        anomaly = volumes.from_slices(stack, residual)
-        write_view(folder, name, stack, anomaly, facts, mask)
-        names.append(name)
-    return names

@@ -51,12 +51,15 @@ class Geometry:
       config: window, size and scaling of the slices.
       shape: median number of voxels along PSR; None if not recorded.
       zooms: median sides of voxels along PSR, in mm; None if not recorded.
+      off_middle: median distance in mm from the middle of the head to that of a window by number,
+        along right; None if not recorded.
       looks: how the volumes of each training dataset look; empty if not all are recorded.
     """
 
     config: SliceConfig
     shape: tuple[int, int, int] | None = None
     zooms: tuple[float, float, float] | None = None
+    off_middle: float | None = None
     looks: tuple[TypicalLook, ...] = ()
 
 
@@ -130,6 +133,7 @@ def geometry_of(
         config=config,
         shape=volumes.shape if volumes else None,
         zooms=volumes.zooms if volumes else None,
+        off_middle=volumes.off_middle if volumes else None,
         looks=known if len(known) == len(looks) else (),
     )
 

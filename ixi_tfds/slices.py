@@ -141,7 +141,8 @@ def check_spacing(volume: Volume, path: str, typical: tuple[float, float, float]
             path,
             f"has voxels of {in_words(volume.zooms)} mm (posterior x superior x right), the "
             f"cohort's median is {in_words(typical)} mm; bring all to one size by --spacing, such "
-            f"as --spacing={max(typical):.2g}, or take it as it is by --allow_spacing",
+            f"as --spacing={max(typical):.2g} in place of --in_plane, or take it as it is "
+            "by --allow_spacing",
         )
 
 

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from evaluator import looks, volumes
+from evaluator import looks, scan_facts, volumes
 from evaluator.lesions import histograms, maps, synthetic
+from evaluator.lesions.examples import Example, example_of, most_lesion
 from evaluator.lesions.pairs import Pair, open_pair
 from evaluator.models import Model
 from evaluator.options import ScanChecks
 from evaluator.scoring import Split, batch_keys, read_batches
 from ixi_tfds.features import slice_key
 from ixi_tfds.images.scaling import quantize, to_unit
+from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
 Method = tuple[str, str]
@@ -29,6 +31,13 @@ EXAMPLES = 4
 
 LOWEST = -1.0
 """Score of lesion voxels that the model does not see: below any threshold."""
+
+HEADS = "the dataset's heads"
+"""What volumes are compared with, in words."""
+
+View = Callable[[str, volumes.Stack, np.ndarray, np.ndarray, dict[str, Any]], None]
+"""Function that shows a volume: its subject, the volume, the first model's anomaly map and the mask
+on the volume's grid, and what `scan_facts` says of it."""
 
 
 @dataclasses.dataclass
@@ -55,23 +64,6 @@ class Tally:
 
 
 @dataclasses.dataclass(frozen=True)
-class Example:
-    """A slice to show.
-
-    Attributes:
-      title: its name and its lesion.
-      image: the slice with the lesion, float32 [H, W] in units of its range.
-      lesion: mask, bool [H, W].
-      references: each model's reconstruction, and the blurred input, float32 [H, W], by name.
-    """
-
-    title: str
-    image: np.ndarray
-    lesion: np.ndarray
-    references: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
 class Found:
     """The scores of a split or of volumes.
 
@@ -79,14 +71,13 @@ class Found:
       tallies: histograms of each method over pixels inside the head.
       facts: numbers of slices and lesions, for the report.
       examples: at most `EXAMPLES` slices to show.
-      unlike: what differs between each subject's volume and those of training, from
-        `looks.differences`; empty for a split.
+      scans: what `scan_facts.describe` says of each subject's volume; empty for a split.
     """
 
     tallies: dict[Method, Tally]
     facts: dict[str, Any]
     examples: list[Example]
-    unlike: dict[str, list[str] | None] = dataclasses.field(default_factory=dict)
+    scans: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +157,7 @@ def tally_split(scorer: Scorer, split: Split, *, seed: int | None) -> Found:
                 continue
             # The first by name of each contrast, so that neither order nor batches matter.
             if kind.contrast not in shown or key < shown[kind.contrast][0]:
-                example = _example(f"{key}: {kind}", place, images, masks, references)
+                example = example_of(f"{key}: {kind}", place, images, masks, references)
                 shown[kind.contrast] = key, example
         facts["slices"] += len(keys)
         facts["slices_with_lesion"] += sum(kind is not None for kind in kinds)
@@ -195,58 +186,78 @@ def _in_unit(images: np.ndarray, model: Model, part: slice) -> np.ndarray:
 
 
 def tally_volumes(
-    scorer: Scorer, pairs: Sequence[Pair], geometry: volumes.Geometry, checks: ScanChecks
+    scorer: Scorer,
+    pairs: Sequence[Pair],
+    geometry: volumes.Geometry,
+    checks: ScanChecks,
+    *,
+    view: View | None = None,
 ) -> Found:
     """Score the voxels of volumes on their own grids, in all slices that show some of the head.
 
     A model's score is the map that `python -m evaluator reconstruct` writes, in units of the range
     (see `maps.anomaly_maps`). Masks are not resampled. Voxels count if they are in the head and
     in the model's field of view, in the groups `INSIDE` and `BEYOND`. Lesion voxels that the model
-    does not see count as missed by every method: they have the lowest score.
+    does not see count as missed by every method: they have the lowest score. `view` is called for
+    each volume.
 
     Raises:
       UserError: a volume or its mask cannot be used, a model gives values that are not finite, or
-        a volume looks unlike those of training and `checks` are strict.
+        a volume looks unlike those of the dataset and `checks` are strict.
     """
     tallies: dict[Method, Tally] = {}
-    unlike: dict[str, list[str] | None] = {}
-    facts: dict[str, Any] = {
-        "volumes": len(pairs),
-        "lesion_voxels": 0,
-        "lesion_voxels_scored": 0,
-        "lesion_voxels_unseen": 0,
-    }
+    scans: dict[str, dict[str, Any]] = {}
+    counted_voxels = ("lesion_voxels", "lesion_voxels_scored", "lesion_voxels_unseen")
+    facts: dict[str, Any] = {"volumes": len(pairs), **dict.fromkeys(counted_voxels, 0)}
     examples: list[Example] = []
     wanted = max(1, EXAMPLES // len(pairs))
     for pair in tqdm.tqdm(pairs, unit="volume", disable=None):
         subject, path = pair.scan.subject, pair.scan.path
-        stack, mask = open_pair(pair, geometry, checks)
-        mask = mask.transpose(2, 0, 1)
-        unlike[subject] = looks.differences(stack.volume, geometry, path, strict=checks.strict)
-        if stack.volume.assumed_axes:
-            facts.setdefault("assumed_axes", {})[subject] = stack.volume.assumed_axes
+        stack, lesion = open_pair(pair, geometry, checks)
+        unlike = looks.differences(stack.volume, geometry, path, strict=checks.strict, heads=HEADS)
+        scans[subject] = scan_facts.describe(
+            scorer.models[0], geometry, stack, storage.at(path).name, unlike, heads=HEADS
+        )
+        mask = lesion.transpose(2, 0, 1)
         unseen = mask & (volumes.seen(stack).transpose(2, 0, 1) == 0)
-        counted, scored, shown = _score_volume(scorer, stack, subject, mask, wanted)
-        planes = counted.any(axis=(1, 2))
+        counted, scored, shown, residual = _score_volume(scorer, stack, subject, mask, wanted)
         facts["lesion_voxels"] += int(mask.sum())
         facts["lesion_voxels_scored"] += int(mask[counted].sum())
         facts["lesion_voxels_unseen"] += int(unseen.sum())
-        inside = volumes.planes_in_window(stack)
-        groups = {INSIDE: inside, BEYOND: ~inside}
         for method, scores in scored:
-            for group, part in groups.items():
-                here = counted & part[:, None, None]
-                missed = np.ones(np.count_nonzero(unseen[part]), bool)
-                values = np.append(scores[here[planes]], np.where(missed, LOWEST, 0))
-                counts = histograms.count(values, np.append(mask[here], missed))
-                tallies.setdefault(method, Tally()).add(counts, subject=subject, group=group)
+            tally = tallies.setdefault(method, Tally())
+            _add_volume(tally, stack, subject, scores, counted=counted, mask=mask, unseen=unseen)
         examples += shown
-    return Found(tallies, facts, examples[:EXAMPLES], unlike)
+        if view is not None:
+            view(subject, stack, volumes.from_slices(stack, residual), lesion, scans[subject])
+    return Found(tallies, facts, examples[:EXAMPLES], scans)
+
+
+def _add_volume(
+    tally: Tally,
+    stack: volumes.Stack,
+    subject: str,
+    scores: np.ndarray,
+    *,
+    counted: np.ndarray,
+    mask: np.ndarray,
+    unseen: np.ndarray,
+) -> None:
+    """Add one method's scores of a volume's planes that have voxels which count."""
+    planes = counted.any(axis=(1, 2))
+    inside = volumes.planes_in_window(stack)
+    groups = {INSIDE: inside, BEYOND: ~inside}
+    for group, part in groups.items():
+        here = counted & part[:, None, None]
+        missed = np.count_nonzero(unseen[part])
+        values = np.append(scores[here[planes]], np.full(missed, LOWEST))
+        counts = histograms.count(values, np.append(mask[here], np.ones(missed, bool)))
+        tally.add(counts, subject=subject, group=group)
 
 
 def _score_volume(
     scorer: Scorer, stack: volumes.Stack, subject: str, mask: np.ndarray, wanted: int
-) -> tuple[np.ndarray, Iterator[tuple[Method, np.ndarray]], list[Example]]:
+) -> tuple[np.ndarray, Iterator[tuple[Method, np.ndarray]], list[Example], np.ndarray]:
     """Score a volume in all slices that show some of its head.
 
     Args:
@@ -258,14 +269,18 @@ def _score_volume(
 
     Returns:
       Which voxels count, bool [right, posterior, superior]; scores by method, float64 [planes,
-      posterior, superior] of the planes with such voxels; and slices to show.
+      posterior, superior] of the planes with such voxels; slices to show; and the residual of the
+      first model in all slices, in scanner units.
     """
     slices = volumes.scanner_slices(stack, 0, stack.slices.n)
     stored = to_unit(quantize(slices, *maps.ranges(slices, stack.limits)))
     heads = np.stack([maps.head_mask(image) for image in stored])
     used = np.flatnonzero(heads.any(axis=(1, 2)))
-    keys = [slice_key(subject, index) for index in used]
-    images, references = _in_range(scorer, slices[used], stack.limits, keys)
+    keys = [slice_key(subject, index) for index in range(stack.slices.n)]
+    images, references = _in_range(scorer, slices, stack.limits, keys)
+    residual = images - references[scorer.models[0].name]
+    residual *= np.subtract(*maps.ranges(slices, stack.limits)[::-1])
+    images, references = images[used], {name: each[used] for name, each in references.items()}
     region = np.stack([maps.inner_head(head) for head in heads]) if scorer.inner else heads
     counted = _on_grid(stack, region) >= 0.5
     planes = np.flatnonzero(counted.any(axis=(1, 2)))
@@ -277,10 +292,10 @@ def _score_volume(
     )
     outlines = volumes.to_slices(stack, mask.transpose(1, 2, 0))[used] >= 0.5
     examples = [
-        _example(f"{subject}, slice {used[place]}", place, images, outlines, references)
-        for place in _most_lesion(outlines, wanted)
+        example_of(f"{subject}, slice {used[place]}", place, images, outlines, references)
+        for place in most_lesion(outlines, wanted)
     ]
-    return counted, scores, examples
+    return counted, scores, examples, residual
 
 
 def _in_range(
@@ -319,21 +334,3 @@ def _on_grid(
 def _in_voxels(sigma: float, stack: volumes.Stack) -> tuple[float, float]:
     """A length in pixels of slices, in voxels of the volume along posterior and superior."""
     return sigma * stack.pixels[0], sigma * stack.pixels[1]
-
-
-def _most_lesion(masks: np.ndarray, wanted: int) -> list[int]:
-    """The slice with most lesion in each of `wanted` equal parts of the slices with any."""
-    areas = masks.sum(axis=(1, 2))
-    parts = np.array_split(np.flatnonzero(areas), wanted)
-    return [int(part[np.argmax(areas[part])]) for part in parts if part.size]
-
-
-def _example(
-    title: str,
-    place: int,
-    images: np.ndarray,
-    masks: np.ndarray,
-    references: dict[str, np.ndarray],
-) -> Example:
-    expected = {name: stack[place].copy() for name, stack in references.items()}
-    return Example(title, images[place].copy(), masks[place].copy(), expected)

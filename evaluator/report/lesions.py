@@ -9,10 +9,14 @@ import pandas as pd
 
 from evaluator import bootstrap
 from evaluator.lesions import histograms
+from evaluator.lesions.examples import Example
 from evaluator.lesions.maps import BASELINES, DIRECTIONS
-from evaluator.lesions.tallies import Example, Found
+from evaluator.lesions.tallies import Found
 from evaluator.report import figures
 from evaluator.report.page import Figure, Section
+
+_WARNED = 10
+"""Number of volumes whose warnings are listed."""
 
 _TITLES = {
     "auprc": "AUPRC",
@@ -27,11 +31,18 @@ def lead(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[st
     overall = [row for row in rows if not row["subject"] and not row["group"]]
     best = max(overall, key=lambda row: row["auprc"])
     kind = "a baseline without any model" if best["method"] in BASELINES else "a model"
-    return [
+    warned = facts.get("warnings") or {}
+    listed = [f"{name}: {'; '.join(said)}." for name, said in list(warned.items())[:_WARNED]]
+    if len(warned) > _WARNED:
+        listed.append(f"{len(warned) - _WARNED} more are in anomalies.json.")
+    many = f"{len(warned)} volumes have" if len(warned) > 1 else "1 volume has"
+    odd = [f"Warning: {many} something odd. {' '.join(listed)}"] if warned else []
+    outcome = (
         f"Lesions: {facts['lesions']}. {overall[0]['prevalence']:.3%} of {overall[0]['pixels']} "
         "pixels are lesion, which is the AUPRC of random scores. The method with the highest "
         f"AUPRC, {best['auprc']:.4f}, is {best['method']}, looking for {best['looks_for']}: {kind}."
-    ]
+    )
+    return [outcome, *odd]
 
 
 def sections(

@@ -1,7 +1,7 @@
 """Views of a scan and its anomaly map: a page to move through, and a picture to print."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def write_view(
     meaning: str,
     facts: Mapping[str, str],
     lesion: np.ndarray | None = None,
+    warnings: Sequence[str] = (),
 ) -> None:
     """Write `NAME_view.html` and `NAME_view.png` into a folder, each complete or not at all.
 
@@ -37,13 +38,14 @@ def write_view(
       meaning: one sentence on what the anomaly map is.
       facts: what else to say, such as the model's name and digest; label and value of each row.
       lesion: mask on the same grid, to be outlined.
+      warnings: what to know before trusting the map; above all else.
 
     Raises:
       OSError: a file cannot be written.
     """
     shown = shown_of(volume, anomaly, window=window, lesion=lesion)
-    write_text(folder / f"{name}{SUFFIXES[0]}", render(shown, name, meaning, facts))
-    write_bytes(folder / f"{name}{SUFFIXES[1]}", draw(shown, name, facts))
+    write_text(folder / f"{name}{SUFFIXES[0]}", render(shown, name, meaning, facts, warnings))
+    write_bytes(folder / f"{name}{SUFFIXES[1]}", draw(shown, name, facts, warnings))
 
 
 def remove_view(folder: pathlib.Path, name: str) -> None:

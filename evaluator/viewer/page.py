@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import importlib.resources
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -43,7 +43,13 @@ def niivue() -> bytes:
     return packed
 
 
-def render(shown: Shown, title: str, meaning: str, facts: Mapping[str, str]) -> str:
+def render(
+    shown: Shown,
+    title: str,
+    meaning: str,
+    facts: Mapping[str, str],
+    warnings: Sequence[str] = (),
+) -> str:
     """The page of at most `MOST_BYTES`; all text is escaped, and nothing is loaded from elsewhere.
 
     The arguments are those of `write_view`.
@@ -64,6 +70,7 @@ def render(shown: Shown, title: str, meaning: str, facts: Mapping[str, str]) -> 
         title=title,
         meaning=meaning,
         facts=facts,
+        warnings=warnings,
         style=_text("view.css"),
         scripts=[_text("marks.js"), _text("view.js")],
         parts={"niivue": script, **parts},

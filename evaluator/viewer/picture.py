@@ -1,7 +1,8 @@
 """The picture of three planes for a paper or a README."""
 
 import io
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,15 +23,20 @@ _PLANES = (
 _DOTS_PER_INCH = 200
 _WIDTH = 7.0
 _SCALE_MM = 50.0
+_LONGEST = 100
 
 
-def draw(shown: Shown, title: str, facts: Mapping[str, str]) -> bytes:
+def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[str] = ()) -> bytes:
     """Three planes through `shown.place` as PNG, 7 inches wide, in neurological convention."""
     extents = [n * side for n, side in zip(shown.scan.shape, shown.zooms, strict=True)]
     ratios = [extents[across] for _, across, _, _, _ in _PLANES]
     tallest = max(extents[up] for _, _, up, _, _ in _PLANES)
     height = (_WIDTH - 1.0) * tallest / sum(ratios)
-    figure = Figure(figsize=(_WIDTH, height + 0.75), dpi=_DOTS_PER_INCH, layout="constrained")
+    figure = Figure(
+        figsize=(_WIDTH, height + 0.9 + 0.13 * bool(warnings)),
+        dpi=_DOTS_PER_INCH,
+        layout="constrained",
+    )
     axes = figure.subplots(1, 3, width_ratios=ratios)
     for ax, (name, across, up, through, letters) in zip(axes, _PLANES, strict=True):
         _draw_plane(ax, shown, across, up, through)
@@ -41,7 +47,10 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str]) -> bytes:
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
-    figure.suptitle(f"{title}{model}", fontsize=8, parse_math=False)
+    lines = [f"{title}{model}", "dashed: window of training; for research only"]
+    if warnings:
+        lines.insert(1, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
+    figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()

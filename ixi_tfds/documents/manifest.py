@@ -23,14 +23,18 @@ class Geometry:
     Attributes:
       shape: median voxels along posterior, superior and right.
       zooms: median sides of a voxel along these axes, in mm.
+      off_middle: median of `VolumeRecord.off_middle`; None where no volume has it.
     """
 
     shape: tuple[int, int, int]
     zooms: tuple[float, float, float]
+    off_middle: float | None = None
 
     def __post_init__(self) -> None:
         if not all(0 < side < 1e6 for side in (*self.shape, *self.zooms)):
             raise UserError(f"{self.shape} and {self.zooms} are not a shape and voxel sides in mm")
+        if self.off_middle is not None and not abs(self.off_middle) < 1e6:
+            raise UserError(f"{self.off_middle} is not a distance in mm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +201,15 @@ def of_shards(
 
 def median_geometry(
     volumes: Iterable[tuple[Sequence[int], Sequence[float]]],
+    off_middle: Sequence[float] = (),
 ) -> Geometry | None:
     """The lower median along each axis; None without volumes, or if a median is not plausible.
 
     Args:
       volumes: shape and voxel sides (mm) of each, along posterior, superior and right.
+      off_middle: `VolumeRecord.off_middle` of those that have it.
     """
+    off = round(statistics.median(off_middle), 1) if off_middle else None
     listed = list(volumes)
     if not listed:
         return None
@@ -211,7 +218,7 @@ def median_geometry(
         for sides in zip(*listed, strict=True)
     )
     try:
-        return codec.from_plain(Geometry, {"shape": shape, "zooms": zooms})
+        return codec.from_plain(Geometry, {"shape": shape, "zooms": zooms, "off_middle": off})
     except codec.DocumentError:
         return None
 

@@ -81,6 +81,9 @@ TILT = 15.0
 SHEAR = 2.0
 """A volume is sheared if its axes deviate from right angles by more degrees than others by this."""
 
+TRAINING_HEADS = "the training heads"
+"""What a scan is compared with, in words."""
+
 _COARSE_MM = 8.0
 _RAYS = 64
 _SAMPLES = 96  # along a ray, hundredths of the head's width apart
@@ -185,9 +188,7 @@ def unlike_the_rest(looks: Sequence[Look]) -> list[list[str]]:
     ]
 
 
-def unlike(
-    look: Look, known: Sequence[TypicalLook], others: str = "the training heads"
-) -> list[str]:
+def unlike(look: Look, known: Sequence[TypicalLook], others: str = TRAINING_HEADS) -> list[str]:
     """What differs between a scan and the scans of each of several datasets, in a clause each.
 
     Empty if it looks like those of one of them; else the shortest list. `others` names the

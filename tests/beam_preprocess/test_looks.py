@@ -99,6 +99,23 @@ def test_records_of_earlier_versions_have_no_look_and_nothing_to_say(data):
     assert looks.warnings_of([dataclasses.replace(record, volumes=(volume, volume))]) == ()
 
 
+def test_a_dataset_of_whole_and_stripped_heads_is_said_to_mix_them(tmp_path, capsys):
+    for number in range(10):
+        write_made_up(tmp_path / "in", number, stripped=number > 5)
+    flags = [f"--source_dir={tmp_path / 'in'}", f"--data_dir={tmp_path}", *OF_GRID]
+    assert beam_preprocess.run(flags) == 0
+    said = "the dataset mixes 6 whole heads and 4 skull-stripped ones, such as IXI707-"
+    assert f"warning: {said}" in capsys.readouterr().err
+    assert said in (folder_of(tmp_path) / "quality.html").read_text()
+
+
+def test_volumes_that_are_all_refused_for_their_size_are_advised_spacing(source, tmp_path, capsys):
+    flags = [f"--source_dir={source}", f"--data_dir={tmp_path}", "--config=own", "--in_plane=60x60"]
+    assert beam_preprocess.run([*flags, "--size=60x60", "--slices=18:30"]) == 2
+    error = capsys.readouterr().err
+    assert "by --spacing in place of --in_plane" in error and "repair" not in error
+
+
 @pytest.mark.real_data
 def test_the_stripped_heads_among_the_real_ones_are_named(real_data, tmp_path, capsys):
     """66 heads of two kinds of voxels, of which 4 are stripped, at 2 mm."""

@@ -228,7 +228,7 @@ def test_voxels_of_another_size_stop_a_config_by_number(tmp_path, capsys):
     assert error.splitlines()[-1].startswith(
         "error: 1 of 4 volumes have other voxels than the cohort's median of 5x5x5 mm"
     )
-    assert "d.nii.gz with 4x4x4 mm" in error and "--spacing=5" in error
+    assert "d.nii.gz with 4x4x4 mm" in error and "--spacing=5 in place of --in_plane" in error
     assert "--allow_spacing" in error
     assert not (tmp_path / "ixi_t1/own/1.0.0").exists()
 
@@ -241,7 +241,7 @@ def test_few_volumes_of_another_size_are_refused_one_by_one(tmp_path, capsys):
     assert set(slices_in(tmp_path, "own")) == {"a", "b", "c"}
     (line,) = (folder_of(tmp_path, "own") / "rejected.jsonl").read_text().splitlines()
     refusal = json.loads(line)
-    assert refusal["reason"] == "other_spacing" and "--spacing" in refusal["detail"]
+    assert refusal["reason"] == "other_spacing" and "in place of --in_plane" in refusal["detail"]
     assert refusal["path"] == "d.nii.gz"
     shard = next(folder_of(tmp_path, "own").glob("*train*.tfrecord-*"))
     before = shard.read_bytes()

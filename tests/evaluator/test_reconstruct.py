@@ -294,7 +294,8 @@ def test_a_window_off_its_place_in_the_heads_of_training_is_warned_of(tmp_path, 
     in_mm = SliceConfig(
         "mm", None, (40, 44), (0, 6), "slice", (4.0, 4.0, 5.0), (-20.0, 10.0), "background"
     )
-    models = [write_copier(tmp_path / c.name, c, SMALL_GEOMETRY) for c in (SMALL, in_mm)]
+    geometry = SMALL_GEOMETRY | {"off_middle": -7.5}
+    models = [write_copier(tmp_path / c.name, c, geometry) for c in (SMALL, in_mm)]
     for air in (0, 1, 6):
         voxels = np.pad(head(), ((0, 0), (0, 0), (air, 0)))
         path = write_head(tmp_path, f"x{air}", voxels=voxels, axes=axes)
@@ -305,12 +306,11 @@ def test_a_window_off_its_place_in_the_heads_of_training_is_warned_of(tmp_path, 
             facts = json.loads(told.read_text())
             off.append(facts["window_off_mm"])
             lies = f"the training window lies {abs(off[-1]):.0f} mm to the left of its place in"
-            warning = f"{lies} the heads of training"
+            warning = f"{lies} the training heads, because slices are counted from the file's first"
             warned = model.name == "small" and air > 1
             assert capsys.readouterr().err.count(warning) == warned == len(facts["warnings"])
             assert facts["slices_in_window"] == facts["slices_of_window"] == 6
-        # The ball's middle is half a slice to the right of that of the volume.
-        assert off == pytest.approx([-2.5 - 5 * air, 0], abs=0.3)
+        assert off == pytest.approx([-5 * air, 0], abs=0.3)
 
 
 def test_a_volume_that_ends_before_the_window_does_is_warned_of(copier, tmp_path, capsys):
@@ -335,15 +335,19 @@ def test_each_scan_of_a_folder_gets_its_own_maps(tmp_path):
             np.testing.assert_array_equal(found, scan.get_fdata() / 2)
 
 
-def test_slices_that_are_extrapolated_are_warned_of_whichever_scan_has_them(tmp_path, capsys):
+def test_slices_that_are_extrapolated_are_noted_whichever_scan_has_them(tmp_path, capsys):
     config = dataclasses.replace(SMALL, window=(0, 24))
     model = write_copier(tmp_path / "copy", config, SMALL_GEOMETRY)
     write_head(tmp_path / "in", "b")
     assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
-    assert "warning" not in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert "warning" not in captured.err and "note" not in captured.out
+    assert "60 mm left to 60 mm right of the middle of the volume" in captured.out
     write_head(tmp_path / "in", "a", shape=(32, 32, 26))
     assert reconstruct(model, tmp_path / "in", tmp_path / "out") == 0
-    assert capsys.readouterr().err.count("warning: slices outside the window") == 1
+    captured = capsys.readouterr()
+    assert captured.out.count("note: slices outside the window") == 1
+    assert "warning" not in captured.err
 
 
 def nan_where_bright(broken_maps):
@@ -453,7 +457,7 @@ def test_slices_outside_the_window_are_marked_by_their_place_in_the_file(
     assert reconstruct(model, path, tmp_path / "out") == 0
     shown = capsys.readouterr()
     assert "24 slices, 6 of them in the window" in shown.out
-    assert shown.err.count("warning: slices outside the window") == 1
+    assert shown.out.count("note: slices outside the window") == 1
     facts = json.loads((tmp_path / "out/x_reconstruction.json").read_text())
     anomaly = np.moveaxis(
         nib.load(tmp_path / "out/x_anomaly.nii.gz").get_fdata(), facts["slice_axis"], 0

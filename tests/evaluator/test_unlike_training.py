@@ -1,6 +1,7 @@
 """`evaluator reconstruct` and `anomalies` say which scans look unlike the training data."""
 
 import dataclasses
+import html
 import json
 import shutil
 
@@ -113,7 +114,7 @@ def test_a_card_that_does_not_tell_looks_is_said_once(
     assert reconstruct(model, scans["folder"], tmp_path / "out") == 0
     captured = capsys.readouterr()
     said = (
-        "not checked whether scans are unlike the training data: the model's card does not tell "
+        "not checked whether scans are unlike the training heads: the model's card does not tell "
         "how its scans look\n"
     )
     assert captured.out.count(said) == 1 and STRIPPED not in captured.err
@@ -153,11 +154,18 @@ def write_pairs(folder, *, stripped):
 def test_anomalies_says_it_of_volumes_and_strict_refuses_them(copier, data_dir, tmp_path, capsys):
     bare = write_pairs(tmp_path / "bare", stripped=True)
     assert anomalies(copier, data_dir, bare, tmp_path / "out") == 0
-    assert f": {STRIPPED}\n" in capsys.readouterr().err
-    (said,) = json.loads((tmp_path / "out/anomalies.json").read_text())["unlike_training"].values()
-    assert said == [STRIPPED]
+    stripped = "looks skull-stripped, unlike the dataset's heads"
+    assert f": {stripped}\n" in capsys.readouterr().err
+    facts = json.loads((tmp_path / "out/anomalies.json").read_text())
+    assert list(facts["unlike_training"].values()) == [[stripped]]
+    ((subject, said),) = facts["warnings"].items()
+    assert stripped in said
+    report = html.unescape((tmp_path / "out/anomalies.html").read_text())
+    assert f"1 volume has something odd. {subject}: {stripped}" in report
+    (page,) = (tmp_path / "out/anomaly_views").glob("*.html")
+    assert f'<p class="warning">{stripped}' in html.unescape(page.read_text())
     assert anomalies(copier, data_dir, bare, tmp_path / "strict", "--strict") == 2
-    assert f"{STRIPPED} (--strict)" in capsys.readouterr().err
+    assert f"{stripped} (--strict)" in capsys.readouterr().err
     assert not list((tmp_path / "strict").glob("anomalies*"))
     whole = write_pairs(tmp_path / "whole", stripped=False)
     assert anomalies(copier, data_dir, whole, tmp_path / "whole_out", "--strict") == 0

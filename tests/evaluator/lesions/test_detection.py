@@ -9,7 +9,8 @@ import pytest
 import sklearn.metrics
 
 from evaluator.lesions import detection, histograms
-from evaluator.lesions.tallies import Example, Found, Tally
+from evaluator.lesions.examples import Example
+from evaluator.lesions.tallies import Found, Tally
 from evaluator.report import lesions as anomaly_report
 
 METHODS = ("model", "blurred input", "intensity")

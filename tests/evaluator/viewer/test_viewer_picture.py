@@ -55,3 +55,13 @@ def test_colours_grow_lighter_with_size_and_differ_in_sign():
         assert (np.diff(brightness) > 0).all()
     bright, dark = colours.colours_of(np.array([1.0, -1.0]) * 0.5, 1.0)
     assert bright[0] > bright[2] + 0.3 and dark[2] > dark[0] + 0.3
+
+
+def test_the_first_warning_the_dashed_lines_and_the_use_are_told_in_the_title(shown, monkeypatch):
+    said = []
+    monkeypatch.setattr(picture.Figure, "suptitle", lambda _, text, **__: said.append(text))
+    picture.draw(shown, "a_T1", {"Model": "m"}, ["cut " + "long " * 30, "second"])
+    picture.draw(shown, "a_T1", {})
+    (_, first, last), (_, only) = (text.split("\n") for text in said)
+    assert first.startswith("warning: cut long") and "second" not in first and len(first) < 120
+    assert last == only == "dashed: window of training; for research only"
