@@ -327,8 +327,8 @@ def test_the_manifest_names_the_shards_by_digest(made):
     folder = made / "ixi_t1/small/1.0.0"
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["splits"]["train"] == {"volumes": 9, "slices": 54}
-    # The window's middle lies between slices 10 and 11, the ball's between 11 and 12, of 5 mm.
-    off = {"off_middle": pytest.approx(-5.0, abs=1.0)}
+    # The window's middle is at slice 10.5, the ball's at 12, and slices are 5 mm apart.
+    off = {"off_middle": pytest.approx(-7.5, abs=0.5)}
     assert manifest["geometry"] == {"shape": [32, 32, 24], "zooms": [4.0, 4.0, 5.0]} | off
     assert manifest["shards"] == {k: v for k, v in tree(folder).items() if "tfrecord" in k}
     assert not [path for path in made.rglob("*") if path.name.startswith(".")]
@@ -845,7 +845,12 @@ def test_too_many_rejects_publish_nothing(tmp_path, capsys):
     assert not (tmp_path / "ixi_t1/small/1.0.0").exists()
     report = re.search(r"nothing was published, (\S+) lists them", error)[1]
     told = [json.loads(line)["path"] for line in pathlib.Path(report).read_text().splitlines()]
-    assert told == ["<script>alert(1)<.nii.gz", "IXI720-HH-0020-T1.nii.gz"]
+    assert told == [
+        "<script>alert(1)<.nii.gz",
+        "IXI701-Guys-0000-T1.labels.nii.gz",
+        "IXI720-HH-0020-T1.nii.gz",
+        "IXI721-HH-0021-T2.nii.gz",
+    ]
 
 
 def test_the_share_that_may_be_refused_is_what_was_said(tmp_path, capsys):
