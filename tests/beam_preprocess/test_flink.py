@@ -25,7 +25,7 @@ HEADS, VOLUMES, DATASET = 6, 60, "ixi_t1/thesis"
 
 def start(source, data, *options):
     command = [sys.executable, "-m", "beam_preprocess", f"--source_dir={source}"]
-    flags = [f"--data_dir={data}", "--volumes_per_shard=1", *options]
+    flags = [f"--data_dir={data}", "--volumes_per_shard=1", "--allow_same_bytes", *options]
     return subprocess.Popen(
         [*command, *flags], stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": ROOT}
     )
