@@ -154,5 +154,7 @@ def test_voxels_are_alike_to_5_percent_of_each_side(tmp_path):
     assert same_spacing((0.9766, 0.9766, 1.2), (0.9375, 0.9375, 1.2))
     path = save(tmp_path, head())
     check_spacing(read_volume(path), path, (4.1, 4.0, 5.0))
-    with pytest.raises(ScanError, match=r"has voxels of 4x4x5 mm .* median is 4x4x6 mm; .*=6 in place"):
+    with pytest.raises(
+        ScanError, match=r"has voxels of 4x4x5 mm .* median is 4x4x6 mm; .*=6 in place"
+    ):
         check_spacing(read_volume(path), path, (4.0, 4.0, 6.0))
