@@ -166,7 +166,7 @@ def _check_rejects(config: JobConfig, plan: Plan, records: Sequence[ShardRecord]
     reasons = collections.Counter(entry.reason for entry in lost)
     counted = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
     advice = "repair or remove these files"
-    if reasons.keys() == {"wrong_in_plane_size"}:
+    if config.slices.spacing is None and reasons.keys() == {"wrong_in_plane_size"}:
         advice = "take volumes of any size by --spacing in place of --in_plane, under a --config "
         advice += "of your own"
     raise UserError(

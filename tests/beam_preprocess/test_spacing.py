@@ -432,3 +432,15 @@ def test_files_without_a_header_have_no_voxel_size(content, tmp_path):
     path.write_bytes(content)
     assert zooms_of_file(str(path)) is None
     assert zooms_of_file(str(tmp_path / "gone.nii")) is None
+
+
+def test_heads_in_another_unit_are_not_sent_to_the_flag_that_was_given(tmp_path, capsys):
+    source = tmp_path / "scans"
+    source.mkdir()
+    path = write_ball(source, "metres", (5.0, 5.0, 5.0), (26, 28, 26))
+    image = nib.load(path)
+    metres = np.diag([0.001, 0.001, 0.001, 1]) @ image.affine
+    nib.save(nib.Nifti1Image(image.get_fdata().astype(np.float32), metres), path)
+    assert job(source, tmp_path, *MM) == 2
+    error = capsys.readouterr().err
+    assert "is its affine in millimetres" in error and "in place of --in_plane" not in error
