@@ -611,10 +611,23 @@ def test_a_model_gets_volumes_in_the_levels_of_8_bits(scaling, tmp_path):
     assert evaluator.run(arguments(tmp_path / "picky", data_dir, tmp_path / "out", source)) == 0
 
 
+@pytest.fixture
+def counted(monkeypatch):
+    """The scores and marks of pixels in the order in which they are counted."""
+    heard, count = [], histograms.count
+
+    def listen(scores, marked):
+        heard.append((scores, marked))
+        return count(scores, marked)
+
+    monkeypatch.setattr(histograms, "count", listen)
+    return heard
+
+
 @pytest.mark.parametrize("sides", [(4.0, 4.0), (2.5, 3.0)], ids=["same_pixels", "finer_pixels"])
 @pytest.mark.parametrize("scaling", ["slice", "volume"])
 def test_the_residuals_that_are_scored_are_the_map_that_is_written(
-    scaling, sides, tmp_path, monkeypatch
+    scaling, sides, tmp_path, counted
 ):
     """Both commands on one head: the map, in units of the range, gives the very histograms."""
     data_dir, config = heads_of(tmp_path, scaling)
@@ -640,13 +653,6 @@ def test_the_residuals_that_are_scored_are_the_map_that_is_written(
     (tmp_path / "source").mkdir()
     for name, values in (("T1", voxels), ("lesion", mask)):
         nib.Nifti1Image(values, affine).to_filename(tmp_path / f"source/a_{name}.nii.gz")
-    counted, count = [], histograms.count
-
-    def listen(scores, marked):
-        counted.append((scores, marked))
-        return count(scores, marked)
-
-    monkeypatch.setattr(histograms, "count", listen)
     source = f"--source_dir={tmp_path / 'source'}"
     flags = [f"--saved_model={model}", f"--output_dir={tmp_path / 'out'}"]
     scored = ["anomalies", *flags, source, f"--data_dir={data_dir}", "--dataset=ixi_t1/tiny"]
@@ -683,7 +689,7 @@ def test_the_residuals_that_are_scored_are_the_map_that_is_written(
 
 
 @pytest.mark.parametrize("scaling", ["slice", "volume"])
-def test_under_a_config_in_mm_scores_are_those_of_the_map_too(scaling, tmp_path, monkeypatch):
+def test_under_a_config_in_mm_scores_are_those_of_the_map_too(scaling, tmp_path, counted):
     """Voxels of 2.5 x 3 x 3.5 mm, slices of 4 mm: with one range a volume, the map decides."""
     config = configs.SliceConfig(
         name="tiny",
@@ -713,13 +719,6 @@ def test_under_a_config_in_mm_scores_are_those_of_the_map_too(scaling, tmp_path,
     (tmp_path / "source").mkdir()
     for name, values in (("T1", voxels), ("lesion", mask)):
         nib.Nifti1Image(values, affine).to_filename(tmp_path / f"source/a_{name}.nii.gz")
-    counted, count = [], histograms.count
-
-    def listen(scores, marked):
-        counted.append((scores, marked))
-        return count(scores, marked)
-
-    monkeypatch.setattr(histograms, "count", listen)
     flags = [f"--saved_model={model}", f"--output_dir={tmp_path / 'out'}"]
     scored = [*flags, f"--source_dir={tmp_path / 'source'}", f"--data_dir={data_dir}"]
     assert evaluator.run(["anomalies", *scored, "--dataset=ixi_t1/tiny"]) == 0
