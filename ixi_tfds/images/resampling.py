@@ -106,13 +106,18 @@ def resample(values: np.ndarray, matrices: Weights, background: float = 0.0) -> 
     return result
 
 
+def crop_starts(shape: Sequence[int], size: tuple[int, int]) -> list[int]:
+    """First row and column of a plane's middle, no larger than `size`; an odd voxel is at the end.
+
+    Only the first two sides of `shape` count.
+    """
+    return [max(0, (side - most) // 2) for side, most in zip(shape, size, strict=False)]
+
+
 def share_cropped(volume: Volume, config: SliceConfig, head: Head) -> float:
     """Share of the head's box, in the plane of the slices, that the stored slices leave out."""
     if config.spacing is None:
-        starts = [
-            max(0, (n - most) // 2)
-            for n, most in zip(volume.voxels.shape, config.size, strict=False)
-        ]
+        starts = crop_starts(volume.voxels.shape, config.size)
         fields = [
             (start - 0.5, start + most - 0.5)
             for start, most in zip(starts, config.size, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epy
 
 from ixi_tfds.config import SliceConfig
-from ixi_tfds.images.resampling import pixels_inside, resampled_slices
+from ixi_tfds.images.resampling import crop_starts, pixels_inside, resampled_slices
 from ixi_tfds.nifti import Volume, has_few_levels
 
 with epy.lazy_imports():
@@ -165,7 +165,7 @@ def stored_slice(
 
 def crop(planes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The middle of the first two axes, no larger than `size`; an odd voxel is cut at the end."""
-    starts = [max(0, (side - most) // 2) for side, most in zip(planes.shape, size, strict=False)]
+    starts = crop_starts(planes.shape, size)
     return planes[starts[0] : starts[0] + size[0], starts[1] : starts[1] + size[1]]
 
 
