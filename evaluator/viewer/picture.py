@@ -47,7 +47,10 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
-    lines = [f"{title}{model}", "dashed: window of training; for research only"]
+    lines = [
+        f"{title}{model}",
+        "dashed: window of training; hatched: not seen by the model; for research only",
+    ]
     if warnings:
         lines.insert(1, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
     figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)

@@ -64,4 +64,8 @@ def test_the_first_warning_the_dashed_lines_and_the_use_are_told_in_the_title(sh
     picture.draw(shown, "a_T1", {})
     (_, first, last), (_, only) = (text.split("\n") for text in said)
     assert first.startswith("warning: cut long") and "second" not in first and len(first) < 120
-    assert last == only == "dashed: window of training; for research only"
+    assert (
+        last
+        == only
+        == "dashed: window of training; hatched: not seen by the model; for research only"
+    )
