@@ -1,20 +1,13 @@
 # Every target does its own set-up: `make demo` or `make test` may be the first command typed.
-PYTHON ?= python3.11
+# PYTHON=python3.12 picks a Python, GPU=1 or GPU=0 the CUDA libraries; requirements/setup.sh tells more.
 BIN := .venv/bin
 DEMO := demo
 
 .PHONY: setup demo thesis test planted mutants soak lint bench audit lock clean flink-up flink-test \
   flink-down
 
-setup: .venv/installed
-
-.venv/installed: requirements.lock setup.cfg pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || \
-	  { echo "error: '$(PYTHON)' is not Python 3.11, which tensorflow 2.15 and tensorflow-addons need; install it, or name it: make PYTHON=/path/to/python3.11" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+setup:
+	@PYTHON="$(PYTHON)" GPU="$(GPU)" sh requirements/setup.sh
 
 demo: setup
 	$(BIN)/python -m ixi_tfds cohort --output_dir=$(DEMO)/scans --subjects=24
@@ -82,10 +75,10 @@ bench: setup
 	$(BIN)/python benchmarks/scoring.py
 
 # Needs PyPI's or OSV's data: without, pip-audit skips packages, which --strict makes an error.
-audit:
-	$(PYTHON) -m venv .venv-audit
+audit: setup
+	$(BIN)/python -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	.venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+	for lock in classic current; do .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/$$lock.lock || exit; done
 
 # A Flink cluster on this machine (docs/scaling.md); needs Java 11 or 17 and Maven.
 flink-up flink-down: setup
@@ -95,13 +88,16 @@ flink-test: setup
 	IXI_FLINK=1 $(BIN)/python -m pytest tests/beam_preprocess/test_flink.py
 
 # Needs uv; the lock is what `make setup` installs.
+UV := uv pip compile --quiet --generate-hashes --custom-compile-command "make lock"
 lock:
-	uv pip compile --quiet --python-version 3.11 --generate-hashes --extra dev setup.cfg \
-	  --custom-compile-command "make lock" --output-file requirements.lock
-	echo atheris==3.0.0 | uv pip compile --quiet --python-version 3.11 --generate-hashes - \
-	  --custom-compile-command "make lock" --output-file tests/soak.lock
-	echo cosmic-ray==8.7.0 | uv pip compile --quiet --python-version 3.11 --generate-hashes - \
-	  --custom-compile-command "make lock" --output-file tests/mutants.lock
+	$(UV) --python-version 3.11 --extra dev setup.cfg -o requirements/classic.lock
+	$(UV) --python-version 3.12 --extra dev setup.cfg -o requirements/current.lock
+	$(UV) --python-version 3.11 --extra dev --extra gpu setup.cfg -o requirements/classic-gpu.lock \
+	  -c requirements/classic.lock
+	$(UV) --python-version 3.12 --extra dev --extra gpu setup.cfg -o requirements/current-gpu.lock \
+	  -c requirements/current.lock
+	echo atheris==3.0.0 | $(UV) --python-version 3.11 - -o tests/soak.lock
+	echo cosmic-ray==8.7.0 | $(UV) --python-version 3.11 - -o tests/mutants.lock
 
 clean:
-	rm -rf .venv .venv-soak .venv-mutants .venv-audit .flink $(DEMO) *.egg-info
+	rm -rf .venv .venv-* .flink $(DEMO) *.egg-info

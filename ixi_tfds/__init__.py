@@ -6,5 +6,10 @@ works. Preprocessing workers set the variable IXI_TFDS_WITHOUT_BUILDER to skip t
 
 import os
 
+from ixi_tfds import lanes
+
+# Before anything imports TensorFlow.
+lanes.choose_keras()
+
 if "IXI_TFDS_WITHOUT_BUILDER" not in os.environ:
     from ixi_tfds.builder import IxiT1 as IxiT1

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import ixi_tfds  # noqa: F401 - chooses Keras before a test imports TensorFlow
+
 # As our commands and the first import of scikit-learn or of TensorFlow set them, so that the first
 # test that runs one leaves nothing behind.
 for name, value in (

@@ -4,7 +4,6 @@ import collections
 import math
 import pathlib
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +11,12 @@ import numpy as np
 import tensorflow as tf
 from tensorflow import keras
 
+from ixi_tfds import lanes
 from ixi_tfds.images.scaling import to_unit
 from ixi_tfds.system.errors import UserError
 from trainer.config import TrainConfig
 from trainer.models import networks
 from trainer.workdir import RunState, add_epoch, checkpoint_path, write_state
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
-    import tensorflow_addons as tfa
 
 Logs = dict[str, Any]
 
@@ -163,7 +159,7 @@ class Profile(keras.callbacks.Callback):
             self.running = False
 
 
-class ProgressBar(tfa.callbacks.TQDMProgressBar):
+class ProgressBar(lanes.progress_bar()):  # type: ignore[misc]  # made for the lane
     """A bar for each epoch with running means, images/s and the time left for all epochs.
 
     `first_epoch` is the number, from 0, of the first epoch after a resume.

@@ -11,12 +11,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import types
-import warnings
 from collections.abc import Callable, Mapping
 
 import numpy as np
 from etils import epy
+
+from ixi_tfds import lanes
 
 with epy.lazy_imports():
     import tensorflow as tf
@@ -89,7 +89,7 @@ def gaussian_blur(images: tf.Tensor, sigma: float) -> tf.Tensor:
     side = 2 * math.ceil(3 * sigma) + 1
     # Rows, then columns: the same result as one square kernel for a fraction of the work.
     for shape in ((side, 1), (1, side)):
-        images = _addons().image.gaussian_filter2d(images, filter_shape=shape, sigma=float(sigma))
+        images = lanes.gaussian_filter(images, shape, float(sigma))
     return images
 
 
@@ -145,15 +145,6 @@ def rician_noise(images: tf.Tensor, real: tf.Tensor, imaginary: tf.Tensor) -> tf
     """
     magnitude = tf.sqrt(tf.square(images + real) + tf.square(imaginary))
     return tf.clip_by_value(magnitude, 0.0, 1.0)
-
-
-@functools.cache
-def _addons() -> types.ModuleType:
-    with warnings.catch_warnings():
-        # On import it warns that its development has ended; the docs say so already.
-        warnings.simplefilter("ignore")
-        import tensorflow_addons
-    return tensorflow_addons
 
 
 _PATCHES = 2

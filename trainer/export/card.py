@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import jinja2
 
+from ixi_tfds import lanes
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.system import flags
@@ -14,7 +15,7 @@ from trainer.augmentation import AugmentationConfig
 from trainer.config import TrainConfig
 from trainer.data import TrainingData
 
-_PACKAGES = ("ixi-autoencoders", "tensorflow", "tensorflow-addons", "tensorflow-datasets", "numpy")
+_PACKAGES = ("ixi-autoencoders", *lanes.PACKAGES, "tensorflow-datasets", "numpy")
 
 _INTENDED_USE = (
     "Research on the reconstruction of healthy T1 slices of the head, and on anomaly maps as the "
