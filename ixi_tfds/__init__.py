@@ -9,7 +9,7 @@ import os
 from ixi_tfds import lanes
 
 # Before anything imports TensorFlow.
-lanes.choose_keras()
+lanes.prepare()
 
 if "IXI_TFDS_WITHOUT_BUILDER" not in os.environ:
     from ixi_tfds.builder import IxiT1 as IxiT1

@@ -28,8 +28,12 @@ PACKAGES = ("tensorflow", "tensorflow-addons" if NAME == "classic" else "tf_kera
 """Packages whose versions a model card records, in addition to those of both lanes."""
 
 
-def choose_keras() -> None:
-    """Make TensorFlow load Keras 2, whatever the user's environment says; call it first of all."""
+def prepare() -> None:
+    """Make TensorFlow quiet, and load Keras 2 whatever the user's environment says.
+
+    It has to be called before anything imports TensorFlow.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if NAME == "current":
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
     else:
