@@ -1,5 +1,6 @@
 # Every target does its own set-up: `make demo` or `make test` may be the first command typed.
-# PYTHON=python3.12 picks a Python, GPU=1 or GPU=0 the CUDA libraries; requirements/setup.sh tells more.
+# PYTHON=python3.12 picks a Python, GPU=1 or GPU=0 says whether CUDA is installed; both are remembered
+# (requirements/setup.sh, which finds them in its environment).
 BIN := .venv/bin
 DEMO := demo
 
@@ -7,7 +8,7 @@ DEMO := demo
   flink-down
 
 setup:
-	@PYTHON="$(PYTHON)" GPU="$(GPU)" sh requirements/setup.sh
+	@sh requirements/setup.sh
 
 demo: setup
 	$(BIN)/python -m ixi_tfds cohort --output_dir=$(DEMO)/scans --subjects=24
@@ -78,7 +79,8 @@ bench: setup
 audit: setup
 	$(BIN)/python -m venv .venv-audit
 	.venv-audit/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1
-	for lock in classic current; do .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r requirements/$$lock.lock || exit; done
+	for lock in requirements/*.lock tests/*.lock; do \
+	  .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip -r $$lock || exit; done
 
 # A Flink cluster on this machine (docs/scaling.md); needs Java 11 or 17 and Maven.
 flink-up flink-down: setup
@@ -87,8 +89,8 @@ flink-up flink-down: setup
 flink-test: setup
 	IXI_FLINK=1 $(BIN)/python -m pytest tests/beam_preprocess/test_flink.py
 
-# Needs uv; the lock is what `make setup` installs.
-UV := uv pip compile --quiet --generate-hashes --custom-compile-command "make lock"
+# Needs uv. Python 3.13 takes the lock of 3.12, and so do the locks of tests/.
+UV := uv pip compile --quiet --generate-hashes --python-platform linux --custom-compile-command "make lock"
 lock:
 	$(UV) --python-version 3.11 --extra dev setup.cfg -o requirements/classic.lock
 	$(UV) --python-version 3.12 --extra dev setup.cfg -o requirements/current.lock
@@ -100,4 +102,4 @@ lock:
 	echo cosmic-ray==8.7.0 | $(UV) --python-version 3.11 - -o tests/mutants.lock
 
 clean:
-	rm -rf .venv .venv-* .flink $(DEMO) *.egg-info
+	rm -rf .venv* .flink $(DEMO) *.egg-info
