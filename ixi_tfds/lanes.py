@@ -13,6 +13,7 @@ import os
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 from etils import epy
@@ -88,6 +89,8 @@ def _progress_bar() -> type[Any]:
     class EpochBar(keras.callbacks.Callback):
         """A bar for each epoch; its text is that of `format_metrics`, a method of the subclass."""
 
+        format_metrics: Callable[[dict[str, Any] | None], str]
+
         def __init__(self, epoch_bar_format: str, update_per_second: float, **unused: bool) -> None:
             super().__init__()
             self.format, self.update_interval = epoch_bar_format, 1 / update_per_second
@@ -113,7 +116,7 @@ def _progress_bar() -> type[Any]:
             self.bar.close()
 
         def _show(self, logs: dict[str, Any] | None) -> None:
-            self.bar.desc = self.format_metrics(logs)  # type: ignore[attr-defined]
+            self.bar.desc = self.format_metrics(logs)
             self.bar.update(self.steps_so_far - self.bar.n)
             self.bar.refresh()
 

@@ -60,7 +60,7 @@ class Tally:
     @property
     def overall(self) -> np.ndarray:
         """All pixels together, int64."""
-        return np.sum(list(self.subjects.values()), axis=0, dtype=np.int64)
+        return np.stack(list(self.subjects.values())).sum(axis=0, dtype=np.int64)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def head_model() -> Volume:
     uneven = smooth_noise(generator("the model head"), hull.shape, 2)
     head = MUSCLE * (1 + 0.2 * uneven)
     for centre, radii, unit in _INSIDE:
-        _paint(head, _ellipsoid(centre, radii) / 2, unit)
+        _paint(head, _ellipsoid(centre, radii) / 2.0, unit)
     hull, skin, uneven, head = (refine(each, SHAPE) for each in (hull, skin, uneven, head))
     _paint(head, -skin - 5 - uneven, FAT)
     _paint(head, -skin - 2, SKIN)
@@ -116,7 +116,7 @@ def _ellipsoid(centre: Point, radii: Point) -> Volume:
 
 def _union(one: Volume, other: Volume) -> Volume:
     """Distance from the union of two bodies, with the edge between them rounded over 12 mm."""
-    mix = np.clip(0.5 + (other - one) / 24, 0, 1)
+    mix = np.clip(0.5 + (other - one) / 24.0, 0, 1)
     return other + (one - other) * mix - 12 * mix * (1 - mix)
 
 
