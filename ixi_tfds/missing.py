@@ -47,7 +47,7 @@ def inside_head(missing: np.ndarray) -> np.ndarray:
     outside[np.unique(np.concatenate([face.ravel() for face in faces]))] = True
     inside = missing & ~outside[groups]
     for axis in range(3):
-        empty: np.ndarray = missing.all(axis=tuple(other for other in range(3) if other != axis))
+        empty = np.all(missing, axis=tuple(other for other in range(3) if other != axis))
         full = np.flatnonzero(~empty)
         if len(full):
             between = np.zeros_like(empty)
