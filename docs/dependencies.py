@@ -1,6 +1,6 @@
 """Writes docs/dependencies.md: what `make setup` installs, by licence.
 
-.venv/bin/python docs/dependencies.py
+.venv/bin/python docs/dependencies.py, after `make setup` with Python 3.11 and with a later one.
 """
 
 import collections
@@ -23,14 +23,23 @@ SPELLINGS = {
 
 
 def locked():
-    """Name and version of every package in the lock."""
-    text = (ROOT / "requirements.lock").read_text()
-    return re.findall(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)", text, re.MULTILINE)
+    """Name and version of every package in the locks of the lanes."""
+    texts = [(ROOT / f"requirements/{lane}.lock").read_text() for lane in ("classic", "current")]
+    line = r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==(\S+)"
+    return sorted(set(re.findall(line, "\n".join(texts), re.MULTILINE)))
 
 
-def licence(name):
+def metadata(name, version):
+    """The metadata of a package in any environment that `make setup` made, or None."""
+    folders = list(map(str, ROOT.glob(".venv-*/lib/python*/site-packages")))
+    found = importlib.metadata.distributions(name=name, path=folders)
+    return next((each.metadata for each in found if each.version == version), None)
+
+
+def licence(facts):
     """What a package's own metadata say, in SPDX's spelling where that is clear."""
-    facts = importlib.metadata.metadata(name)
+    if facts is None:
+        return "not installed on the machine that wrote this"
     if facts.get("License-Expression"):
         return facts["License-Expression"]
     prefix = "License :: OSI Approved :: "
@@ -43,16 +52,15 @@ def main():
     """Write the page."""
     packages = collections.defaultdict(list)
     for name, version in locked():
-        try:
-            packages[licence(name)].append(f"{name} {version}")
-        except importlib.metadata.PackageNotFoundError:
-            packages["not installed on the machine that wrote this"].append(f"{name} {version}")
+        packages[licence(metadata(name, version))].append(f"{name} {version}")
     lines = [
         "# Dependencies by licence",
         "",
-        "What `requirements.lock` pins, development tools included, and the licence that each",
-        "package's own metadata state; `docs/dependencies.py` writes this page. Ages of TensorFlow",
-        "and tensorflow-addons, and what protects from them:",
+        "What `requirements/classic.lock` (Python 3.11) and `requirements/current.lock` (3.12 and",
+        "3.13) pin, development tools included, and the licence that each package's own metadata",
+        "state; `docs/dependencies.py` writes this page. On machines with a GPU, twelve packages",
+        "named `nvidia-` are added, CUDA's libraries, which are not free software: NVIDIA's licence",
+        "comes with each. Ages of TensorFlow and tensorflow-addons, and what protects from them:",
         "[build notes](../BUILD_NOTES.md#supply-chain).",
         "",
         "| licence | packages | |",
