@@ -44,7 +44,7 @@ def licence(facts):
         return facts["License-Expression"]
     prefix = "License :: OSI Approved :: "
     classified = [c for c in facts.get_all("Classifier") or () if c.startswith(prefix)]
-    stated = [c.removeprefix(prefix) for c in classified] or [(facts.get("License") or "?").strip()]
+    stated = [c.removeprefix(prefix) for c in classified] or [(facts.get("License") or "not stated").strip()]
     return " AND ".join(SPELLINGS.get(s.splitlines()[0], s.splitlines()[0]) for s in stated)
 
 
@@ -58,9 +58,9 @@ def main():
         "",
         "What `requirements/classic.lock` (Python 3.11) and `requirements/current.lock` (3.12 and",
         "3.13) pin, development tools included, and the licence that each package's own metadata",
-        "state; `docs/dependencies.py` writes this page. On machines with a GPU, twelve packages",
-        "named `nvidia-` are added, CUDA's libraries, which are not free software: NVIDIA's licence",
-        "comes with each. Ages of TensorFlow and tensorflow-addons, and what protects from them:",
+        "state; `docs/dependencies.py` writes this page. On machines with a GPU twelve packages of",
+        "NVIDIA are added, CUDA's libraries. Most of them are not free software; the licence comes",
+        "with each. Ages of TensorFlow and tensorflow-addons, and what protects from them:",
         "[build notes](../BUILD_NOTES.md#supply-chain).",
         "",
         "| licence | packages | |",
