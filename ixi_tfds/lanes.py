@@ -18,6 +18,8 @@ from typing import Any
 
 from etils import epy
 
+from ixi_tfds.system import quiet
+
 with epy.lazy_imports():
     import tensorflow as tf
 
@@ -34,7 +36,9 @@ def prepare() -> None:
 
     It has to be called before anything imports TensorFlow.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start.
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
+        quiet.import_tensorflow_quietly()
     if NAME == "current":
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
     else:

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -135,7 +134,6 @@ def _help(package: str, modules: Mapping[str, str]) -> str:
 
 def _quieten_libraries() -> None:
     """Silence the logs of libraries; our own warnings are still shown."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("ixi_tfds").setLevel(logging.WARNING)
     absl_logging.set_verbosity(absl_logging.ERROR)
