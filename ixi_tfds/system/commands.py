@@ -11,7 +11,7 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging as absl_logging
 
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, surroundings
 from ixi_tfds.system.errors import UserError
 
 _HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
@@ -75,7 +75,8 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0 on success, 2 after an error that the user can fix (reported in one line on standard
-      error), 130 after an interruption. Other exceptions are bugs and pass through.
+      error), 130 after an interruption, 141 if the reader of the output has gone (`| head`). Other
+      exceptions are bugs and pass through.
     """
     _quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
@@ -83,14 +84,19 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         print(f"{command.usage.strip()}\n\nFlags:\n{flags.describe(command.config)}")
         return 0
     try:
+        surroundings.check(args)
         config, rest = parse(command, args)
         command.main(*([config, rest] if command.passes_on else [config]))
+    except BrokenPipeError:
+        if not surroundings.reader_has_gone():
+            raise
+        return surroundings.READER_GONE
     except (absl_flags.Error, UserError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    return 0
+    return surroundings.READER_GONE if surroundings.reader_has_gone() else 0
 
 
 def parse(command: Command, args: Sequence[str]) -> tuple[Any, list[str]]:
