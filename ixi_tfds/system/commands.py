@@ -36,6 +36,7 @@ class Command:
     passes_on: bool = False
 
 
+@surroundings.while_read
 def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """Run the command of a package that the first argument names.
 
@@ -66,6 +67,7 @@ def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | 
     return run(_load(modules[""]), args)
 
 
+@surroundings.while_read
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Parse the flags of a command and do its work.
 
@@ -87,16 +89,12 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         surroundings.check(args)
         config, rest = parse(command, args)
         command.main(*([config, rest] if command.passes_on else [config]))
-    except BrokenPipeError:
-        if not surroundings.reader_has_gone():
-            raise
-        return surroundings.READER_GONE
     except (absl_flags.Error, UserError) as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         return 130
-    return surroundings.READER_GONE if surroundings.reader_has_gone() else 0
+    return 0
 
 
 def parse(command: Command, args: Sequence[str]) -> tuple[Any, list[str]]:

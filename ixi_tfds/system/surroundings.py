@@ -4,17 +4,22 @@ What would change or stop a command is set once, when its process starts; what c
 checked before its work. A program that imports the packages keeps its own surroundings.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
 import pwd
 import re
+import select
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TextIO
 
 from ixi_tfds.system.errors import UserError
+
+Arguments = ParamSpec("Arguments")
 
 _PACKAGES = ("ixi_tfds", "beam_preprocess", "trainer", "evaluator")
 _OWNER = 0o700
@@ -25,8 +30,15 @@ READER_GONE = 141
 
 def is_command(arguments: Sequence[str]) -> bool:
     """Whether the arguments of an interpreter run a command of ours: `python -m PACKAGE`."""
-    named = re.search(r"(?:^|\0)-m\0?([\w.]+)", "\0".join(arguments[1:]))
-    return named is not None and named[1].partition(".")[0] in _PACKAGES
+    rest = list(arguments[1:])
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        if option in ("-W", "-X"):
+            del rest[:1]
+        elif found := re.fullmatch(r"-[^WXcm]*m(.*)", option):
+            module = found[1] or "".join(rest[:1])
+            return module.partition(".")[0] in _PACKAGES
+    return False
 
 
 def settle() -> None:
@@ -49,9 +61,11 @@ def check(arguments: Sequence[str]) -> None:
     """Refuse surroundings in which a command cannot work; `arguments` are those of the command.
 
     Raises:
-      UserError: the working folder is gone, no temporary folder can be written, or an argument is
-        not text that TensorFlow can open a file by.
+      UserError: Python runs without docstrings, the working folder is gone, no temporary folder
+        can be written, or an argument is not text that TensorFlow can open a file by.
     """
+    if sys.flags.optimize > 1:
+        raise UserError("Beam needs docstrings: unset PYTHONOPTIMIZE, and run Python without -OO")
     try:
         pathlib.Path.cwd()
     except OSError as error:
@@ -73,14 +87,32 @@ def check(arguments: Sequence[str]) -> None:
             )
 
 
-def reader_has_gone() -> bool:
-    """Whether nobody reads the standard output any more; then what is left for it is dropped."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+def while_read(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """A function that gives an exit code, ended with `READER_GONE` once its output has no reader.
+
+    Other broken pipes are errors as before.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> int:
+        try:
+            code = main(*args, **kwargs)
+            print(end="", flush=True)
+        except BrokenPipeError:
+            if not _has_no_reader(sys.stdout):
+                raise
+            # What is left to print would be an error at the end of the process.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return READER_GONE
+        return code
+
+    return wrapped
+
+
+def _has_no_reader(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream, 0)
+    return bool(poll.poll(0))
 
 
 def _environment() -> dict[str, str]:
