@@ -27,6 +27,7 @@ from ixi_tfds.nifti import digest_of
 from ixi_tfds.slices import same_spacing
 from ixi_tfds.system import folders, storage
 from ixi_tfds.system.errors import DatasetError, UserError
+from ixi_tfds.system.files import is_litter
 
 _COPIES_NAMED = 10
 
@@ -85,7 +86,8 @@ def _open_work_dir(work_dir: pathlib.Path, settings: dict[str, Any]) -> None:
         plan_file.write_text(text)
     # Files of killed workers and of earlier versions.
     for leftover in {*work_dir.iterdir()} - {plan_file, *work_dir.glob("[!.]*.tfrecord-*")}:
-        leftover.unlink()
+        if not is_litter(leftover.name):
+            leftover.unlink()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ from ixi_tfds.system.flags import flag
 class SourceConfig:
     """The volumes that a dataset is made from, and how many go into a shard."""
 
-    source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.")
+    source_dir: str = flag("Folder with the volumes at any depth, or a BIDS folder.", path=True)
     people: CohortFlags = dataclasses.field(default_factory=CohortFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
@@ -55,7 +55,7 @@ class JobConfig:
     """The settings of a job that makes the dataset `DATA_DIR/COHORT/CONFIG/VERSION`."""
 
     source: SourceConfig
-    data_dir: str = flag("Root of the datasets.")
+    data_dir: str = flag("Root of the datasets.", path=True)
     geometry: SliceFlags = dataclasses.field(default_factory=SliceFlags, kw_only=True)
     strict: bool = flag("Fail at the first refused volume.", False)
     max_rejected_fraction: float = flag(

@@ -11,6 +11,7 @@ import logging
 import os
 import pathlib
 import re
+import signal
 import sys
 import threading
 import time
@@ -38,9 +39,13 @@ from ixi_tfds.system.errors import ScanError, UserError
 # Beam logs the stack of each exception and then raises it anyway.
 _QUIET_WORKERS = ("--default_sdk_harness_log_level=CRITICAL",)
 _IN_PROCESS = (None, "DirectRunner", "FnApiRunner")
-_LOST = (
+_KILLED = (
     "a worker has been killed, perhaps because memory ran out; run the same command again to "
     "resume, with fewer workers (--direct_num_workers) or a smaller --volumes_per_shard"
+)
+_ENDED = (
+    "a worker has ended with code {}, which is no sign of too little memory; run the same command "
+    "again to resume, without --direct_running_mode to see the reason"
 )
 
 
@@ -200,13 +205,16 @@ def _start_worker(handler: Any) -> Any:
         "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(control),
         "PIPELINE_OPTIONS": json_format.MessageToJson(options),
         "WORKER_ID": handler.worker_id,
+        # It connects to this machine; an empty value means no proxy.
+        "grpc_proxy": "",
     }
     process = workers.CONTEXT.Process(target=_work, args=(environment,), daemon=True)
     # Otherwise the worker would run a calling script that does not check its `__name__`.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:
-        process.start()
+        with workers.room_for_sockets():
+            process.start()
     finally:
         sys.modules["__main__"] = main
     return process
@@ -214,7 +222,8 @@ def _start_worker(handler: Any) -> Any:
 
 def _fail_instructions(handler: Any) -> None:
     """Answer the requests to a dead worker with an error; Beam would wait for ever."""
-    error = _pack(_LOST)
+    code = handler.process.exitcode
+    error = _pack(_KILLED if code == -signal.SIGKILL else _ENDED.format(code))
     for name, answer in list(handler.control_conn._futures_by_id.items()):
         answer.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=error))
 

@@ -44,7 +44,7 @@ class VerifyConfig:
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
-    source_dir: str | None = flag("Folder of the volumes, for --repair.", None)
+    source_dir: str | None = flag("Folder of the volumes, for --repair.", None, path=True)
     strict: bool = flag("Fail where heads of different splits look like one.", False)
 
 

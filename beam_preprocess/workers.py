@@ -4,13 +4,19 @@ Beam itself starts a new interpreter for each worker, which imports Beam for sec
 has no slow imports, so the process can start before anything else.
 """
 
+import contextlib
 import multiprocessing
 import os
+import tempfile
+from collections.abc import Iterator
 from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.runner")
-"""The modules that are imported before workers are forked."""
+IMPORTED = ("ixi_tfds", "apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.runner")
+"""The modules that are imported before workers are forked; the first settles their surroundings."""
+
+_LONGEST = 60
+"""Paths of sockets end at 107 characters, and multiprocessing adds up to 40 to this folder's."""
 
 
 def get_ready() -> None:
@@ -18,5 +24,23 @@ def get_ready() -> None:
     CONTEXT.set_forkserver_preload(list(IMPORTED))
     # Workers do not need the builder, whose import of TFDS takes half a second.
     os.environ["IXI_TFDS_WITHOUT_BUILDER"] = "1"
-    forkserver.ensure_running()
+    with room_for_sockets():
+        forkserver.ensure_running()
     del os.environ["IXI_TFDS_WITHOUT_BUILDER"]
+
+
+@contextlib.contextmanager
+def room_for_sockets() -> Iterator[None]:
+    """Let multiprocessing make its sockets in /tmp if the user's temporary folder has a long path.
+
+    Without any folder for temporary files nothing changes, and the command's checks say so.
+    """
+    before = tempfile.tempdir
+    with contextlib.suppress(OSError):
+        if len(tempfile.gettempdir()) > _LONGEST:
+            # multiprocessing makes a folder of its own there, which nobody else can read.
+            tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before

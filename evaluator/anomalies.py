@@ -96,10 +96,14 @@ class Volumes:
 class AnomaliesConfig:
     """What to score and how; the fields are the flags."""
 
-    saved_model: tuple[str, ...] = flag("Folders of the SavedModels, separated by commas.")
+    saved_model: tuple[str, ...] = flag(
+        "Folders of the SavedModels, separated by commas.", path=True
+    )
     data: Dataset = dataclasses.field(kw_only=True)
-    output_dir: str = flag("Folder for the results.")
-    source_dir: str | None = flag("Folder of NIfTI volumes and their lesion masks.", None)
+    output_dir: str = flag("Folder for the results.", path=True)
+    source_dir: str | None = flag(
+        "Folder of NIfTI volumes and their lesion masks.", None, path=True
+    )
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)

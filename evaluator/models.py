@@ -8,6 +8,7 @@ from typing import Any
 
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
 SIGNATURE = "serving_default"
@@ -53,7 +54,8 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     folder = _version_folder(path)
     digest, card = check_files(folder, allow_changed_model=allow_changed_model)
     try:
-        loaded = tf.saved_model.load(str(folder))
+        with storage.without_wildcards(folder) as plain:
+            loaded = tf.saved_model.load(str(plain))
     # TensorFlow raises errors of many types for a broken graph.
     except Exception as error:
         said = (str(error).splitlines() or [""])[0] or type(error).__name__

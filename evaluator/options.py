@@ -43,7 +43,7 @@ LENIENT = ScanChecks()
 class Dataset:
     """The dataset to read, and how thoroughly to check it."""
 
-    data_dir: str = flag("Root folder of the datasets.")
+    data_dir: str = flag("Root folder of the datasets.", path=True)
     dataset: str = flag("Dataset and config under --data_dir.", DEFAULT_DATASET)
     verify: str = flag(
         "How to check the dataset first: full (every byte) or quick (names and sizes).",

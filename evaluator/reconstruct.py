@@ -55,12 +55,14 @@ class ReconstructConfig:
 
     saved_model: str = flag(
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
-        "W/export/small_resnet, for the highest version."
+        "W/export/small_resnet, for the highest version.",
+        path=True,
     )
     input: str = flag(
-        f"A file, or a folder of files at any depth or BIDS: {', '.join(READ_EXTENSIONS)}."
+        f"A file, or a folder of files at any depth or BIDS: {', '.join(READ_EXTENSIONS)}.",
+        path=True,
     )
-    output_dir: str = flag("Folder for the results.")
+    output_dir: str = flag("Folder for the results.", path=True)
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)

@@ -25,11 +25,12 @@ class ScoreConfig:
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
         "W/export/small_resnet, for the highest version. Separate several by commas: the report "
         "shows them side by side and compares the others with the first. A SavedModel is code: "
-        "use it only if you trust its source."
+        "use it only if you trust its source.",
+        path=True,
     )
     data: Dataset = dataclasses.field(kw_only=True)
     split: str = flag("Split to score.", "test")
-    output_dir: str = flag("Folder for the results.")
+    output_dir: str = flag("Folder for the results.", path=True)
     batch_size: int = flag("Slices in a batch.", 32, least=1)
     robustness: bool = flag(
         f"Also score reconstructions of corrupted slices, {len(CORRUPTIONS)} corruptions "
@@ -46,6 +47,7 @@ class ScoreConfig:
         "Working folder of the run that made each model, for the report's learning curves. Not "
         "needed for a model that is still in its working folder.",
         (),
+        path=True,
     )
     checks: ModelChecks = dataclasses.field(default_factory=ModelChecks, kw_only=True)
 

@@ -5,11 +5,16 @@ works. Preprocessing workers set the variable IXI_TFDS_WITHOUT_BUILDER to skip t
 """
 
 import os
+import sys
 
 from ixi_tfds import lanes
+from ixi_tfds.system import surroundings
 
 # Before anything imports TensorFlow.
 lanes.prepare()
+_IN_WORKER = "IXI_TFDS_WITHOUT_BUILDER" in os.environ
+if _IN_WORKER or surroundings.is_command(sys.orig_argv):
+    surroundings.settle()
 
-if "IXI_TFDS_WITHOUT_BUILDER" not in os.environ:
+if not _IN_WORKER:
     from ixi_tfds.builder import IxiT1 as IxiT1

@@ -21,12 +21,14 @@ SCHEDULES = ("plateau", "cosine", "constant")
 class TrainConfig:
     """The flags of a training run."""
 
-    data_dir: str = flag("Root folder of the datasets.")
+    data_dir: str = flag("Root folder of the datasets.", path=True)
     dataset: str = flag(
         "Dataset and its config; to train on several together, separate them by commas.",
         DEFAULT_DATASET,
     )
-    workdir: str = flag("Folder for state, checkpoints, history, logs and export of this run.")
+    workdir: str = flag(
+        "Folder for state, checkpoints, history, logs and export of this run.", path=True
+    )
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec, kw_only=True)
     loss: str = flag("Loss; mix is a weighted sum of mse and dssim.", "mse", choices=LOSSES)
     dssim_weight: float = flag(

@@ -217,8 +217,8 @@ def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
 
 def _resume(run: _Run, state: workdir.RunState, checkpoint: tf.train.Checkpoint) -> None:
     path = workdir.checkpoint_path(run.folder, state.epochs_done)
-    with workdir.user_error_if_damaged(path):
-        checkpoint.read(str(path)).assert_consumed()
+    with workdir.restoring(path) as plain:
+        checkpoint.read(plain).assert_consumed()
     print(f"resuming after epoch {state.epochs_done} of {run.config.epochs}", flush=True)
     if run.cluster.is_chief:
         workdir.write_history(run.folder, state)
@@ -304,8 +304,8 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     size = run.data.train.size
     network = models.build(run.config.model, size)
     path = workdir.checkpoint_path(run.folder, state.best_epoch)
-    with workdir.user_error_if_damaged(path):
-        restored = tf.train.Checkpoint(network=network).read(str(path))
+    with workdir.restoring(path) as plain:
+        restored = tf.train.Checkpoint(network=network).read(plain)
         restored.assert_existing_objects_matched().expect_partial()
     made = card.make_card(
         run.config,

@@ -36,11 +36,12 @@ class ThesisConfig:
 
     data_dir: str = like(TrainConfig, "data_dir")
     dataset: str = like(TrainConfig, "dataset")
-    workdir: str = flag("Folder of all runs.")
+    workdir: str = flag("Folder of all runs.", path=True)
     recipes: tuple[str, ...] = flag("Names of recipes, separated by commas; by default all.", ())
     imagenet_weights: str = flag(
         "--weights of the recipes with ImageNet weights; give a file if there is no network.",
         "imagenet",
+        path=True,
     )
 
 
@@ -129,8 +130,8 @@ def _score_all(config: ThesisConfig, names: Sequence[str]) -> list[str]:
     for number, name in enumerate(names, start=1):
         print(f"[{number}/{len(names)}] scoring {name}", flush=True)
         folder = pathlib.Path(config.workdir, name)
-        (exported,) = (folder / "export").iterdir()
-        where = [f"--saved_model={exported}", f"--output_dir={folder / 'evaluation'}"]
+        (exported,) = folder.glob("export/*/1")
+        where = [f"--saved_model={exported.parent}", f"--output_dir={folder / 'evaluation'}"]
         if _run("evaluator", [*where, *_data(config), "--split=test"]):
             scored.append(name)
     return scored

@@ -177,13 +177,18 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
 
 
 @contextlib.contextmanager
-def user_error_if_damaged(path: pathlib.Path) -> Iterator[None]:
-    """Raise a `UserError` if TensorFlow finds the checkpoint `path` missing or damaged."""
+def restoring(path: pathlib.Path) -> Iterator[str]:
+    """Yield the path by which TensorFlow can read the checkpoint `path`.
+
+    Raises:
+      UserError: TensorFlow finds the checkpoint missing or damaged.
+    """
     import tensorflow as tf
 
     try:
-        yield
-    except (tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
+        with storage.without_wildcards(path.parent) as folder:
+            yield str(folder / path.name)
+    except (FileNotFoundError, tf.errors.OpError, AssertionError, ValueError, IndexError) as error:
         raise UserError(f"{path}: this checkpoint is missing or damaged; {_ANEW}") from error
 
 
@@ -195,7 +200,7 @@ def write_state(workdir: pathlib.Path, state: RunState) -> None:
     write_text(workdir / "state.json", json.dumps(dataclasses.asdict(state)) + "\n")
     write_history(workdir, state)
     kept = {checkpoint_path(workdir, epoch).name for epoch in (state.epochs_done, state.best_epoch)}
-    for path in (workdir / "checkpoints").iterdir():
+    for path in (workdir / "checkpoints").glob("epoch-*"):
         if path.is_dir():
             # A killed write has left it.
             storage.remove_tree(path)

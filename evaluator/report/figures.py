@@ -27,6 +27,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 _LINES = ("-", "--", ":", "-.")
 
+plainly = matplotlib.rc_context(matplotlib.rcParamsDefault)
+"""Decorator of what draws: the user's matplotlibrc and styles do not count."""
+
 
 def residual_limit(pairs: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
     """Where the colours of residuals saturate: the 99.5th percentile of their absolute values."""
@@ -72,6 +75,7 @@ def worst_place(residual: np.ndarray) -> tuple[int, int]:
     return int(row), int(column)
 
 
+@plainly
 def histogram(frame: pd.DataFrame, metric: str) -> bytes:
     """Histogram of a metric, a column of `frame`, with an outline for each model."""
     figure, axes = _plot()
@@ -86,6 +90,7 @@ def histogram(frame: pd.DataFrame, metric: str) -> bytes:
     return _png(_with_legend(figure, axes))
 
 
+@plainly
 def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
     """A metric against the slice index: dots, and a line for each model's mean."""
     figure, axes = _plot()
@@ -102,6 +107,7 @@ def by_slice_index(frame: pd.DataFrame, metric: str) -> bytes:
     return _png(_with_legend(figure, axes))
 
 
+@plainly
 def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: str) -> bytes:
     """A metric against the amount of a corruption, with a line and an interval for each model.
 
@@ -126,6 +132,7 @@ def robustness_curve(curves: pd.DataFrame, corruption: str, metric: str, unit: s
     return _png(_with_legend(figure, axes))
 
 
+@plainly
 def learning_curves(
     histories: Mapping[str, pd.DataFrame], column: str, label: str, *, models: Sequence[str]
 ) -> bytes:
@@ -151,6 +158,7 @@ def learning_curves(
     return _png(_with_legend(figure, axes))
 
 
+@plainly
 def precision_recall(
     title: str, lines: Mapping[str, tuple[np.ndarray, np.ndarray]], chance: float
 ) -> bytes:

@@ -4,6 +4,7 @@ import io
 import textwrap
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -26,6 +27,7 @@ _SCALE_MM = 50.0
 _LONGEST = 100
 
 
+@matplotlib.rc_context(matplotlib.rcParamsDefault)
 def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[str] = ()) -> bytes:
     """Three planes through `shown.place` as PNG, 7 inches wide, in neurological convention."""
     extents = [n * side for n, side in zip(shown.scan.shape, shown.zooms, strict=True)]

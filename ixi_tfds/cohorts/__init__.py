@@ -35,7 +35,9 @@ class CohortFlags:
     """The cohort of the volumes, and the workbook with its demographics."""
 
     cohort: str = cohort_flag()
-    workbook: str | None = flag("Demographics; by default IXI.xls in the source folder.", None)
+    workbook: str | None = flag(
+        "Demographics; by default IXI.xls in the source folder.", None, path=True
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +48,7 @@ class NameFlags:
         "Table (csv, tsv) of who is in which file: columns file (or pattern) and person, if you "
         "have them site, sex, age, session. Files without a row are left out.",
         None,
+        path=True,
     )
     subject_pattern: str | None = flag(
         "Regular expression with a group (?P<person>...), if you like (?P<site>...) and "

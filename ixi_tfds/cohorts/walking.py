@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from ixi_tfds.formats import READ_KINDS, conversion, images_in
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import ScanError, UserError
+from ixi_tfds.system.files import is_litter
 
 HIDDEN = "hidden image"
 LINK = "link to a folder"
@@ -142,7 +143,10 @@ class _Tree:
 
     def _under(self, top: pathlib.Path) -> Iterator[tuple[str, list[str]]]:
         for folder, subfolders, names in storage.walk(top, onerror=_complain):
-            subfolders[:] = [name for name in subfolders if name not in self._without]
+            names = [name for name in names if not is_litter(name)]
+            subfolders[:] = [
+                name for name in subfolders if name not in self._without and not is_litter(name)
+            ]
             here = storage.at(folder)
             if here.resolve() in self._seen:
                 subfolders.clear()
@@ -160,7 +164,7 @@ class _Tree:
         for path in sorted(folders):
             for folder, _, names in storage.walk(path):
                 self.hidden.add(folder)
-                yield folder, names
+                yield folder, [name for name in names if not is_litter(name)]
                 break
 
 

@@ -13,7 +13,7 @@ from ixi_tfds.system.flags import flag
 class DemoConfig:
     """Flags of `cohort`."""
 
-    output_dir: str = flag("Folder for the volumes and the workbook.")
+    output_dir: str = flag("Folder for the volumes and the workbook.", path=True)
     subjects: int = flag("Number of heads to make.", 24, least=1)
     seed: int = flag("Another seed gives other heads.", 0, least=0)
 

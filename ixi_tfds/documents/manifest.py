@@ -186,7 +186,7 @@ def of_shards(
       volumes: shapes and zooms, as in `median_geometry`.
       looks: how the volumes look.
     """
-    shards = {path.name: file_sha256(path) for path in sorted(folder.glob("*.tfrecord-*"))}
+    shards = {path.name: file_sha256(path) for path in sorted(folder.glob("[!.]*.tfrecord-*"))}
     settings = {"version": VERSION, "config": codec.to_plain(config), "shards": shards}
     text = json.dumps(settings, sort_keys=True)
     return Manifest(

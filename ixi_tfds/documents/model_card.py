@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 from typing import Any
 
 from ixi_tfds.config import SliceConfig
@@ -14,6 +15,9 @@ from ixi_tfds.system.errors import UserError
 
 CARD = "assets.extra/model_card.json"
 """Path of the card in the model's folder."""
+
+_VARIABLES = re.compile(r"variables\.(index|data-\d+-of-\d+)")
+"""Names of the files that TensorFlow reads in the folder of variables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +117,13 @@ def write(folder: pathlib.Path, card: ModelCard) -> pathlib.Path:
 def digest(folder: pathlib.Path) -> str:
     """SHA-256, in hex, of the model's graph and variables.
 
-    `sha256sum saved_model.pb variables/* | sha256sum` prints the same in that folder. Raises
-    OSError if a file cannot be read.
+    `sha256sum saved_model.pb variables/variables.* | sha256sum` prints the same in that folder.
+    Other files, such as operating systems leave, do not count: TensorFlow does not read them.
+    Raises OSError if a file cannot be read.
     """
     lines = ""
-    for path in [folder / "saved_model.pb", *sorted(folder.glob("variables/*"))]:
+    beside = [path for path in folder.glob("variables/*") if _VARIABLES.fullmatch(path.name)]
+    for path in [folder / "saved_model.pb", *sorted(beside)]:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
         lines += f"{found}  {path.relative_to(folder).as_posix()}\n"

@@ -14,7 +14,7 @@ from ixi_tfds.system.flags import flag
 class DownloadConfig:
     """Flags of `download`."""
 
-    output_dir: str = flag("Folder for the volumes and the workbook.")
+    output_dir: str = flag("Folder for the volumes and the workbook.", path=True)
     cohort: str = cohort_flag()
 
 

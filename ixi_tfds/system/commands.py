@@ -10,7 +10,7 @@ from typing import Any
 from absl import flags as absl_flags
 from absl import logging as absl_logging
 
-from ixi_tfds.system import flags
+from ixi_tfds.system import flags, surroundings
 from ixi_tfds.system.errors import UserError
 
 _HELP = {"-h", "--help", "-help", "--helpshort", "--helpfull"}
@@ -35,6 +35,7 @@ class Command:
     passes_on: bool = False
 
 
+@surroundings.while_read
 def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | None = None) -> int:
     """Run the command of a package that the first argument names.
 
@@ -65,6 +66,7 @@ def run_package(package: str, modules: Mapping[str, str], argv: Sequence[str] | 
     return run(_load(modules[""]), args)
 
 
+@surroundings.while_read
 def run(command: Command, argv: Sequence[str] | None = None) -> int:
     """Parse the flags of a command and do its work.
 
@@ -74,7 +76,8 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
 
     Returns:
       0 on success, 2 after an error that the user can fix (reported in one line on standard
-      error), 130 after an interruption. Other exceptions are bugs and pass through.
+      error), 130 after an interruption, 141 if the reader of the output has gone (`| head`). Other
+      exceptions are bugs and pass through.
     """
     _quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
@@ -82,6 +85,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
         print(f"{command.usage.strip()}\n\nFlags:\n{flags.describe(command.config)}")
         return 0
     try:
+        surroundings.check(args)
         config, rest = parse(command, args)
         command.main(*([config, rest] if command.passes_on else [config]))
     except (absl_flags.Error, UserError) as error:

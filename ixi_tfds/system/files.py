@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import pathlib
+import re
 import uuid
 from collections.abc import Iterator
 
@@ -10,6 +11,21 @@ import numpy as np
 
 PARTIAL = ".partial-"
 """Prefix of the names of unfinished files."""
+
+_LITTER = re.compile(
+    r"\._.*|\.nfs.*|\.fuse_hidden.*|\.DS_Store|\.directory|\.Trash.*|\.Spotlight-V100|"
+    r"\.fseventsd|__MACOSX|Thumbs\.db|desktop\.ini|\$RECYCLE\.BIN|System Volume Information|"
+    r"lost\+found|@eaDir",
+    re.IGNORECASE,
+)
+
+
+def is_litter(name: str) -> bool:
+    """Whether operating systems and file servers make files or folders of this name by themselves.
+
+    Some cannot be read or removed, and none is part of what people put into a folder.
+    """
+    return bool(_LITTER.fullmatch(name))
 
 
 @contextlib.contextmanager

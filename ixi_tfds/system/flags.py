@@ -5,6 +5,7 @@ their flags are then flags of the outer config too.
 """
 
 import dataclasses
+import pathlib
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,7 @@ class _Flag:
     above: float | None = None
     below: float | None = None
     only_with: str = ""
+    path: bool = False
     kind: type = str
     many: bool = False
 
@@ -45,6 +47,7 @@ def flag(
     above: float | None = None,
     below: float | None = None,
     only_with: str = "",
+    path: bool = False,
 ) -> Any:
     """A field of a config that is also a flag.
 
@@ -61,8 +64,9 @@ def flag(
       above: allowed values are greater than this.
       below: allowed values are less than this.
       only_with: another flag and its value, such as "loss=mix", that this flag requires.
+      path: the value, or each item, is a path; `~` at its start is the user's home.
     """
-    made = _Flag(help, default, name, choices, least, most, above, below, only_with)
+    made = _Flag(help, default, name, choices, least, most, above, below, only_with, path)
     return dataclasses.field(default=default, kw_only=True, metadata={"flag": made})
 
 
@@ -112,7 +116,33 @@ def config_of(config: type[Config], values: flags.FlagValues) -> Config:
         other, _, wanted = found.only_with.partition("=")
         if other and values[name].present and values[other].value != wanted:
             raise UserError(f"--{name} goes with --{found.only_with} only")
-    return from_flags(config, {name: values[name].value for name in flags_of(config)})
+    given = {name: values[name].value for name in flags_of(config)}
+    return from_flags(config, given | _without_tilde(config, given))
+
+
+def _without_tilde(config: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the flags for paths, with the user's home for `~`, which shells leave there.
+
+    Raises:
+      UserError: a path begins with `~`, and no such home is known.
+    """
+    paths: dict[str, Any] = {}
+    for name, found in flags_of(config).items():
+        if found.path and given[name]:
+            items = [
+                _at_home(name, item) for item in (given[name] if found.many else [given[name]])
+            ]
+            paths[name] = items if found.many else items[0]
+    return paths
+
+
+def _at_home(name: str, path: str) -> str:
+    if not path.startswith("~"):
+        return path
+    try:
+        return str(pathlib.Path(path).expanduser())
+    except RuntimeError:
+        raise UserError(f"--{name}={path}: there is no such home; ./{path} is a folder") from None
 
 
 def from_flags(config: type[Config], values: Mapping[str, Any]) -> Config:

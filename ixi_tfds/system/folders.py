@@ -29,6 +29,8 @@ _ADVICE = {
     errno.EROFS: _RIGHTS,
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.ELOOP: "see where its links lead",
     errno.EEXIST: "give the path of a folder",
     errno.ENOTDIR: "give the path of a folder",
     # Before EMFILE, because its message begins with that of EMFILE.

@@ -21,6 +21,7 @@ from typing import IO, Any, NamedTuple, cast
 
 from ixi_tfds.system.errors import UserError
 
+_WILDCARD = re.compile(r"[*?\[\]\\]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 
 
@@ -74,6 +75,22 @@ def walk(
     yield str(folder), folders, sorted({child.name for child in children} - set(folders))
     for name in folders:
         yield from walk(folder / name, onerror)
+
+
+@contextlib.contextmanager
+def without_wildcards(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a path of a folder that TensorFlow can restore from, whatever characters are in it.
+
+    TensorFlow takes the paths of checkpoints and SavedModels for patterns.
+    """
+    if is_remote(folder) or not _WILDCARD.search(str(folder)):
+        yield folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield pathlib.Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def synchronise(file: IO[bytes]) -> None:

@@ -69,7 +69,8 @@ def test_a_changed_model_is_refused_before_it_is_loaded(name, model, loads_nothi
 
 
 def test_the_digest_is_what_sha256sum_prints_in_the_folder(tmp_path):
-    for name in ("b", "a", "saved_model.pb", "variables/b.2", "variables/b.10", "variables/a"):
+    data = ("variables/variables.data-00001-of-00002", "variables/variables.data-00000-of-00002")
+    for name in ("b", "a", *data, "saved_model.pb", "variables/variables.index"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(name.encode() * 1000)
     command = "LC_ALL=C; export LC_ALL; sha256sum saved_model.pb variables/* | sha256sum"
@@ -78,7 +79,10 @@ def test_the_digest_is_what_sha256sum_prints_in_the_folder(tmp_path):
     assert digest == printed.split()[0]
     shutil.copytree(tmp_path, tmp_path / "moved")
     assert model_card.digest(tmp_path / "moved") == digest, "wherever it lies"
-    (tmp_path / "variables/c").touch()
+    for name in (".DS_Store", "._variables.index", "variables.index~", "Thumbs.db", ".nfs0001"):
+        (tmp_path / "variables" / name).touch()
+    assert model_card.digest(tmp_path) == digest, "whatever lies beside"
+    (tmp_path / data[0]).unlink()
     assert model_card.digest(tmp_path) != digest
     (tmp_path / "saved_model.pb").unlink()
     with pytest.raises(OSError, match=r"saved_model\.pb"):

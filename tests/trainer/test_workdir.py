@@ -223,7 +223,7 @@ def test_a_file_that_is_no_state_is_refused(content, tmp_path):
 )
 def test_what_tensorflow_says_of_a_checkpoint_is_told_in_one_sentence(error, tmp_path):
     path = tmp_path / "epoch-00001"
-    with pytest.raises(UserError) as caught, workdir.user_error_if_damaged(path):
+    with pytest.raises(UserError) as caught, workdir.restoring(path):
         raise error
     assert str(caught.value) == (
         f"{path}: this checkpoint is missing or damaged; restore the file, or start again with "
@@ -233,7 +233,7 @@ def test_what_tensorflow_says_of_a_checkpoint_is_told_in_one_sentence(error, tmp
 
 
 def test_other_errors_are_not_blamed_on_the_checkpoint(tmp_path):
-    with pytest.raises(KeyError), workdir.user_error_if_damaged(tmp_path):
+    with pytest.raises(KeyError), workdir.restoring(tmp_path):
         raise KeyError("of our own")
-    with workdir.user_error_if_damaged(tmp_path):
+    with workdir.restoring(tmp_path):
         pass

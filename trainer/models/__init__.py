@@ -87,6 +87,7 @@ class ModelSpec:
         "First weights of the encoder of a resnet50 model: none (random), imagenet (downloaded by "
         "Keras), or Keras's file resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5.",
         "none",
+        path=True,
     )
     stem_filters: int = flag(
         "Filters of the first convolution of resnet_like.", 32, least=1, only_with=_OWN

@@ -19,7 +19,8 @@ class SearchConfig:
     data_dir: str = like(TrainConfig, "data_dir")
     dataset: str = like(TrainConfig, "dataset")
     tuning_dir: str = flag(
-        "Folder of this search: its state, a folder for each trial, trials.csv and best.flags."
+        "Folder of this search: its state, a folder for each trial, trials.csv and best.flags.",
+        path=True,
     )
     tuner: str = flag("Search method.", "hyperband", choices=("hyperband", "bayesian"))
     epochs: int = flag("Epochs of the longest trials.", 30, least=1)

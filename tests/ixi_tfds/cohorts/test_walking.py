@@ -71,7 +71,7 @@ def test_half_a_cohort_behind_a_link_is_in_the_catalog(tmp_path):
 
 def test_hidden_images_are_not_read_but_counted(tmp_path):
     touch(
-        tmp_path, "a.nii", "._a.nii", ".cache/b.nii.gz", ".cache/x.txt", "s/.c.nii.gz", ".DS_Store"
+        tmp_path, "a.nii", ".a.nii", ".cache/b.nii.gz", ".cache/x.txt", "s/.c.nii.gz", ".DS_Store"
     )
     touch(tmp_path, ".git/annex/objects/x/y/d.nii.gz")
     found = find_files(str(tmp_path))
@@ -132,3 +132,10 @@ def test_a_folder_with_nothing_to_read_says_what_is_there(tmp_path):
     said = str(caught.value)
     assert "3 refused by name, 2 label_map, 1 other_modality" in said
     assert "1 DICOM file, such as IM001.dcm" in said and "dcm2niix" in said
+
+
+def test_what_operating_systems_leave_is_neither_read_nor_told(tmp_path):
+    touch(tmp_path, "a.nii", "._a.nii", ".DS_Store", "Thumbs.db", "p/._b.nii.gz", "p/.nfs00a.nii")
+    touch(tmp_path, "__MACOSX/a.nii", "@eaDir/a.nii", "$RECYCLE.BIN/a.nii", ".Trash-1000/c.nii")
+    touch(tmp_path, "lost+found/a.nii")
+    assert volumes(tmp_path) == ["a.nii"] and find_files(str(tmp_path)).passed_over == ()

@@ -1,6 +1,7 @@
 """Configs as flags: declared once, checked, shown, read from a command line and written back."""
 
 import dataclasses
+import importlib
 import re
 
 import pytest
@@ -196,3 +197,44 @@ def test_absl_knows_the_types():
     assert isinstance(values["rate"].parser, absl_flags.FloatParser)
     values(["p", "--folder=F", "--rate=1e-3"])
     assert values["rate"].value == 0.001
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    data_dir: str = flag("Folder.", path=True)
+    models: tuple[str, ...] = flag("Folders.", (), path=True)
+    pattern: str = flag("No path.", "")
+
+
+def places(*argv):
+    seen = []
+    made = commands.Command(Places, lambda *given: seen.append(given), "", "python -m thing")
+    return seen[0][0] if commands.run(made, argv) == 0 else None
+
+
+def test_the_home_that_a_shell_leaves_in_a_flag_is_found(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    found = places("--data_dir=~/x", "--models=~/a,/b/~c,gs://d/,~", "--pattern=~x")
+    assert found == Places(
+        data_dir="/home/ann/x",
+        models=("/home/ann/a", "/b/~c", "gs://d/", "/home/ann"),
+        pattern="~x",
+    )
+
+
+def test_a_home_that_is_not_there_is_said(capsys):
+    assert places("--data_dir=~nobody-of-this-name/x") is None
+    assert "--data_dir=~nobody-of-this-name/x: there is no such home" in capsys.readouterr().err
+
+
+def test_every_flag_of_free_text_is_a_path_or_known_to_be_none():
+    modules = ("evaluator.score", "evaluator.reconstruct", "evaluator.anomalies", "trainer.tune")
+    modules += ("trainer.train", "trainer.thesis", "beam_preprocess.make", "beam_preprocess.verify")
+    modules += ("ixi_tfds.demo.command", "ixi_tfds.download.command")
+    configs = [importlib.import_module(module).COMMAND.config for module in modules]
+    found = [flag for config in configs for flag in flags.flags_of(config).values()]
+    free = {one.name for one in found if one.kind is str and not one.choices and not one.path}
+    assert free == {
+        *("dataset", "split", "recipes", "cohort", "config", "bids_filter", "subject_pattern"),
+        *("in_plane", "size", "slices", "spacing"),
+    }
