@@ -24,9 +24,16 @@ from trainer import run as training
 from trainer.callbacks import DivergedError
 from trainer.cluster import read_cluster
 from trainer.config import TrainConfig
-from trainer.search import space, tuner
+from trainer.search import deaths, space, tuner
 from trainer.search.config import SearchConfig
-from trainer.workdir import check_same_run, write_config
+from trainer.workdir import check_same_run, read_state, write_config
+
+_FAILURES: dict[type[Exception], str] = {
+    DivergedError: "diverged",
+    tf.errors.ResourceExhaustedError: "out of memory",
+    deaths.DiedError: "the process died twice in this trial",
+}
+"""Errors with which a trial fails and the search goes on, and what `trials.csv` calls them."""
 
 
 def tune(config: SearchConfig) -> pd.DataFrame | None:
@@ -77,7 +84,7 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
     table = _report(config, oracle)
     if _best(table) is None:
         raise UserError(
-            f"--tuning_dir={folder}: no trial has a result; all diverged or ran out of memory"
+            f"--tuning_dir={folder}: no trial has a result; see the column failure of trials.csv"
         )
     return table
 
@@ -99,6 +106,8 @@ def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) ->
     former = values.get("tuner/trial_id")
     if former and not workdir.exists():
         pathlib.Path(folder_of(former), "run").rename(workdir)
+    # A process may die before its run makes the folder, and Hyperband may go on with the trial.
+    workdir.mkdir(exist_ok=True)
     run = run_config(config, values, str(workdir))
     until = values.get("tuner/epochs", config.epochs)
     varied = _shown(space.flags_of(values, config.max_parameters))
@@ -107,11 +116,14 @@ def _train(config: SearchConfig, trial: Any, folder_of: Callable[[str], str]) ->
     keras.backend.clear_session()
     best = {space.OBJECTIVE: tuner.FAILED, "val_ssim": 0.0, "epoch": 0.0}
     try:
-        run_state = training.train_until(run, until)
+        with deaths.counted(workdir.parent, read_state(workdir, 0.0).epochs_done):
+            run_state = training.train_until(run, until)
         row = run_state.history[run_state.best_epoch - 1]
         best = {name: row[name] for name in best}
-    except (DivergedError, tf.errors.ResourceExhaustedError) as error:
+    except tuple(_FAILURES) as error:
         print(f"trial {trial.trial_id}: {str(error).splitlines()[0]}", flush=True)
+        failure = next(text for kind, text in _FAILURES.items() if isinstance(error, kind))
+        files.write_text(_failure_path(config, trial.trial_id), failure)
     if config.tuner != "hyperband":
         # Only Hyperband may need them again.
         shutil.rmtree(workdir / "checkpoints", ignore_errors=True)
@@ -154,7 +166,8 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
 
     Columns: `trial`; `goes_on`, the trial that this one continues, or empty; `psnr` in dB and
     `ssim` on validation slices at `epoch`, the epoch of the lowest validation loss; `epochs`
-    trained so far; `seconds` of this trial alone; `parameters`; and the varied flags.
+    trained so far; `seconds` of this trial alone; `parameters`; the varied flags; and `failure`,
+    why the trial has no result, or empty.
     """
     rows = []
     for trial in trials:
@@ -164,6 +177,7 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
         metrics = {name: trial.metrics.get_last_value(name) for name in trial.metrics.metrics}
         varied = space.flags_of(values, config.max_parameters)
         shape = {name: varied[name] for name in space.SHAPE}
+        failure = _failure_path(config, trial.trial_id)
         rows.append(
             {
                 "trial": trial.trial_id,
@@ -175,10 +189,15 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
                 "seconds": round(metrics["seconds"], 1),
                 "parameters": space.count_parameters(**shape),
                 **_shown(varied),
+                "failure": failure.read_text() if failure.exists() else "",
             }
         )
     table = pd.DataFrame(rows)
     return table.sort_values("psnr", ascending=False, kind="stable") if rows else table
+
+
+def _failure_path(config: SearchConfig, number: str) -> pathlib.Path:
+    return pathlib.Path(config.tuning_dir, f"trials/trial_{number}/failure.txt")
 
 
 def _best(table: pd.DataFrame) -> str | None:

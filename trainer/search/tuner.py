@@ -24,8 +24,9 @@ from trainer.search import space
 from trainer.search.config import SearchConfig
 
 FAILED = 0.0
-"""PSNR of a trial that diverged or ran out of memory. Such a trial counts as finished: keras-tuner
-stops the search at the third failed trial, and its optimizer learns nothing from failed ones."""
+"""PSNR of a trial that diverged, ran out of memory or killed its process. Such a trial counts as
+finished: keras-tuner stops the search at the third failed trial, and its optimizer learns nothing
+from failed ones."""
 
 _ALONE = "alone"
 _POLL_SECONDS = 0.5

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import forked
 import keras_tuner
 import numpy as np
 import pandas as pd
@@ -254,6 +256,27 @@ def test_kill_9_loses_and_repeats_nothing(searched, data_dir, tmp_path, capsys):
     pd.testing.assert_frame_equal(results(tmp_path), results(searched))
 
 
+@pytest.mark.slow
+def test_a_trial_whose_process_died_twice_fails_and_the_search_goes_on(data_dir, tmp_path, capsys):
+    flags = ["tune", f"--data_dir={data_dir}", f"--tuning_dir={tmp_path}", *FLAGS, *BAYESIAN]
+    flags += ["--epochs=1"]
+    # At each call for this trial, as a crash of a kernel in the step of its model does.
+    deadly = functools.partial(forked.die_in, "trainer.run.train_until", "trial_1", done=0)
+    logs = [tmp_path / f"{number}.log" for number in range(3)]
+    codes = [forked.finish(forked.start(flags, log, deadly)) for log in logs]
+    assert codes == [[-signal.SIGKILL], [-signal.SIGKILL], [0]], logs[2].read_text()
+    last = logs[2].read_text()
+    assert "trial 1: the process died 2 times in this trial without finishing an epoch\n" in last
+    assert "trial 1: no result; best of 2: trial 0, PSNR" in last
+    assert "trial 2: until epoch 1" in last and "trial 0: until" not in last
+    table = pd.read_csv(tmp_path / "trials.csv", keep_default_na=False).set_index("trial")
+    assert table["failure"].to_dict() == {0: "", 2: "", 1: "the process died twice in this trial"}
+    assert table["psnr"][1] == 0.0 and table.index[-1] == 1
+    # A table of an earlier search is read again, not the trial.
+    assert trainer_main.run(flags) == 0
+    assert "the process died twice in this trial" in capsys.readouterr().out
+
+
 @pytest.fixture
 def pretended(monkeypatch):
     """Trials that train nothing; gives a list of those that were run: name, until, epochs before.
@@ -396,6 +419,7 @@ def test_trials_that_diverge_are_the_worst_ones(data_dir, tmp_path, monkeypatch,
     flags = [f"--data_dir={data_dir}", *FLAGS, "--tuner=bayesian", "--random_trials=9"]
     assert tune.run([*flags, f"--tuning_dir={tmp_path / 'a'}", "--max_trials=5"]) == 0
     table = results(tmp_path / "a")
+    assert list(table["failure"].fillna("")) == ["", *["diverged"] * 4]
     out = capsys.readouterr().out
     for number in range(4):
         assert f"trial {number}: epoch 1: the loss is not finite any more\n" in out
