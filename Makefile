@@ -1,6 +1,6 @@
 # Every target does its own set-up: `make demo` or `make test` may be the first command typed.
-# PYTHON=python3.12 picks a Python, GPU=1 or GPU=0 says whether CUDA is installed; both are remembered
-# (requirements/setup.sh, which finds them in its environment).
+# PYTHON=python3.12 picks a Python, GPU=1 or GPU=0 decides about CUDA's libraries, for later calls, too;
+# requirements/setup.sh reads both from its environment.
 BIN := .venv/bin
 DEMO := demo
 

@@ -44,7 +44,9 @@ def licence(facts):
         return facts["License-Expression"]
     prefix = "License :: OSI Approved :: "
     classified = [c for c in facts.get_all("Classifier") or () if c.startswith(prefix)]
-    stated = [c.removeprefix(prefix) for c in classified] or [(facts.get("License") or "not stated").strip()]
+    stated = [c.removeprefix(prefix) for c in classified] or [
+        (facts.get("License") or "not stated").strip()
+    ]
     return " AND ".join(SPELLINGS.get(s.splitlines()[0], s.splitlines()[0]) for s in stated)
 
 

@@ -41,8 +41,9 @@ def wheel(tmp_path_factory):
 
 
 def test_the_wheel_has_every_file_of_the_packages(wheel):
-    asked = run("git", "ls-files", *PACKAGES, cwd=ROOT).splitlines()
-    assert [name for name in asked if name not in zipfile.ZipFile(wheel).namelist()] == []
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("[!.]*.*")]
+    asked = {str(path.relative_to(ROOT)) for path in files if path.suffix != ".pyc"}
+    assert len(asked) > 100 and asked - set(zipfile.ZipFile(wheel).namelist()) == set()
 
 
 def packages_of(version, folder):
@@ -81,6 +82,6 @@ def test_pip_installs_it_and_its_commands_run_from_any_folder(version, wheel, tm
     for package in PACKAGES:
         where = run(python, "-c", f"import {package} as p; print(p.__file__)", cwd=elsewhere)
         assert where.strip() == str(site / package / "__init__.py")
-        assert f"usage: {package}" in run(python, "-m", package, "--help", cwd=elsewhere).lower()
+        assert f"python -m {package}" in run(python, "-m", package, "--help", cwd=elsewhere)
     run(python, "-m", "ixi_tfds", "cohort", "--output_dir=scans", "--subjects=3", cwd=elsewhere)
     assert len(list(elsewhere.glob("scans/*.nii.gz"))) == 3
