@@ -9,8 +9,12 @@ import os
 from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
-IMPORTED = ("apache_beam.runners.worker.sdk_worker_main", "beam_preprocess.runner")
-"""The modules that are imported before workers are forked."""
+IMPORTED = (
+    "beam_preprocess.quiet",
+    "apache_beam.runners.worker.sdk_worker_main",
+    "beam_preprocess.runner",
+)
+"""The modules that are imported, in this order, before workers are forked."""
 
 
 def get_ready() -> None:

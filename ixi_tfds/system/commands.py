@@ -76,7 +76,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
       0 on success, 2 after an error that the user can fix (reported in one line on standard
       error), 130 after an interruption. Other exceptions are bugs and pass through.
     """
-    _quieten_libraries()
+    quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
     if _HELP & set(args):
         print(f"{command.usage.strip()}\n\nFlags:\n{flags.describe(command.config)}")
@@ -132,7 +132,7 @@ def _help(package: str, modules: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Silence the logs of libraries; our own warnings are still shown."""
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("ixi_tfds").setLevel(logging.WARNING)
