@@ -11,6 +11,10 @@ import sys
 
 import numpy as np
 
+# TensorFlow is quiet, and has Keras 2, once our package is imported; rivals' environments lack it.
+with contextlib.suppress(ImportError):
+    import ixi_tfds  # noqa: F401
+
 RIVALS = pathlib.Path(__file__).parents[1] / ".rivals"
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(1 << 40), "MALLOC_MMAP_THRESHOLD_": str(1 << 40)}
 """Keeps glibc from giving memory back to the kernel, for rivals that this makes faster."""

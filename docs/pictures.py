@@ -21,8 +21,7 @@ import tempfile
 
 import numpy as np
 import pandas as pd
-import tensorflow as tf
-import tensorflow_datasets as tfds
+from etils import epy
 from galleries import reconstruction_gallery, slice_grid, write_png
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
@@ -33,6 +32,10 @@ from ixi_tfds.images.scaling import stored_slice
 from ixi_tfds.nifti import read_volume
 from ixi_tfds.slices import slices_of
 from trainer import augmentation
+
+with epy.lazy_imports():
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
 
 DOCS = pathlib.Path(__file__).parent
 

@@ -8,12 +8,11 @@ import sys
 
 import pytest
 
-import ixi_tfds  # noqa: F401 - chooses Keras before a test imports TensorFlow
+import ixi_tfds  # noqa: F401 - prepares the lane before a test imports TensorFlow
 
 # As our commands and the first import of scikit-learn or of TensorFlow set them, so that the first
 # test that runs one leaves nothing behind.
 for name, value in (
-    ("TF_CPP_MIN_LOG_LEVEL", "3"),
     ("KMP_DUPLICATE_LIB_OK", "True"),
     ("KMP_INIT_AT_FORK", "FALSE"),
     ("TF2_BEHAVIOR", "1"),

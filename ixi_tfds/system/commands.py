@@ -79,7 +79,7 @@ def run(command: Command, argv: Sequence[str] | None = None) -> int:
       error), 130 after an interruption, 141 if the reader of the output has gone (`| head`). Other
       exceptions are bugs and pass through.
     """
-    _quieten_libraries()
+    quieten_libraries()
     args = list(sys.argv[1:] if argv is None else argv)
     if _HELP & set(args):
         print(f"{command.usage.strip()}\n\nFlags:\n{flags.describe(command.config)}")
@@ -136,7 +136,7 @@ def _help(package: str, modules: Mapping[str, str]) -> str:
     return "\n\n".join(parts)
 
 
-def _quieten_libraries() -> None:
+def quieten_libraries() -> None:
     """Silence the logs of libraries; our own warnings are still shown."""
     logging.getLogger().setLevel(logging.ERROR)
     logging.getLogger("ixi_tfds").setLevel(logging.WARNING)

@@ -8,26 +8,28 @@ lines pass but those of `HARMLESS`.
 import contextlib
 import importlib.machinery
 import os
+import re
 import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-HARMLESS = (
-    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR",
-    b"] oneDNN custom operations are on.",
-    b"] Could not find cuda drivers on your machine, GPU will not be used.",
+HARMLESS = re.compile(
+    rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR"
+    rb"|To enable the following instructions: .* rebuild TensorFlow with the appropriate compiler"
+    # The beginning of a line in TensorFlow 2.15 or in absl, but none of a fatal one.
+    rb"|(?:\d{4}-\d\d-\d\d [\d:.]+: [IWE] |[IWE]\d{4} [\d:.]+ +\d+ )[\w./]+:\d+\] (?:"
+    rb"oneDNN custom operations are on\."
+    rb"|Could not find cuda drivers on your machine"
     # No NVIDIA driver is installed; with other numbers a driver fails.
-    b"] failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR (303)",
-    b"] Unable to register cuDNN factory: Attempting to register factory for plugin cuDNN when one",
-    b"] Unable to register cuFFT factory: Attempting to register factory for plugin cuFFT when one",
-    b"] Unable to register cuBLAS factory: Attempting to register factory for plugin cuBLAS when one",
-    b"] computation placer already registered.",
-    b"] This TensorFlow binary is optimized to use available CPU instructions in performance-",
-    b"To enable the following instructions: ",
-    b"] TF-TRT Warning: Could not find TensorRT",
+    rb"|failed call to cuInit: INTERNAL: CUDA error: Failed call to cuInit: UNKNOWN ERROR \(303\)"
+    rb"|Unable to register (\w+) factory: Attempting to register factory for plugin \1 when one has"
+    rb"|computation placer already registered\."
+    rb"|This TensorFlow binary is optimized to use available CPU instructions"
+    rb"|TF-TRT Warning: Could not find TensorRT"
+    rb")"
 )
-"""Pieces of the lines that TensorFlow writes where nothing is wrong."""
+"""How the lines begin that TensorFlow writes where nothing is wrong."""
 
 
 class _QuietImport:
@@ -105,7 +107,7 @@ def _look_for_gpus_without_driver(tensorflow: ModuleType) -> None:
 def _copy() -> None:
     """Copy standard input to standard error without the harmless lines."""
     for line in sys.stdin.buffer:
-        if not any(piece in line for piece in HARMLESS):
+        if not HARMLESS.match(line):
             sys.stderr.buffer.write(line)
             sys.stderr.buffer.flush()
 

@@ -53,6 +53,14 @@ def test_getting_ready_changes_no_variable_of_this_process():
     assert said == "True\n"
 
 
+def test_workers_start_without_a_word():
+    """Beam warns on import of optional packages that are not there."""
+    code = "import logging, beam_preprocess.workers as workers; __import__(workers.IMPORTED[0]); "
+    command = [sys.executable, "-c", code + "logging.warning('a package is not there')"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
 def test_an_error_in_a_thread_is_told_unless_it_is_a_broken_connection(capsys):
     """Of those tells the thread that watches the worker."""
     for error in (grpc.RpcError("broken"), ValueError("wrong")):

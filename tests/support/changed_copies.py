@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from multiprocessing import forkserver
 
 from tqdm import tqdm
 
@@ -47,8 +48,12 @@ def try_all(changes, *, jobs, title):
     Raises:
       RuntimeError: pytest could not be started.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # Not above, which the process that is forked runs too: variables and filter are inherited.
+    from ixi_tfds.system import quiet
+
     _FORKSERVER.set_forkserver_preload(["__main__", *_SLOW_TO_IMPORT])
+    with quiet.without_chatter():
+        forkserver.ensure_running()
     with tempfile.TemporaryDirectory() as folder:
         copies = queue.SimpleQueue()
         for number in range(jobs):

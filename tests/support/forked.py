@@ -19,8 +19,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-# The server inherits it, and TensorFlow reads it when it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
