@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf  # noqa: F401 - on its first import it sets variables
 from volumes import SMALL, write_cohort
 
 from beam_preprocess import __main__ as beam_preprocess
