@@ -10,11 +10,11 @@ import sys
 from ixi_tfds import lanes
 from ixi_tfds.system import surroundings
 
-# Before anything imports TensorFlow.
-lanes.prepare()
 _IN_WORKER = "IXI_TFDS_WITHOUT_BUILDER" in os.environ
 if _IN_WORKER or surroundings.is_command(sys.orig_argv):
     surroundings.settle()
+# Before anything imports TensorFlow.
+lanes.prepare()
 
 if not _IN_WORKER:
     from ixi_tfds.builder import IxiT1 as IxiT1

@@ -1,14 +1,19 @@
 """Worker processes on this machine, and what they must not do to the program that starts them."""
 
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
+import types
+from multiprocessing import connection
 
 import grpc
 import pytest
 from volumes import SMALL, write_cohort
 
-from beam_preprocess import runner
+from beam_preprocess import runner, workers
+from ixi_tfds.system.errors import UserError
 
 
 def call(*command):
@@ -68,3 +73,32 @@ def test_an_error_in_a_thread_is_told_unless_it_is_a_broken_connection(capsys):
         runner._print_unless_disconnected(threading.ExceptHookArgs(seen))
     said = capsys.readouterr().err
     assert "ValueError: wrong" in said and "broken" not in said
+
+
+@pytest.mark.parametrize("length", [10, 150])
+def test_sockets_have_room_whatever_the_temporary_folder(length, tmp_path, monkeypatch):
+    folder = tmp_path / ("t" * length)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with workers.room_for_sockets(), tempfile.TemporaryDirectory(prefix="pymp-") as private:
+        # The name that multiprocessing gives a socket.
+        address = tempfile.mktemp(prefix="listener-", dir=private)
+        connection.Listener(address).close()
+    assert tempfile.gettempdir() == str(folder)
+
+
+@pytest.mark.parametrize(("code", "memory"), [(-signal.SIGKILL, True), (1, False)])
+def test_memory_is_blamed_for_a_killed_worker_only(code, memory):
+    answers = []
+    handler = types.SimpleNamespace(
+        process=types.SimpleNamespace(exitcode=code),
+        control_conn=types.SimpleNamespace(
+            _futures_by_id={"one": types.SimpleNamespace(set=answers.append)}
+        ),
+    )
+    runner._fail_instructions(handler)
+    (answer,) = answers
+    with pytest.raises(UserError) as caught:
+        runner.raise_worker_error(Exception(answer.error))
+    assert ("memory ran out" in str(caught.value)) == memory
+    assert memory or "ended with code 1" in str(caught.value)
