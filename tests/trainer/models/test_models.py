@@ -11,7 +11,7 @@ from ixi_tfds.system import flags
 from ixi_tfds.system.errors import UserError
 from trainer import autoencoder, losses, models
 from trainer.config import TrainConfig
-from trainer.models import networks, pretrained
+from trainer.models import blocks, networks, pretrained
 
 
 def built(name, size, **settings):
@@ -231,6 +231,41 @@ def test_a_new_model_is_one_entry(monkeypatch):
     assert built("flat", (3, 5), stem_filters=2)(np.zeros((1, 3, 5, 1))).shape == (1, 3, 5, 2)
     with pytest.raises(UserError, match="--model=flat takes none; only resnet50, resnet50_add13"):
         built("flat", (3, 5), weights="imagenet")
+
+
+NARROW = """
+import numpy as np
+import tensorflow as tf
+from tensorflow import keras
+from trainer import models
+
+images = np.random.default_rng(0).random((8, 128, 128, 1), np.float32)
+for stem, policy in ((8, "float32"), (12, "float32"), (1, "mixed_bfloat16")):
+    keras.mixed_precision.set_global_policy(policy)
+    sides = {"stem_filters": stem, "stage_filters": (8, 4), "stage_blocks": (1, 1)}
+    network = models.build(models.ModelSpec(name="resnet_like", **sides), (128, 128))
+    network.compile("sgd", "mse")
+    network.fit(images, images, batch_size=8, epochs=5, verbose=0)
+"""
+
+
+def test_a_narrow_network_does_not_kill_its_process():
+    """In a process of its own: oneDNN's AVX-512 kernel writes beyond its buffers."""
+    done = subprocess.run([sys.executable, "-c", NARROW], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("channels", "strides"), [(4, (1, 1)), (15, (1, 1)), (16, (2, 2))])
+def test_the_shortcut_of_a_narrow_block_is_that_of_a_wide_one(channels, strides):
+    """Each second row and column, from the first; wide blocks keep the graph of their exports."""
+    block = blocks.ResidualBlock(6, 2, channels)
+    inputs = np.random.default_rng(0).random((2, 8, 12, channels), np.float32)
+    seen = []
+    block.shortcut_normalization = lambda values, training: seen.append(values) or values
+    block(inputs)
+    (kernel,) = block.shortcut_convolution.get_weights()
+    np.testing.assert_allclose(seen[0], inputs[:, ::2, ::2] @ kernel[0, 0], rtol=1e-5, atol=1e-6)
+    assert block.shortcut_convolution.strides == strides
 
 
 @pytest.fixture(scope="module")
