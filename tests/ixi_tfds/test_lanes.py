@@ -17,10 +17,9 @@ SIGMAS = (*CORRUPTIONS["blur"].severities, 0.3, 1.7, 5.0)
 
 @needs_addons
 @pytest.mark.parametrize("sigma", SIGMAS)
-@pytest.mark.parametrize("sides", [(32, 48), (33, 47), (64, 33)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_the_blur_is_that_of_tensorflow_addons(sigma, sides, channels, monkeypatch):
-    images = np.random.default_rng(0).random((2, *sides, channels), np.float32)
+@pytest.mark.parametrize("shape", [(2, 32, 48, 1), (2, 33, 47, 3)])
+def test_the_blur_is_that_of_tensorflow_addons(sigma, shape, monkeypatch):
+    images = np.random.default_rng(0).random(shape, np.float32)
     theirs = gaussian_blur(tf.constant(images), sigma)
     monkeypatch.setattr(lanes, "NAME", "current")
     ours = gaussian_blur(tf.constant(images), sigma)

@@ -22,28 +22,39 @@ def other_python() -> str | None:
     return next((str(python) for python in pythons if python.exists()), None)
 
 
-def start(python: str, commands: list[tuple[str, list[str], str]], **outputs: str):
-    """Start commands, one after the other: module, flags and the file for what each prints.
+def start(
+    python: str,
+    plan: pathlib.Path,
+    commands: list[tuple[str, list[str], str]],
+    **outputs: str | list[str],
+) -> subprocess.Popen:
+    """Start a process that runs commands, one after the other; for `finish`.
 
-    `outputs` has keyword arguments of `save_outputs`, to be called after them.
-
-    Returns:
-      A `subprocess.Popen`, for `finish`.
+    Args:
+      python: of the lane.
+      plan: a file for what there is to do.
+      commands: module, flags and the file for what is printed.
+      **outputs: of `save_outputs`, to be called after them.
     """
+    plan.write_text(json.dumps([commands, outputs]))
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests/support")])
     return subprocess.Popen(
-        [python, __file__, json.dumps([commands, outputs])],
+        [python, __file__, str(plan)],
         env={**os.environ, "PYTHONPATH": path},
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
-def finish(*processes, seconds: float = 400) -> None:
-    """Wait until all have ended well."""
-    for process in processes:
-        _, said = process.communicate(timeout=seconds)
-        assert process.returncode == 0, said
+def finish(*processes: subprocess.Popen, seconds: float = 900) -> None:
+    """Wait until all have ended well; what does not end in time is killed."""
+    try:
+        for process in processes:
+            _, said = process.communicate(timeout=seconds)
+            assert process.returncode == 0, said
+    finally:
+        for process in processes:
+            process.kill()
 
 
 def slices(size: tuple[int, int]) -> np.ndarray:
@@ -75,7 +86,7 @@ def main() -> None:
     """Run what `start` was given."""
     import forked
 
-    commands, outputs = json.loads(sys.argv[1])
+    commands, outputs = json.loads(pathlib.Path(sys.argv[1]).read_text())
     for module, argv, log in commands:
         process = forked.start(argv, pathlib.Path(log), module=module)
         if forked.finish(process) != [0]:
