@@ -172,7 +172,6 @@ def test_a_model_has_the_same_scores_in_both_lanes(maker, work):
     folders = [work / lane / f"scores_{maker}" for lane in lanes.NAMES]
     for name in ("scores.csv", "robustness.csv"):
         one, two = (pd.read_csv(folder / name) for folder in folders)
-        assert {"psnr", "ssim", "mae"} <= set(one)
         numbers = list(one.select_dtypes("number"))
         print(
             f"{name} of the {maker} lane's model: off by {off_by(one[numbers], two[numbers]):.1e}"
