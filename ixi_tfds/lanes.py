@@ -115,7 +115,7 @@ def _progress_bar() -> type[Any]:
             self.bar.close()
 
         def _show(self, logs: dict[str, Any] | None, steps: int) -> None:
-            self.bar.desc = self.format_metrics(logs)  # type: ignore[attr-defined]
+            self.bar.desc = self.format_metrics(logs)
             self.bar.update(steps - self.bar.n)
 
     return EpochBar
