@@ -90,7 +90,7 @@ def _progress_bar() -> type[Any]:
 
         def __init__(self, epoch_bar_format: str, update_per_second: float, **unused: bool) -> None:
             super().__init__()
-            self.format, self.interval = epoch_bar_format, 1 / update_per_second
+            self.format, self.update_interval = epoch_bar_format, 1 / update_per_second
             self.shown_at = time.time()
 
         def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -104,7 +104,7 @@ def _progress_bar() -> type[Any]:
             """Move the bar."""
             self.steps_so_far += 1
             now = time.time()
-            if now - self.shown_at >= self.interval:
+            if now - self.shown_at >= self.update_interval:
                 self._show(logs, self.steps_so_far)
                 self.shown_at = now
 
