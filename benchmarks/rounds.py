@@ -72,6 +72,14 @@ def imgaug_python():
     )
 
 
+def other_lane_python():
+    """The Python of the other lane of packages, from the environment beside this one."""
+    sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "tests/support"))
+    import in_lane
+
+    return in_lane.other_python() or sys.exit("make the other lane first: make setup PYTHON=...")
+
+
 def _environment(name, *packages):
     folder = RIVALS / name
     python, finished = folder / "bin/python", folder / "installed"

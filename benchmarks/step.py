@@ -6,7 +6,8 @@ PSNR in the progress bar. Keras's is `fit` of a model that it made itself of the
 float32 pairs, with nothing of ours. With `--rivals=pytorch`, the same network in PyTorch: eager,
 with channels last, and compiled with channels last, all with glibc kept from giving memory back to
 the kernel, which speeds PyTorch up and TensorFlow not. `--rivals=bfloat16` has ours and PyTorch's
-best in bfloat16.
+best in bfloat16. `--rivals=lane` has ours in the other lane of packages, in whose environment this
+checkout is installed too (`make setup PYTHON=...`).
 
 Each has a process of its own; rounds of a few steps alternate, and the ratio is taken round by
 round, for two-thread speed on small machines wanders by half.
@@ -55,6 +56,7 @@ def _fit(model, batches, steps):
 
 def ours(arguments, policy="float32"):
     """The trainer's model, as the trainer builds it."""
+    import ixi_tfds  # noqa: F401, I001 - chooses Keras before TensorFlow is imported
     import tensorflow as tf
     from tensorflow import keras
 
@@ -84,6 +86,7 @@ def ours(arguments, policy="float32"):
 
 def keras_fit(arguments):
     """The same layers in a functional model of Keras, compiled and fitted as its guide has it."""
+    import ixi_tfds  # noqa: F401, I001 - chooses Keras before TensorFlow is imported
     import tensorflow as tf
     from tensorflow import keras
 
@@ -170,6 +173,7 @@ def pytorch(arguments, *, last=False, compiled=False, bfloat16=False):
 
 WAYS = {
     "ours": ours,
+    "ours, other lane": ours,
     "ours, bfloat16": functools.partial(ours, policy="mixed_bfloat16"),
     "Keras": keras_fit,
     "PyTorch, eager": pytorch,
@@ -179,6 +183,7 @@ WAYS = {
 }
 RIVALS = {
     "keras": ("Keras",),
+    "lane": ("ours, other lane",),
     "pytorch": ("PyTorch, eager", "PyTorch, channels last", "PyTorch, compiled"),
     "bfloat16": ("ours, bfloat16", "PyTorch, compiled", "PyTorch, bfloat16"),
 }
@@ -204,6 +209,8 @@ def main():
             python, settings = sys.executable, None
             if name.startswith("PyTorch"):
                 python, settings = shared.torch_python(), shared.KEEP_MEMORY
+            elif name == "ours, other lane":
+                python = shared.other_lane_python()
             rival = shared.Rival([python, *sys.argv, f"--way={name}"], settings)
             processes.append(stack.enter_context(rival))
         seconds = shared.alternate(processes, arguments.rounds)

@@ -61,7 +61,7 @@ def gaussian_filter(images: tf.Tensor, shape: tuple[int, int], sigma: float) -> 
 
 def convolve_with_gaussian(images: tf.Tensor, shape: tuple[int, int], sigma: float) -> tf.Tensor:
     """`gaussian_filter` without tensorflow-addons, equal to it within 1e-6."""
-    sides = [tf.range(-((n - 1) // 2), n // 2 + 1, dtype=images.dtype) for n in shape]
+    sides = [tf.cast(tf.range(-((n - 1) // 2), n // 2 + 1), images.dtype) for n in shape]
     rows, columns = (tf.nn.softmax(-tf.square(side) / (2.0 * sigma**2)) for side in sides)
     kernel = tf.tile((rows[:, None] * columns)[..., None, None], [1, 1, images.shape[-1], 1])
     around = [((side - 1) // 2, side - 1 - (side - 1) // 2) for side in shape]
@@ -98,7 +98,7 @@ def _progress_bar() -> type[Any]:
         def __init__(self, epoch_bar_format: str, update_per_second: float, **unused: bool) -> None:
             super().__init__()
             self.format, self.update_interval = epoch_bar_format, 1 / update_per_second
-            self.shown_at = 0.0
+            self.shown_at = time.time()
 
         def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
             """Open the bar."""
@@ -110,18 +110,19 @@ def _progress_bar() -> type[Any]:
         def on_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
             """Move the bar."""
             self.steps_so_far += 1
-            if time.time() - self.shown_at >= self.update_interval:
-                self.shown_at = time.time()
-                self._show(logs)
+            now = time.time()
+            if now - self.shown_at >= self.update_interval:
+                self._show(logs, self.steps_so_far)
+                self.shown_at = now
 
         def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
             """Fill the bar and leave it."""
-            self._show(logs)
+            self.bar.miniters = self.bar.mininterval = 0
+            self._show(logs, self.total_steps)
             self.bar.close()
 
-        def _show(self, logs: dict[str, Any] | None) -> None:
+        def _show(self, logs: dict[str, Any] | None, steps: int) -> None:
             self.bar.desc = self.format_metrics(logs)
-            self.bar.update(self.steps_so_far - self.bar.n)
-            self.bar.refresh()
+            self.bar.update(steps - self.bar.n)
 
     return EpochBar

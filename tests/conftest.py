@@ -40,7 +40,7 @@ def _leaves_nothing_behind():
 
 def _surroundings():
     environment = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
-    keras = sys.modules.get("keras")
+    keras = sys.modules.get("tf_keras") or sys.modules.get("keras")
     policy = keras.mixed_precision.global_policy().name if keras else "float32"
     loggers = logging.Logger.manager.loggerDict.items()
     return {
