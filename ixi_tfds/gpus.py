@@ -6,9 +6,12 @@ import os
 import pathlib
 import shutil
 
-import tensorflow as tf
+from etils import epy
 
 from ixi_tfds import lanes
+
+with epy.lazy_imports():
+    import tensorflow as tf
 
 _DRIVER = "libcuda.so.1"
 _OLDEST = 12000
@@ -62,7 +65,9 @@ def why_no_gpu() -> str:
         return f"CUDA_VISIBLE_DEVICES={visible} hides every GPU"
     if not tf.test.is_built_with_cuda():
         return "this TensorFlow is built without CUDA"
-    return _fault_of_driver(cards, visible) or _fault_of_libraries() or _fault_of_card() or unknown()
+    return (
+        _fault_of_driver(cards, visible) or _fault_of_libraries() or _fault_of_card() or unknown()
+    )
 
 
 def unknown() -> str:

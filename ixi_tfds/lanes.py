@@ -49,9 +49,9 @@ CUDA_NOT_FOUND = {
 
 
 def prepare() -> None:
-    """Make TensorFlow quiet and sparing of a GPU's memory, and load Keras 2 whatever the user's environment says.
+    """Make TensorFlow quiet and load Keras 2, whatever the user's environment says.
 
-    It has to be called before anything imports TensorFlow.
+    GPUs are shared. It has to be called before anything imports TensorFlow.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # A program takes the memory of a GPU as it needs it, so that others can use the GPU, too.
