@@ -1,10 +1,10 @@
 """Shows, without a GPU, that TensorFlow finds every CUDA library of the lane: `make gpu-test`.
 
-It runs `make setup` in a folder of its own, with a stand-in for `nvidia-smi` on the PATH, so that the
-lock with the CUDA libraries is installed as on a machine with a driver (2 GB to download, 6 GB in the
-folder). Then each library is opened by TensorFlow's own function, from TensorFlow's own file, so that
-names and search paths are those of TensorFlow, each in a fresh process. `libcuda` and `libnvidia-ml`
-come with the driver and are left out.
+It runs `make setup` in a folder of its own, with a stand-in for `nvidia-smi` on the PATH, so that
+the lock with the CUDA libraries is installed as on a machine with a driver (2 GB to download, 6 GB
+in the folder). Then each library is opened by TensorFlow's own function, from TensorFlow's own
+file, so that names and search paths are those of TensorFlow, each in a fresh process. `libcuda` and
+`libnvidia-ml` come with the driver and are left out.
 
     python tests/gpu_libraries.py FOLDER [--python=python3.12] [--environment=FOLDER]
 """
@@ -82,7 +82,7 @@ def show():
     """Print a row for each library, and end with 1 if one is missing."""
     from ixi_tfds import gpus, lanes
 
-    wanted = {name: "TensorFlow" for name in lanes.CUDA} | BY_OTHERS
+    wanted = dict.fromkeys(lanes.CUDA, "TensorFlow") | BY_OTHERS
     missing = 0
     print(f"{lanes.NAME} lane, {tensorflow_file()}")
     print(f"{'library':<22}{'wanted by':<24}found")

@@ -117,6 +117,6 @@ class Autoencoder(keras.Model):
     def _scales(self) -> bool:
         """Whether the optimizer scales losses; in float16 gradients vanish if it does not."""
         scales = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
-        if self.compute_dtype == "float16" and not scales:
+        if keras.mixed_precision.global_policy().compute_dtype == "float16" and not scales:
             raise TypeError("float16 needs a LossScaleOptimizer")
         return scales
