@@ -227,10 +227,4 @@ def test_gradients_of_float16_do_not_vanish(float16):
     sgd = keras.optimizers.SGD(1e4)
     model, layer = a_float16_model(keras.mixed_precision.LossScaleOptimizer(sgd))
     model.fit(dealt(slices(4), 4), verbose=0)
-    assert 1 - float(layer.gain) == pytest.approx(2e-2 * unit(slices(4)).mean(), rel=0.25)
-
-
-def test_float16_with_an_optimizer_that_does_not_scale_is_refused(float16):
-    model, _ = a_float16_model(keras.optimizers.SGD(1e4))
-    with pytest.raises(TypeError, match="float16 needs a LossScaleOptimizer"):
-        model.fit(dealt(slices(4), 4), verbose=0)
+    assert 1 - float(layer.gain.numpy()) == pytest.approx(2e-2 * unit(slices(4)).mean(), rel=0.25)
