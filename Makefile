@@ -4,7 +4,7 @@
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test planted mutants soak lint bench audit lock clean flink-up flink-test \
+.PHONY: setup demo thesis test gpu-test planted mutants soak lint bench audit lock clean flink-up flink-test \
   flink-down
 
 setup:
@@ -34,6 +34,10 @@ test: setup
 # Known bugs, planted one at a time: each has to fail its test (FLAGS="-k TEXT" plants some of them).
 planted: setup
 	$(BIN)/python tests/plant.py $(FLAGS)
+
+# By hand, on a machine without a GPU: whether TensorFlow finds every CUDA library (2 GB, 6 GB unpacked).
+gpu-test: setup
+	$(BIN)/python tests/gpu_libraries.py .gpu-test $(if $(PYTHON),--python=$(PYTHON)) $(FLAGS)
 
 # How many small changes to the modules that decide numbers are noticed by their tests.
 mutants: setup
@@ -102,4 +106,4 @@ lock:
 	echo cosmic-ray==8.7.0 | $(UV) --python-version 3.11 - -o tests/mutants.lock
 
 clean:
-	rm -rf .venv* .flink $(DEMO) *.egg-info
+	rm -rf .venv* .gpu-test .flink $(DEMO) *.egg-info

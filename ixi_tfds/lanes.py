@@ -30,15 +30,37 @@ NAME = NAMES[sys.version_info >= (3, 12)]
 PACKAGES = ("tensorflow", "tensorflow-addons" if NAME == "classic" else "tf_keras")
 """Packages whose versions a model card records, in addition to those of both lanes."""
 
+CUDA = {
+    "libcudart.so.12": "cuda_runtime",
+    "libcublas.so.12": "cublas",
+    "libcublasLt.so.12": "cublas",
+    "libcufft.so.11": "cufft",
+    "libcusolver.so.11": "cusolver",
+    "libcusparse.so.12": "cusparse",
+    "libcudnn.so.8" if NAME == "classic" else "libcudnn.so.9": "cudnn",
+}
+"""The libraries that TensorFlow opens before it takes a GPU, and the wheels that have them."""
+
+# TensorFlow looks in the folders of wheels that its own file lists. These are left out there; 2.21
+# takes no GPU without cusolver, 2.15 cannot profile one without cupti. Once they are open it finds
+# them.
+CUDA_NOT_FOUND = {
+    "classic": {"libcupti.so.12": "cuda_cupti"},
+    "current": {"libcusolver.so.11": "cusolver"},
+}[NAME]
+"""Those of its libraries that TensorFlow does not find in the wheels by itself."""
+
 
 def prepare() -> None:
-    """Make TensorFlow quiet, and load Keras 2 whatever the user's environment says.
+    """Make TensorFlow quiet and load Keras 2, whatever the user's environment says.
 
-    It has to be called before anything imports TensorFlow.
+    GPUs are shared. It has to be called before anything imports TensorFlow.
     """
     # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start.
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
         quiet.import_tensorflow_quietly()
+    # A program takes the memory of a GPU as it needs it, so that others can use the GPU, too.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     if NAME == "current":
         os.environ["TF_USE_LEGACY_KERAS"] = "1"
     else:

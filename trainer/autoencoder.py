@@ -109,10 +109,14 @@ class Autoencoder(keras.Model):
         return {name: mean.result() for name, mean in self.means.items()}
 
     def _scale(self, loss: tf.Tensor) -> tf.Tensor:
-        # With float16 the loss needs scaling; the optimizer is then a LossScaleOptimizer.
-        scale = getattr(self.optimizer, "get_scaled_loss", None)
-        return scale(loss) if scale else loss
+        return self.optimizer.get_scaled_loss(loss) if self._scales() else loss
 
     def _unscale(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
-        unscale = getattr(self.optimizer, "get_unscaled_gradients", None)
-        return unscale(gradients) if unscale else gradients
+        return self.optimizer.get_unscaled_gradients(gradients) if self._scales() else gradients
+
+    def _scales(self) -> bool:
+        """Whether the optimizer scales losses; in float16 gradients vanish if it does not."""
+        scales = isinstance(self.optimizer, keras.mixed_precision.LossScaleOptimizer)
+        if keras.mixed_precision.global_policy().compute_dtype == "float16" and not scales:
+            raise TypeError("float16 needs a LossScaleOptimizer")
+        return scales

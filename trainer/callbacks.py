@@ -16,7 +16,7 @@ from ixi_tfds.images.scaling import to_unit
 from ixi_tfds.system.errors import UserError
 from trainer.config import TrainConfig
 from trainer.models import networks
-from trainer.workdir import RunState, add_epoch, checkpoint_path, write_state
+from trainer.workdir import RunState, add_epoch, check_whole, checkpoint_path, write_state
 
 Logs = dict[str, Any]
 
@@ -97,7 +97,8 @@ class EpochEnd(keras.callbacks.Callback):
             raise _diverged(where, epoch, self.folder)
         add_epoch(self.state, values, self.config)
         self.model.optimizer.learning_rate = self.state.learning_rate
-        self.checkpoint.write(str(checkpoint_path(self.folder, epoch + 1)))
+        path = self.checkpoint.write(str(checkpoint_path(self.folder, epoch + 1)))
+        check_whole(path, self.model.network)
         write_state(self.folder, self.state)
 
 

@@ -58,7 +58,7 @@ class TrainConfig:
     )
     mixed_precision: bool = flag("Compute in 16 bits, with weights in 32 bits.", False)
     jit_compile: str = flag(
-        "Compile with XLA; auto compiles on GPUs only.", "auto", choices=("auto", "on", "off")
+        "Compile with XLA; auto compiles on one GPU only.", "auto", choices=("auto", "on", "off")
     )
     cache: bool = flag("Keep the training slices in memory.", False)
     replicas: int = flag(

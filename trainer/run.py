@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow as tf
 from tensorflow import keras
 
-from ixi_tfds import integrity
+from ixi_tfds import gpus, integrity
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.errors import UserError
 from trainer import callbacks, data, distribution, losses, models, workdir
@@ -86,10 +86,14 @@ class _Run:
 
 
 def _prepare(config: TrainConfig) -> _Run:
+    gpus.prepare()
     cluster = read_cluster()
     opened = data.open_data(config.data_dir, config.datasets, config.verify)
     strategy = distribution.make_strategy(config.replicas, cluster)
     _check(config, strategy.num_replicas_in_sync, opened.train)
+    print(
+        gpus.describe(_policy(config), _compiles(config, strategy.num_replicas_in_sync)), flush=True
+    )
     weights = pretrained.read_resnet50(config.model.weights) if config.model.rgb else None
     return _Run(config, opened, cluster, strategy, weights)
 
@@ -201,11 +205,21 @@ def build(
         augment=config.corruptions,
         augment_validation=config.augment_validation,
     )
-    has_gpu = bool(tf.config.list_physical_devices("GPU"))
-    jit = config.jit_compile == "on" or (config.jit_compile == "auto" and has_gpu)
-    model.compile(optimizer=_optimizer(config), jit_compile=jit)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    model.compile(optimizer=_optimizer(config), jit_compile=_compiles(config, replicas))
     model.optimizer.build(network.trainable_variables)
     return model
+
+
+def _compiles(config: TrainConfig, replicas: int) -> bool:
+    """Whether XLA compiles the training step."""
+    if config.jit_compile == "auto":
+        # With several replicas on CPUs the compiled step fails: the optimizer applies the gradients
+        # of all replicas at once, and a replica's variables are on another device than the step
+        # ("Trying to access resource ... replica_1"). For GPUs TensorFlow has another way, which
+        # was never tried here, so auto does not depend on it.
+        return replicas == 1 and bool(tf.config.list_physical_devices("GPU"))
+    return config.jit_compile == "on"
 
 
 def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:

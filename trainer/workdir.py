@@ -176,6 +176,24 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
     return state
 
 
+def check_whole(path: str, network: Any) -> None:
+    """Raise a `RuntimeError` if a checkpoint lacks a variable of its `network`.
+
+    TensorFlow leaves out, and does not miss, what an attribute of a layer holds in a way that it
+    does not follow, as it is with lists of layers in Keras 3.
+    """
+    import tensorflow as tf
+
+    ending = "/.ATTRIBUTES/VARIABLE_VALUE"
+    names = [name for name, _ in tf.train.list_variables(path)]
+    saved = [name for name in names if name.startswith("network/") and name.endswith(ending)]
+    # What the optimizer keeps for a variable is under the optimizer.
+    if len(saved) != len(network.variables):
+        raise RuntimeError(
+            f"{path}: has {len(saved)} of the network's {len(network.variables)} variables"
+        )
+
+
 @contextlib.contextmanager
 def restoring(path: pathlib.Path) -> Iterator[str]:
     """Yield the path by which TensorFlow can read the checkpoint `path`.

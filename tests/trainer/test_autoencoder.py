@@ -205,3 +205,26 @@ def test_the_psnr_of_training_is_against_the_clean_slice():
     each = np.mean((inputs - clean) ** 2, axis=(1, 2, 3))
     assert report["loss"] == pytest.approx([each.mean()], rel=1e-4)
     assert report["psnr"] == pytest.approx([np.mean(-10 * np.log10(each))], rel=1e-4)
+
+
+@pytest.fixture
+def float16():
+    keras.mixed_precision.set_global_policy("mixed_float16")
+    yield
+    keras.mixed_precision.set_global_policy("float32")
+
+
+def a_float16_model(optimizer):
+    model, layer = a_model(optimizer=optimizer)
+    model.network = keras.Sequential([layer, keras.layers.Activation("linear", dtype="float32")])
+    model.network.build((None, 16, 16, 1))
+    model.loss_of = lambda clean, other: 2e-6 * tf.reduce_mean(other, axis=(1, 2, 3))
+    return model, layer
+
+
+def test_gradients_of_float16_do_not_vanish(float16):
+    """2e-6 over the pixels of a batch is 0 in float16; with the loss scaled it is not."""
+    sgd = keras.optimizers.SGD(1e4)
+    model, layer = a_float16_model(keras.mixed_precision.LossScaleOptimizer(sgd))
+    model.fit(dealt(slices(4), 4), verbose=0)
+    assert 1 - float(layer.gain.numpy()) == pytest.approx(2e-2 * unit(slices(4)).mean(), rel=0.25)

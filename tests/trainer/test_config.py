@@ -271,3 +271,21 @@ def test_float16_alone_scales_its_loss():
     finally:
         keras.mixed_precision.set_global_policy(policy)
     assert kinds == {"float32": False, "mixed_bfloat16": False, "mixed_float16": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "replicas", "compiles"),
+    [
+        ("auto", 0, 1, False),
+        ("auto", 1, 1, True),
+        ("auto", 2, 1, True),
+        ("auto", 2, 2, False),
+        ("auto", 0, 2, False),
+        ("on", 0, 1, True),
+        ("on", 2, 2, True),
+        ("off", 1, 1, False),
+    ],
+)
+def test_xla_compiles_by_itself_for_one_gpu_only(asked, gpus, replicas, compiles, monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["GPU"] * gpus)
+    assert run._compiles(a_config(jit_compile=asked), replicas) is compiles

@@ -130,6 +130,19 @@ def test_two_replicas_train_as_one_does(alone, data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_four_replicas_train_as_one_does(alone, data_dir, tmp_path):
+    assert_trained_alike(train(data_dir, tmp_path, "--replicas=4"), alone)
+
+
+@pytest.mark.slow
+def test_xla_compiles_the_step_of_one_replica_and_trains_alike(alone, data_dir, tmp_path):
+    compiled = train(data_dir, tmp_path, "--jit_compile=on")
+    assert "runs on the CPU (" in logs(compiled)[0] and "float32, with XLA" in logs(compiled)[0]
+    for mine, other in zip(history(compiled), history(alone), strict=True):
+        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
 def test_two_workers_train_as_one_process_does(alone, two_workers):
     assert_trained_alike(two_workers, alone)
     chief, other = logs(two_workers)

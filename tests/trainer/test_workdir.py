@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from ixi_tfds.system.errors import UserError
-from trainer import workdir
+from trainer import models, workdir
 from trainer.config import TrainConfig
 
 
@@ -237,3 +237,40 @@ def test_other_errors_are_not_blamed_on_the_checkpoint(tmp_path):
         raise KeyError("of our own")
     with workdir.restoring(tmp_path):
         pass
+
+
+class Hidden(tf.Module):
+    """A network with a variable that TensorFlow's checkpoints do not follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.followed = tf.Variable(1.0)
+        self.layers = (lambda layer: lambda: layer)(tf.Variable(2.0))
+
+    @property
+    def variables(self):
+        return (self.followed, self.layers())
+
+
+def test_a_checkpoint_that_lacks_a_variable_of_the_network_is_refused(tmp_path):
+    network = Hidden()
+    path = tf.train.Checkpoint(network=network).write(str(tmp_path / "x"))
+    # It looks complete to TensorFlow.
+    tf.train.Checkpoint(network=network).read(path).assert_consumed()
+    with pytest.raises(RuntimeError, match="has 1 of the network's 2 variables"):
+        workdir.check_whole(path, network)
+
+
+@pytest.mark.parametrize("name", ["small_resnet", "resnet50"])
+def test_a_checkpoint_has_every_variable_of_every_layer(name, tmp_path):
+    def build():
+        return models.build(models.ModelSpec(name=name), (64, 64))
+
+    network, other = build(), build()
+    for number, variable in enumerate(network.variables):
+        variable.assign(tf.fill(variable.shape, float(number)))
+    path = tf.train.Checkpoint(network=network).write(str(tmp_path / "x"))
+    workdir.check_whole(path, network)
+    tf.train.Checkpoint(network=other).read(path).assert_consumed()
+    for mine, theirs in zip(network.variables, other.variables, strict=True):
+        assert (mine.numpy() == theirs.numpy()).all(), mine.name
