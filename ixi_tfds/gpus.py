@@ -133,7 +133,8 @@ def _is_there(sign: str) -> bool:
 def _wheels() -> list[pathlib.Path]:
     """The folders of NVIDIA's wheels in this environment."""
     found = importlib.util.find_spec("nvidia")
-    return [pathlib.Path(folder) for folder in (found.submodule_search_locations if found else ())]
+    folders = found.submodule_search_locations if found else None
+    return [pathlib.Path(folder) for folder in folders or ()]
 
 
 def _open(name: str, wheel: str = "") -> str | None:
