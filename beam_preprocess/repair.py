@@ -127,19 +127,7 @@ def _tasks(
         # Of the volumes in the dataset, this is known to have been allowed.
         allow_unknown_orientation=True,
     )
-    return [
-        dataclasses.replace(task, scans=tuple(_taken(task, manifest)))
-        for task in plan_job(source, manifest.config, folder).tasks
-    ]
-
-
-def _taken(task: ShardTask, manifest: Manifest) -> Iterator[Scan]:
-    """The volumes of a task that are in the dataset: those that were refused need no new look."""
-    for scan in task.scans:
-        source = (manifest.volumes or {}).get(scan.subject)
-        if source:
-            same = (each for each in scan.candidates if task.relative(each) == source.path)
-            yield next(same, scan)
+    return plan_job(source, manifest.config, folder).tasks
 
 
 def _task_of(name: str, manifest: Manifest, tasks: Sequence[ShardTask]) -> ShardTask:
