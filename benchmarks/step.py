@@ -54,7 +54,7 @@ def _fit(model, batches, steps):
     model.fit(batches, steps_per_epoch=10**9, verbose=0, callbacks=[Rounds()])
 
 
-def ours(arguments, policy="float32"):
+def ours(arguments, policy="float32", *, augment=True, jit=False):
     """The trainer's model, as the trainer builds it."""
     import ixi_tfds  # noqa: F401, I001 - chooses Keras before TensorFlow is imported
     import tensorflow as tf
@@ -65,7 +65,8 @@ def ours(arguments, policy="float32"):
     from trainer.distribution import make_strategy
 
     keras.utils.set_random_seed(0)
-    tf.config.experimental.enable_op_determinism()
+    if not tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.enable_op_determinism()
     keras.mixed_precision.set_global_policy(policy)
     images = _images(arguments)
     with make_strategy(0).scope():
@@ -74,9 +75,9 @@ def ours(arguments, policy="float32"):
             losses.mse,
             batch_size=arguments.batch_size,
             seed=0,
-            augment=augmentation.AugmentationConfig(),
+            augment=augmentation.AugmentationConfig() if augment else None,
         )
-        model.compile(optimizer=keras.optimizers.RMSprop(1e-3), jit_compile=False)
+        model.compile(optimizer=keras.optimizers.RMSprop(1e-3), jit_compile=jit)
     batches = tf.data.Dataset.from_tensor_slices(
         {"image": images, "index": np.arange(len(images), dtype=np.int64)}
     )
@@ -146,8 +147,9 @@ def pytorch(arguments, *, last=False, compiled=False, bfloat16=False):
     import torch
 
     torch.manual_seed(0)
-    network = _torch_network(STAGES[arguments.model]).train()
-    images = torch.from_numpy(_images(arguments)).permute(0, 3, 1, 2).float() / 255
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _torch_network(STAGES[arguments.model]).train().to(device)
+    images = torch.from_numpy(_images(arguments)).permute(0, 3, 1, 2).float().to(device) / 255
     if last:
         network = network.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
@@ -161,7 +163,7 @@ def pytorch(arguments, *, last=False, compiled=False, bfloat16=False):
         started = time.perf_counter()
         for batch in batches:
             optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
                 loss = torch.nn.functional.mse_loss(forward(batch), batch)
             loss.backward()
             optimizer.step()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ixi_tfds import gpus
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
 from ixi_tfds.system import storage
@@ -51,6 +52,7 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     """
     import tensorflow as tf
 
+    gpus.prepare()
     folder = _version_folder(path)
     digest, card = check_files(folder, allow_changed_model=allow_changed_model)
     try:
