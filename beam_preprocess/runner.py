@@ -169,6 +169,7 @@ def _fork_workers() -> None:
     """Make Beam's in-process runner fork its workers in its mode `multi_processing`."""
     threading.excepthook = _print_unless_disconnected
     started: list[Any] = []
+    failed: list[int] = []
 
     class ForkedWorkerHandler(worker_handlers.GrpcWorkerHandler):
         """Starts and stops one worker, as Beam's SubprocessSdkWorkerHandler does."""
@@ -184,9 +185,11 @@ def _fork_workers() -> None:
         def watch(self) -> None:
             self.process.join()
             while self.process.exitcode:
+                failed.append(self.process.exitcode)
                 for process in started:
                     process.terminate()
-                _fail_instructions(self)
+                # The first that ended is the cause: we end the others.
+                _fail_instructions(self, failed[0])
                 time.sleep(0.5)
 
         def stop_worker(self) -> None:
@@ -220,9 +223,11 @@ def _start_worker(handler: Any) -> Any:
     return process
 
 
-def _fail_instructions(handler: Any) -> None:
-    """Answer the requests to a dead worker with an error; Beam would wait for ever."""
-    code = handler.process.exitcode
+def _fail_instructions(handler: Any, code: int) -> None:
+    """Answer the requests to a dead worker with an error; Beam would wait for ever.
+
+    `code` is the exit code of the worker that ended first.
+    """
     error = _pack(_KILLED if code == -signal.SIGKILL else _ENDED.format(code))
     for name, answer in list(handler.control_conn._futures_by_id.items()):
         answer.set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=error))

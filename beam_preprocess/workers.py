@@ -13,14 +13,11 @@ from multiprocessing import forkserver
 
 CONTEXT = multiprocessing.get_context("forkserver")
 IMPORTED = (
-    "ixi_tfds",
     "beam_preprocess.quiet",
     "apache_beam.runners.worker.sdk_worker_main",
     "beam_preprocess.runner",
 )
-"""The modules that are imported, in this order, before workers are forked; the first settles their
-surroundings.
-"""
+"""The modules that are imported, in this order, before workers are forked."""
 
 _LONGEST = 60
 """Paths of sockets end at 107 characters, and multiprocessing adds up to 40 to this folder's."""

@@ -98,7 +98,7 @@ class EpochEnd(keras.callbacks.Callback):
         add_epoch(self.state, values, self.config)
         self.model.optimizer.learning_rate = self.state.learning_rate
         path = self.checkpoint.write(str(checkpoint_path(self.folder, epoch + 1)))
-        check_whole(path, self.model.network)
+        check_whole(pathlib.Path(path), self.checkpoint.network)
         write_state(self.folder, self.state)
 
 

@@ -176,7 +176,7 @@ def read_state(workdir: pathlib.Path, learning_rate: float) -> RunState:
     return state
 
 
-def check_whole(path: str, network: Any) -> None:
+def check_whole(path: pathlib.Path, network: Any) -> None:
     """Raise a `RuntimeError` if a checkpoint lacks a variable of its `network`.
 
     TensorFlow leaves out, and does not miss, what an attribute of a layer holds in a way that it
@@ -185,7 +185,8 @@ def check_whole(path: str, network: Any) -> None:
     import tensorflow as tf
 
     ending = "/.ATTRIBUTES/VARIABLE_VALUE"
-    names = [name for name, _ in tf.train.list_variables(path)]
+    with storage.without_wildcards(path.parent) as folder:
+        names = [name for name, _ in tf.train.list_variables(str(folder / path.name))]
     saved = [name for name in names if name.startswith("network/") and name.endswith(ending)]
     # What the optimizer keeps for a variable is under the optimizer.
     if len(saved) != len(network.variables):

@@ -42,7 +42,7 @@ def test_the_plan_and_the_page_say_how_people_were_told_apart(tmp_path, capsys):
     (source / "dicom").mkdir()
     for number in range(3):
         (source / f"dicom/IM{number}.dcm").touch()
-    (source / "._junk.nii.gz").touch()
+    (source / ".junk.nii.gz").touch()
     assert job(source, tmp_path / "data") == 0
     lines = capsys.readouterr().out.splitlines()
     told = (

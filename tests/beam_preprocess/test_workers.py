@@ -91,12 +91,11 @@ def test_sockets_have_room_whatever_the_temporary_folder(length, tmp_path, monke
 def test_memory_is_blamed_for_a_killed_worker_only(code, memory):
     answers = []
     handler = types.SimpleNamespace(
-        process=types.SimpleNamespace(exitcode=code),
         control_conn=types.SimpleNamespace(
             _futures_by_id={"one": types.SimpleNamespace(set=answers.append)}
         ),
     )
-    runner._fail_instructions(handler)
+    runner._fail_instructions(handler, code)
     (answer,) = answers
     with pytest.raises(UserError) as caught:
         runner.raise_worker_error(Exception(answer.error))

@@ -22,6 +22,8 @@ import numpy as np
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
     [
+        # First: it chooses Keras and keeps TensorFlow quiet.
+        "ixi_tfds",
         *("trainer.run", "trainer.__main__", "evaluator.evaluation", "evaluator.__main__"),
         *("beam_preprocess.__main__", "beam_preprocess.job", "beam_preprocess.make"),
     ]

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pathlib
 
 import pytest
 import tensorflow as tf
@@ -258,7 +259,7 @@ def test_a_checkpoint_that_lacks_a_variable_of_the_network_is_refused(tmp_path):
     # It looks complete to TensorFlow.
     tf.train.Checkpoint(network=network).read(path).assert_consumed()
     with pytest.raises(RuntimeError, match="has 1 of the network's 2 variables"):
-        workdir.check_whole(path, network)
+        workdir.check_whole(pathlib.Path(path), network)
 
 
 @pytest.mark.parametrize("name", ["small_resnet", "resnet50"])
@@ -270,7 +271,7 @@ def test_a_checkpoint_has_every_variable_of_every_layer(name, tmp_path):
     for number, variable in enumerate(network.variables):
         variable.assign(tf.fill(variable.shape, float(number)))
     path = tf.train.Checkpoint(network=network).write(str(tmp_path / "x"))
-    workdir.check_whole(path, network)
+    workdir.check_whole(pathlib.Path(path), network)
     tf.train.Checkpoint(network=other).read(path).assert_consumed()
     for mine, theirs in zip(network.variables, other.variables, strict=True):
         assert (mine.numpy() == theirs.numpy()).all(), mine.name

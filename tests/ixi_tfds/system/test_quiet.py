@@ -125,7 +125,9 @@ def test_a_driver_is_not_touched(importing, tmp_path):
 def test_where_no_filter_can_run_all_lines_pass(importing):
     done = importing("say(chatter + news)", before="sys.executable = ''")
     assert done.stderr == CHATTER + NEWS + NO_DRIVER
-    assert importing("def say(text): pass", before="import os; os.close(2)").returncode == 0
+    # Python itself may fail to flush a closed stream at its end.
+    done = importing("def say(text): pass", before="import os; os.close(2)", after="print('done')")
+    assert done.stdout == "done\n"
 
 
 def test_a_process_that_outlives_the_import_does_not_hold_it_up(importing):
