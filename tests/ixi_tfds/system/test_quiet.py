@@ -64,6 +64,8 @@ def importing(tmp_path):
         path = os.pathsep.join([str(tmp_path), str(pathlib.Path(quiet.__file__).parents[2])])
         environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
         environment |= {"PYTHONPATH": path, "IXI_TFDS_WITHOUT_BUILDER": "1", **variables}
+        # Two codes of one length in one second would be one to Python's cache.
+        environment["PYTHONDONTWRITEBYTECODE"] = "1"
         command = [sys.executable, "-c", program]
         return subprocess.run(
             command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True, timeout=60
@@ -125,9 +127,7 @@ def test_a_driver_is_not_touched(importing, tmp_path):
 def test_where_no_filter_can_run_all_lines_pass(importing):
     done = importing("say(chatter + news)", before="sys.executable = ''")
     assert done.stderr == CHATTER + NEWS + NO_DRIVER
-    # Python itself may fail to flush a closed stream at its end.
-    done = importing("def say(text): pass", before="import os; os.close(2)", after="print('done')")
-    assert done.stdout == "done\n"
+    assert importing("def say(text): pass", before="import os; os.close(2)").returncode == 0
 
 
 def test_a_process_that_outlives_the_import_does_not_hold_it_up(importing):
