@@ -97,8 +97,9 @@ class EpochEnd(keras.callbacks.Callback):
             raise _diverged(where, epoch, self.folder)
         add_epoch(self.state, values, self.config)
         self.model.optimizer.learning_rate = self.state.learning_rate
-        path = self.checkpoint.write(str(checkpoint_path(self.folder, epoch + 1)))
-        check_whole(pathlib.Path(path), self.checkpoint.network)
+        path = checkpoint_path(self.folder, epoch + 1)
+        self.checkpoint.write(str(path))
+        check_whole(path, self.checkpoint.network)
         write_state(self.folder, self.state)
 
 
