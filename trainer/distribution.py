@@ -103,3 +103,13 @@ def check_agreement(
     differing = [name for name, v in zip(what, everywhere.T, strict=True) if len(set(v)) > 1]
     if differing:
         raise UserError(f"the workers differ in {' and '.join(differing)}; make them the same")
+
+
+def leave_together(strategy: tf.distribute.Strategy, cluster: Cluster) -> None:
+    """Wait for all workers before the process ends; call it after the last `check_agreement`.
+
+    A worker that ends while another still waits for the answer of a collective operation is a lost
+    worker for that one. Here nobody waits for an answer that matters, so an error is none.
+    """
+    with contextlib.suppress(UserError), user_error_if_a_worker_is_lost(cluster):
+        check_agreement(strategy, cluster, {"leaving": ""})

@@ -56,6 +56,7 @@ def train(config: TrainConfig) -> Outcome | None:
         with distribution.user_error_if_a_worker_is_lost(run.cluster):
             results = {"their results": json.dumps(dataclasses.asdict(state))}
             distribution.check_agreement(run.strategy, run.cluster, results)
+        distribution.leave_together(run.strategy, run.cluster)
     return outcome
 
 
