@@ -56,8 +56,10 @@ def prepare() -> None:
 
     GPUs are shared. It has to be called before anything imports TensorFlow.
     """
-    # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start.
-    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") not in ("0", "1"):
+    # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start. Not
+    # in a cluster: where a worker is lost, the others log pages of them around our line.
+    level = "3" if "TF_CONFIG" in os.environ else "2"
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level) not in ("0", "1"):
         quiet.import_tensorflow_quietly()
     # A program takes the memory of a GPU as it needs it, so that others can use the GPU, too.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

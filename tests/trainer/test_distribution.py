@@ -202,11 +202,10 @@ def test_when_a_worker_is_killed_the_other_says_so_and_all_can_go_on(
         # Far less than TensorFlow's own limits; a quiet machine takes about a second.
         assert forked.finish(workers[1 - dead], seconds=60) == [2], logs(tmp_path)
         survivor = logs(tmp_path)[1 - dead].removeprefix(said[1 - dead])
-        # TensorFlow may tell above, in lines of its own, which worker it was.
+        # A process that is started in a cluster hides TensorFlow's own lines; these are forked.
         errors = [line for line in survivor.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 and errors[0].startswith("error: lost another worker"), survivor
         assert "Traceback" not in survivor
-        assert survivor.endswith(errors[0] + "\n")
     assert forked.finish(*start_two(data_dir, tmp_path)) == [0, 0], logs(tmp_path)
     assert "resuming after epoch 2 of 4" in logs(tmp_path)[0]
     ours, theirs = tmp_path / "run", two_workers / "run"

@@ -130,6 +130,12 @@ def test_where_no_filter_can_run_all_lines_pass(importing):
     assert importing("def say(text): pass", before="import os; os.close(2)").returncode == 0
 
 
+@pytest.mark.parametrize(("variables", "level"), [({}, "2"), ({"TF_CONFIG": "{}"}, "3")])
+def test_errors_are_shown_but_for_those_of_a_cluster(importing, variables, level):
+    tell = "import os; print(os.environ['TF_CPP_MIN_LOG_LEVEL'])"
+    assert importing("def say(text): pass", before=tell, **variables).stdout.startswith(level)
+
+
 def test_a_process_that_outlives_the_import_does_not_hold_it_up(importing):
     done = importing(
         "import subprocess; subprocess.Popen(['sleep', '5'], stdout=-3); say(news)",
