@@ -56,8 +56,8 @@ def prepare() -> None:
 
     GPUs are shared. It has to be called before anything imports TensorFlow.
     """
-    # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start. Not
-    # in a cluster: where a worker is lost, the others log pages of them around our line.
+    # Errors are shown: exceptions say "look at the errors above", as where cuDNN does not start.
+    # Not in a cluster: where a worker is lost, the others log pages of them around our line.
     level = "3" if "TF_CONFIG" in os.environ else "2"
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", level) not in ("0", "1"):
         quiet.import_tensorflow_quietly()
