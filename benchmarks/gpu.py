@@ -13,10 +13,8 @@ it out. Without a GPU `--cpu` shows that the benchmark runs; its numbers are not
 """
 
 import argparse
-import contextlib
 import sys
 
-import numpy as np
 import rounds as shared
 import step
 
@@ -54,19 +52,7 @@ def compare(arguments, model, precision):
     """Print and return the images a second of each way, and the ratios to ours."""
     names = [*OURS, *([PYTORCH] if arguments.pytorch == "true" else [])]
     mine = [f"--models={model}", f"--precisions={precision}", *arguments.same]
-    with contextlib.ExitStack() as stack:
-        rivals = []
-        for name in names:
-            python = shared.torch_python() if name == PYTORCH else sys.executable
-            command = [python, sys.argv[0], *mine, f"--way={name}"]
-            rivals.append(stack.enter_context(shared.Rival(command)))
-        seconds = shared.alternate(rivals, arguments.rounds)
-    images = arguments.batch_size * arguments.steps
-    speeds = dict(zip(names, images / np.median(seconds, axis=0), strict=True))
-    ratios = {
-        name: shared.median_with_interval(seconds[:, place] / seconds[:, 0])
-        for place, name in enumerate(names[1:], start=1)
-    }
+    speeds, ratios = step.measure(names, [sys.argv[0], *mine], arguments)
     for name, speed in speeds.items():
         against = "   ours against it {:.3f} ({:.3f} to {:.3f})".format(
             *ratios.get(name, [1.0] * 3)

@@ -191,6 +191,28 @@ RIVALS = {
 }
 
 
+def measure(names, command, arguments):
+    """Images a second of each way, by name, and the ratios of the others to the first."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for name in names:
+            python, settings = sys.executable, None
+            if name.startswith("PyTorch"):
+                python, settings = shared.torch_python(), shared.KEEP_MEMORY
+            elif name == "ours, other lane":
+                python = shared.other_lane_python()
+            rival = shared.Rival([python, *command, f"--way={name}"], settings)
+            processes.append(stack.enter_context(rival))
+        seconds = shared.alternate(processes, arguments.rounds)
+    images = arguments.batch_size * arguments.steps
+    speeds = dict(zip(names, images / np.median(seconds, axis=0), strict=True))
+    ratios = {
+        name: shared.median_with_interval(seconds[:, place] / seconds[:, 0])
+        for place, name in enumerate(names[1:], start=1)
+    }
+    return speeds, ratios
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rivals", choices=RIVALS, default="keras")
@@ -205,23 +227,7 @@ def main():
         WAYS[arguments.way](arguments)
         return
     names = ["ours", *RIVALS[arguments.rivals]]
-    with contextlib.ExitStack() as stack:
-        processes = []
-        for name in names:
-            python, settings = sys.executable, None
-            if name.startswith("PyTorch"):
-                python, settings = shared.torch_python(), shared.KEEP_MEMORY
-            elif name == "ours, other lane":
-                python = shared.other_lane_python()
-            rival = shared.Rival([python, *sys.argv, f"--way={name}"], settings)
-            processes.append(stack.enter_context(rival))
-        seconds = shared.alternate(processes, arguments.rounds)
-    images = arguments.batch_size * arguments.steps
-    speeds = dict(zip(names, images / np.median(seconds, axis=0), strict=True))
-    ratios = {
-        name: shared.median_with_interval(seconds[:, place] / seconds[:, 0])
-        for place, name in enumerate(names[1:], start=1)
-    }
+    speeds, ratios = measure(names, [*sys.argv], arguments)
     for name, speed in speeds.items():
         print(f"{name:<24}{speed:8.2f} images/s")
     for name, ratio in ratios.items():
