@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.documents.shard_record import Refusal
+from ixi_tfds.nifti import digest_of
 
 
 def tried(
@@ -28,6 +29,14 @@ def tried(
             yield path, candidate
             if path == taken.get(scan.subject):
                 break
+
+
+def digests_of_masks(masks: Mapping[str, str], source_dir: str) -> dict[str, str | None]:
+    """`git_blob_sha1` of each mask by its path relative to the source folder.
+
+    `masks` are paths by path of the volume.
+    """
+    return {os.path.relpath(mask, source_dir): digest_of(mask) for mask in masks.values()}
 
 
 def left(scans: Iterable[Scan], taken: Mapping[str, str], source_dir: str) -> Iterator[Refusal]:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 import re
 
-from ixi_tfds.config import CONFIGS, SCALINGS, SliceConfig, slices_in
+from ixi_tfds.config import CONFIGS, MOST_COPIES, PLANES, SCALINGS, SliceConfig, slices_in
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
@@ -33,7 +33,23 @@ class SliceFlags:
         "posterior x superior x right.",
         None,
     )
-    scaling: str | None = flag("Scale to 8 bits by slice or by volume.", None, choices=SCALINGS)
+    scaling: str | None = flag(
+        "Scale to 8 bits by slice, by volume, or by tissue, which keeps the brain only.",
+        None,
+        choices=SCALINGS,
+    )
+    plane: str | None = flag(
+        "Plane of the slices under the scaling by tissue; sagittal by default.",
+        None,
+        choices=PLANES,
+    )
+    copies: int = flag(
+        "Under the scaling by tissue, store so many copies of each training volume, each turned, "
+        "scaled and shifted at random.",
+        0,
+        least=0,
+        most=MOST_COPIES,
+    )
 
     def slice_config(self) -> SliceConfig:
         """The config that the flags name and describe.
@@ -42,13 +58,13 @@ class SliceFlags:
           UserError: an unknown name without a geometry, or a geometry under a known name.
         """
         if self.config in CONFIGS:
-            for name in ("slices", "size", "in_plane", "spacing", "scaling"):
+            for name in ("slices", "size", "in_plane", "spacing", "scaling", "plane"):
                 if getattr(self, name) is not None:
                     raise UserError(
                         f"--{name}: the config {self.config} is fixed; name a geometry of your own "
                         "by another --config"
                     )
-            return CONFIGS[self.config]
+            return self._with_copies(CONFIGS[self.config])
         if not (self.slices and self.size):
             raise UserError(
                 f"--config={self.config}: not one of {', '.join(CONFIGS)}; a config of your own "
@@ -64,7 +80,7 @@ class SliceFlags:
             in_plane = _pair("in_plane", self.in_plane, "x")
         spacing = _spacing(self.spacing) if self.spacing else None
         window, window_mm = _window(self.slices, spacing)
-        return SliceConfig(
+        made = SliceConfig(
             name=self.config,
             in_plane=in_plane,
             size=size,
@@ -72,8 +88,13 @@ class SliceFlags:
             scaling=self.scaling or "slice",
             spacing=spacing,
             window_mm=window_mm,
-            padding=PADDING,
+            padding=None if self.scaling == "tissue" else PADDING,
+            plane=None if self.plane == PLANES[0] else self.plane,
         )
+        return self._with_copies(made)
+
+    def _with_copies(self, config: SliceConfig) -> SliceConfig:
+        return dataclasses.replace(config, copies=self.copies) if self.copies else config
 
 
 def _spacing(text: str) -> tuple[float, float, float]:

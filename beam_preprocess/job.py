@@ -211,6 +211,7 @@ def _check_unchanged(config: JobConfig, plan: Plan) -> Manifest:
     scans = tqdm(plan.scans, unit="volume", desc="compare", disable=None)
     read = choice.tried(scans, taken, config.source.source_dir)
     digests = {path: digest_of(scan.path) for path, scan in read}
+    digests |= choice.digests_of_masks(plan.masks, config.source.source_dir)
 
     def is_made_by(plan: Plan) -> bool:
         return fingerprint(_settings_by_rules_of(made, plan), digests) == made.fingerprint

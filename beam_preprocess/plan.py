@@ -15,6 +15,7 @@ from beam_preprocess.shards import ShardTask
 from beam_preprocess.spacing import CohortSpacing, cohort_spacing
 from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
 from ixi_tfds.cohorts.bids_filter import BidsFlags, as_text
+from ixi_tfds.cohorts.brain_masks import find_masks
 from ixi_tfds.cohorts.catalog import Catalog, Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
@@ -38,6 +39,11 @@ class SourceConfig:
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     volumes_per_shard: int = flag("Volumes in a shard.", 16, least=1)
+    brain_masks: str | None = flag(
+        "Folder with a brain mask or label map for each volume, found by the volume's name, for "
+        "configs of brains. Without it, heads have to be skull-stripped.",
+        None,
+    )
     splits: str = flag(
         "Who is in which split: as the cohort's roster fixes it, or by a hash of the names of the "
         "people who are present.",
@@ -76,6 +82,8 @@ class JobConfig:
 
     def __post_init__(self) -> None:
         flags.check(self)
+        if self.source.brain_masks and self.slices.scaling != "tissue":
+            raise UserError("--brain_masks: only for configs of brains, such as brain_2mm_axial")
         for folder in (self.source.source_dir, self.data_dir):
             storage.at(folder)  # refuses unknown schemes
 
@@ -111,6 +119,7 @@ class Plan:
       settings: everything except the contents of the input files that decides the bytes of the
         dataset, as JSON values.
       spacing: voxel sizes of the scans where those of other sizes are refused, else None.
+      masks: path of the brain's mask, by path of the volume.
     """
 
     scans: tuple[Scan, ...]
@@ -123,11 +132,12 @@ class Plan:
     work_dir: pathlib.Path
     settings: dict[str, Any]
     spacing: CohortSpacing | None = None
+    masks: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
         """Numbers of subjects and slices in each split if no volume is refused."""
         subjects = collections.Counter(self.splits.values())
-        return {s: (subjects[s], subjects[s] * config.slices_per_volume) for s in SPLITS}
+        return {s: (subjects[s], subjects[s] * slices_of_a_volume(config, s)) for s in SPLITS}
 
     def empty_splits(self) -> str:
         """A sentence about the splits that nobody is in; "" where there are none."""
@@ -163,6 +173,10 @@ def plan_job(
     roster = read_roster(cohort.roster if source.splits == "roster" else None)
     splits = assign_splits(catalog.scans, roster)
     work_dir = dataset_dir.with_name(f".incomplete-{VERSION}")
+    masks: dict[str, str] = {}
+    if source.brain_masks:
+        paths = [volume.path for scan in catalog.scans for volume in scan.candidates]
+        masks = find_masks(source.brain_masks, source.source_dir, paths)
     common = ShardTask(
         dataset=cohort.name,
         split="",
@@ -174,6 +188,7 @@ def plan_job(
         work_dir=str(work_dir),
         strict=strict,
         allow_unknown_orientation=source.allow_unknown_orientation,
+        masks=masks,
     )
     return Plan(
         scans=catalog.scans,
@@ -185,7 +200,14 @@ def plan_job(
         tasks=tuple(_tasks(common, catalog.scans, splits, source.volumes_per_shard)),
         work_dir=work_dir,
         settings=_settings(source, slices, catalog.scans, splits),
+        masks=masks,
     )
+
+
+def slices_of_a_volume(config: SliceConfig, split: str) -> int:
+    """Number of slices of each volume in a split, copies included."""
+    copies = config.copies or 0
+    return config.slices_per_volume * (1 + copies * (split == "train"))
 
 
 def with_spacing(plan: Plan, source_dir: str, slices: SliceConfig) -> Plan:
@@ -286,8 +308,10 @@ def _tasks(
     for split in SPLITS:
         shards = _deal(scans, splits, split, volumes_per_shard)
         for index, mine in enumerate(shards):
+            paths = [volume.path for scan in mine for volume in scan.candidates]
+            masks = {path: common.masks[path] for path in paths if path in common.masks}
             yield dataclasses.replace(
-                common, split=split, index=index, count=len(shards), scans=mine
+                common, split=split, index=index, count=len(shards), scans=mine, masks=masks
             )
 
 

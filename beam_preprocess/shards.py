@@ -55,6 +55,7 @@ class ShardTask:
       strict: fail at the first refused volume.
       zooms: sides of a voxel in mm that a volume must have, to 5%; None takes any.
       allow_unknown_orientation: as for `nifti.read_volume`.
+      masks: path of the brain's mask, by path of the volume.
     """
 
     dataset: str
@@ -68,6 +69,12 @@ class ShardTask:
     strict: bool = False
     zooms: tuple[float, float, float] | None = None
     allow_unknown_orientation: bool = False
+    masks: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def copies(self) -> int:
+        """Number of moved copies of each volume in this shard."""
+        return self.config.copies or 0 if self.split == "train" else 0
 
     @property
     def file_name(self) -> str:
@@ -123,6 +130,7 @@ def write_shard(task: ShardTask) -> None:
         slices=len(slices),
         volumes=tuple(volumes),
         rejected=tuple(rejected),
+        masks=choice.digests_of_masks(task.masks, task.source_dir) or None,
     )
     _write_whole(task.record_path, [shard_record.encode(record)])
 
@@ -144,8 +152,9 @@ def _first_good(
             )
             if task.zooms:
                 check_spacing(volume, scan.path, task.zooms)
-            checked = check_scan(volume, scan.path, task.config)
-            examples = list(slices_of(scan, task.config, volume, checked))
+            mask = task.masks.get(scan.path)
+            checked = check_scan(volume, scan.path, task.config, mask)
+            examples = list(slices_of(scan, task.config, volume, checked, task.copies))
         except ScanError as error:
             raise_fault_of_system(error)
             if task.strict:
@@ -199,6 +208,7 @@ def _is_whole(task: ShardTask) -> bool:
     taken = {volume.subject: volume.path for volume in record.volumes}
     read = choice.tried(task.scans, taken, task.source_dir)
     now = {path: digest_of(scan.path) for path, scan in read}
+    now |= choice.digests_of_masks(task.masks, task.source_dir)
     allowed = not (task.strict and record.rejected)
     return allowed and digest == record.sha256 and record.inputs == now
 
@@ -223,6 +233,8 @@ def _describe(
     rows, columns, depth = volume.voxels.shape
     head = checked.head
     cropped = round(share_cropped(volume, task.config, head), 4) if head else None
+    if checked.brain:
+        cropped, examples = checked.brain.outside, examples[: task.config.slices_per_volume]
     pixel = (task.config.spacing or volume.zooms)[:2]
     return VolumeRecord(
         path=task.relative(scan),
@@ -243,7 +255,7 @@ def _describe(
         off_middle=_off_middle(task.config, volume, head) if head else None,
         tilt=round(tilt_of(volume.affine), 1),
         pixels=pixels_digest(example["image"] for _, example in examples),
-        look=look_of(volume),
+        look=None if checked.brain else look_of(volume),
         assumed_axes=volume.assumed_axes,
     )
 

@@ -19,7 +19,7 @@ from ixi_tfds.cohorts import COHORTS, DEFAULT
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
+from ixi_tfds.config import VERSION, WHOLE_HEADS, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
 from ixi_tfds.formats import READ_FORMATS
@@ -51,7 +51,7 @@ class SliceBuilder(
     """
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
+    BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in WHOLE_HEADS.values()]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"A folder with the volumes ({READ_FORMATS}, in any subfolder) and the workbook. "
         "Without it, a published cohort is downloaded (IXI: 4.5 GB)."
@@ -67,7 +67,7 @@ class SliceBuilder(
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=slice_features(self.slices.size),
+            features=slice_features(self.slices.size, brain=self.slices.scaling == "tissue"),
             description=self.cohort.description,
             citation=self.cohort.citation,
             homepage=self.cohort.homepage,
@@ -159,7 +159,7 @@ IxiT1 = builder_class(DEFAULT)
 
 
 def builder_for(config: SliceConfig, data_dir: str, cohort: Cohort = DEFAULT) -> SliceBuilder:
-    """The builder of any config, in `CONFIGS` or not; `data_dir` is the root of all datasets."""
-    known = config == CONFIGS.get(config.name)
+    """The builder of any config, in `WHOLE_HEADS` or not; `data_dir` is the root of all datasets."""
+    known = config == WHOLE_HEADS.get(config.name)
     given = config.name if known else SliceBuilderConfig(config)
     return builder_class(cohort)(config=given, data_dir=data_dir)

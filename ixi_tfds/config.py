@@ -12,7 +12,9 @@ VERSION = "1.0.0"
 It changes whenever the same scan would give different bytes.
 """
 
-SCALINGS = ("slice", "volume")
+SCALINGS = ("slice", "volume", "tissue")
+PLANES = ("sagittal", "axial", "coronal")
+MOST_COPIES = 20
 
 _WHOLE = 0.01  # of a slice; a window in mm is rounded where it is written
 
@@ -28,7 +30,8 @@ class SliceConfig:
         zeros or cropped, equally on both sides (an odd voxel at the end).
       window: slices `[first, last)` of the last (right) axis.
       scaling: "slice" stretches each slice to its own extrema; "volume" scales all slices of a
-        volume by one robust percentile range of the window's voxels.
+        volume by one robust percentile range of the window's voxels; "tissue" keeps the brain
+        only, on the scale of `images.tissue`, in a box around its middle.
       spacing: sides of a voxel along posterior, superior and right, in mm, to which every volume is
         resampled before slicing; None keeps the volume's own voxels.
       window_mm: the window in mm along right, `[first, last)` around the middle of the head, which
@@ -36,6 +39,11 @@ class SliceConfig:
         for the n slices in it. None: the window is by slice number.
       padding: "background" pads planes with the value of the scan's background; None, the rule of
         earlier versions and of the published configs, with scanner zeros.
+      plane: "axial" or "coronal"; None for sagittal. Only with scaling "tissue". Rows and columns
+        of axial slices run to posterior and right, of coronal ones to superior and right; axial
+        slices are numbered to superior, coronal ones to posterior.
+      copies: number of moved copies of each training volume; None for none. Only with scaling
+        "tissue".
     """
 
     name: str
@@ -46,6 +54,8 @@ class SliceConfig:
     spacing: tuple[float, float, float] | None = None
     window_mm: tuple[float, float] | None = None
     padding: str | None = None
+    plane: str | None = None
+    copies: int | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -62,6 +72,7 @@ class SliceConfig:
         if self.padding not in (None, "background"):
             raise UserError(f"padding {self.padding!r}: must be 'background' or absent")
         self._check_spacing()
+        self._check_brain()
 
     def _check_spacing(self) -> None:
         if self.spacing and not all(0.05 <= side <= 50 for side in self.spacing):
@@ -74,6 +85,29 @@ class SliceConfig:
         if self.window != (0, n):
             raise UserError(f"slice window {self.window}: {self.window_mm} mm are {n} slices")
 
+    def _check_brain(self) -> None:
+        if self.plane not in (None, *PLANES[1:]):
+            raise UserError(f"plane {self.plane!r}: choose one of {', '.join(PLANES)}")
+        if self.copies is not None and not 1 <= self.copies <= MOST_COPIES:
+            raise UserError(f"copies {self.copies}: from 1 to {MOST_COPIES}")
+        if self.scaling != "tissue":
+            if self.plane or self.copies:
+                raise UserError("only the scaling by tissue has planes and copies")
+            return
+        if self.spacing is None or self.window_mm or self.window[0]:
+            raise UserError(
+                "the scaling by tissue needs a spacing, and slices by number from 0, which lie "
+                "around the middle of the brain"
+            )
+
+    @property
+    def box(self) -> tuple[int, int, int]:
+        """Voxels along posterior, superior and right of the box that the slices are cut from."""
+        (height, width), n = self.size, self.slices_per_volume
+        if self.plane == "axial":
+            return height, n, width
+        return (n, height, width) if self.plane == "coronal" else (height, width, n)
+
     @property
     def slices_per_volume(self) -> int:
         """Number of slices per volume."""
@@ -85,6 +119,7 @@ class SliceConfig:
         scaled = {
             "slice": "each slice stretched to its own extrema",
             "volume": "one robust percentile range a volume",
+            "tissue": "one scale of tissues a volume",
         }[self.scaling]
         padded = f", padded with the {self.padding}" if self.padding else ""
         return (
@@ -95,6 +130,11 @@ class SliceConfig:
     @property
     def _taken(self) -> str:
         """Which slices are taken, by number or in mm, and of what volumes."""
+        if self.scaling == "tissue":
+            return (
+                f"{self.slices_per_volume} {self.plane or PLANES[0]} ones around the middle of "
+                f"the brain, of brains resampled to {in_words(self.spacing or ())} mm"
+            )
         by_number = f"[{self.window[0]}, {self.window[1]})"
         if self.spacing is None:
             plane = "any in-plane size" if self.in_plane is None else in_words(self.in_plane)
@@ -135,4 +175,29 @@ def slices_in(window_mm: tuple[float, float], spacing: tuple[float, float, float
 
 THESIS = SliceConfig(name="thesis", scaling="slice")
 VOLUME_SCALED = SliceConfig(name="volume_scaled", scaling="volume")
-CONFIGS = {config.name: config for config in (THESIS, VOLUME_SCALED)}
+
+
+def _brain(side: int, plane: str) -> SliceConfig:
+    """The config of brains in a plane; the box holds all 62 brains of IXI that were measured."""
+    p, s, r = 208 // side, 160 // side, 160 // side
+    size, n = {
+        "sagittal": ((p, s), r),
+        "axial": ((p, r), s),
+        "coronal": ((s, r), p),
+    }[plane]
+    return SliceConfig(
+        name=f"brain_{side}mm_{plane}",
+        in_plane=None,
+        size=size,
+        window=(0, n),
+        scaling="tissue",
+        spacing=(float(side), float(side), float(side)),
+        plane=None if plane == PLANES[0] else plane,
+    )
+
+
+BRAINS = tuple(_brain(side, plane) for side in (2, 1) for plane in PLANES)
+WHOLE_HEADS = {config.name: config for config in (THESIS, VOLUME_SCALED)}
+"""The configs that TFDS's own builder can make, which knows no brain masks and no copies."""
+
+CONFIGS = WHOLE_HEADS | {config.name: config for config in BRAINS}

@@ -20,19 +20,25 @@ SEXES = ("female", "male", "unknown")
 ETHNICITIES = ("white", "black", "asian", "chinese", "other", "unknown")
 
 
-def slice_features(size: tuple[int, int]) -> tfds.features.FeaturesDict:
+def slice_features(size: tuple[int, int], *, brain: bool = False) -> tfds.features.FeaturesDict:
     """Features of a slice of `size` = (height, width).
 
     `image` is uint8 [height, width, 1]; rows run to posterior and columns to superior. A value q
     means the scanner value `low + q * (high - low) / 255`. `age` is in years, NaN where
     unknown. `slice_index` counts along the volume's right axis, from 0.
+
+    With `brain`, for configs with the scaling by tissue, rows, columns and slices run as
+    `SliceConfig.plane` says, and there are also `mask`, of the shape of `image`, 1 in the brain,
+    and `copy`, the number of a moved copy of the volume, 0 for the volume itself.
     """
+    # Raw bytes: without this encoding each uint8 becomes a varint, 1.5 times the size.
+    plane = tfds.features.Tensor(
+        shape=(*size, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+    )
+    of_brains = {"mask": plane, "copy": tfds.features.Scalar(dtype=np.int64)} if brain else {}
     return tfds.features.FeaturesDict(
         {
-            # Raw bytes: without this encoding each uint8 becomes a varint, 1.5 times the size.
-            "image": tfds.features.Tensor(
-                shape=(*size, 1), dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
-            ),
+            "image": plane,
             "subject": tfds.features.Text(),
             "site": tfds.features.Text(),
             "slice_index": tfds.features.Scalar(dtype=np.int64),
@@ -41,6 +47,7 @@ def slice_features(size: tuple[int, int]) -> tfds.features.FeaturesDict:
             "age": tfds.features.Scalar(dtype=np.float32),
             "low": tfds.features.Scalar(dtype=np.float32),
             "high": tfds.features.Scalar(dtype=np.float32),
+            **of_brains,
         }
     )
 
@@ -59,12 +66,14 @@ def encode_slice(example: Mapping[str, Any]) -> bytes:
     """
     proto = tf_example_pb2.Example()
     fields = proto.features.feature
-    fields["image"].bytes_list.value.append(example["image"].tobytes())
+    for name in {"image", "mask"} & example.keys():
+        fields[name].bytes_list.value.append(example[name].tobytes())
     for name in ("subject", "site"):
         fields[name].bytes_list.value.append(example[name].encode())
     for name in ("age", "low", "high"):
         fields[name].float_list.value.append(example[name])
-    fields["slice_index"].int64_list.value.append(example["slice_index"])
+    for name in {"slice_index", "copy"} & example.keys():
+        fields[name].int64_list.value.append(example[name])
     fields["sex"].int64_list.value.append(SEXES.index(example["sex"]))
     fields["ethnicity"].int64_list.value.append(ETHNICITIES.index(example["ethnicity"]))
     # Protocol buffer maps have no order; a fixed order makes the shards reproducible.
@@ -82,21 +91,21 @@ def decode_slices(
       fields: names from `slice_features`, or `key` for the slice's name as in `slice_key`.
 
     Returns:
-      `image` as uint8 [B, height, width, 1], every other field as [B].
+      `image` and `mask` as uint8 [B, height, width, 1], every other field as [B].
     """
     import tensorflow as tf
 
     wanted = set(fields) | ({"subject", "slice_index"} if "key" in fields else set())
-    dtypes = {"image": tf.string, "subject": tf.string, "site": tf.string}
-    dtypes |= dict.fromkeys(("slice_index", "sex", "ethnicity"), tf.int64)
+    dtypes = dict.fromkeys(("image", "mask", "subject", "site"), tf.string)
+    dtypes |= dict.fromkeys(("slice_index", "copy", "sex", "ethnicity"), tf.int64)
     dtypes |= dict.fromkeys(("age", "low", "high"), tf.float32)
     specs = {
         name: tf.io.FixedLenFeature([], dtype) for name, dtype in dtypes.items() if name in wanted
     }
     parsed = tf.io.parse_example(serialized, specs)
-    if "image" in parsed:
-        pixels = tf.io.decode_raw(parsed["image"], tf.uint8, fixed_length=size[0] * size[1])
-        parsed["image"] = tf.reshape(pixels, (-1, *size, 1))
+    for name in {"image", "mask"} & parsed.keys():
+        pixels = tf.io.decode_raw(parsed[name], tf.uint8, fixed_length=size[0] * size[1])
+        parsed[name] = tf.reshape(pixels, (-1, *size, 1))
     if "key" in fields:
         index = tf.strings.as_string(parsed["slice_index"], width=3, fill="0")
         parsed["key"] = tf.strings.join([parsed["subject"], index], separator="/")

@@ -11,9 +11,17 @@ import numpy as np
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import SliceConfig, in_words
 from ixi_tfds.features import slice_key
+from ixi_tfds.images.brain import Brain, brain_mask, brain_of, moved, planes_of
 from ixi_tfds.images.head import Head, find_head
 from ixi_tfds.images.resampling import pixels_inside, resampled_slices, slice_places, source_window
-from ixi_tfds.images.scaling import percentile_range, range_of_slices, stored_plane, stored_slice
+from ixi_tfds.images.scaling import (
+    percentile_range,
+    quantize,
+    range_of_slices,
+    stored_plane,
+    stored_slice,
+)
+from ixi_tfds.images.tissue import HIGHEST
 from ixi_tfds.nifti import Volume, check_finite, check_volume, check_window, read_volume
 from ixi_tfds.system.errors import ScanError
 
@@ -38,11 +46,14 @@ class Checked:
 
     Attributes:
       window: the slices [first, last) of the volume itself that a config's window lies in.
-      head: where the head is; None under configs of the old padding, which do not need it.
+      head: where the head is; None under configs of the old padding or of brains, which do not
+        need it.
+      brain: the brain, under configs with the scaling by tissue.
     """
 
     window: tuple[int, int]
     head: Head | None = None
+    brain: Brain | None = None
 
 
 def slices_of(
@@ -50,6 +61,7 @@ def slices_of(
     config: SliceConfig,
     volume: Volume | None = None,
     checked: Checked | None = None,
+    copies: int = 0,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (key, example) for each slice of the window, in the order of the slices.
 
@@ -61,6 +73,7 @@ def slices_of(
       config: geometry and scaling.
       volume: the scan's volume, if the caller has read it already.
       checked: the result of `check_scan`, if the caller has it already.
+      copies: number of moved copies of a brain that follow, for configs with the scaling by tissue.
 
     Raises:
       ScanError: the volume is refused, before any slice is yielded.
@@ -69,31 +82,42 @@ def slices_of(
         volume = read_volume(scan.path)
     if checked is None:
         checked = check_scan(volume, scan.path, config)
+    about = {
+        "subject": scan.subject,
+        "site": scan.site,
+        "sex": scan.sex,
+        "ethnicity": scan.ethnicity,
+        "age": scan.age,
+    }
+    if checked.brain:
+        yield from _of_brain(about, checked.brain, config, copies)
+        return
     slices = _resampled if config.spacing else _as_they_are
     for index, stored in enumerate(slices(volume, config, checked.head), start=config.window[0]):
         image, low, high = stored
-        yield (
-            slice_key(scan.subject, index),
-            {
-                "image": image[..., None],
-                "subject": scan.subject,
-                "site": scan.site,
-                "slice_index": index,
-                "sex": scan.sex,
-                "ethnicity": scan.ethnicity,
-                "age": scan.age,
-                "low": low,
-                "high": high,
-            },
-        )
+        fields = {"image": image[..., None], "slice_index": index, "low": low, "high": high}
+        yield slice_key(scan.subject, index), about | fields
 
 
-def check_scan(volume: Volume, path: str, config: SliceConfig) -> Checked:
+def check_scan(volume: Volume, path: str, config: SliceConfig, mask: str | None = None) -> Checked:
     """Refuse a volume that lacks the slices of a config, or whose values are not those of a scan.
 
+    Args:
+      volume: the scan.
+      path: of the scan.
+      config: of the slices.
+      mask: path of the brain's mask, for configs with the scaling by tissue; None for stripped
+        heads.
+
     Raises:
-      ScanError: with a reason of `nifti.check_volume`.
+      ScanError: with a reason of `nifti.check_volume` or `brain.brain_mask`.
     """
+    if config.scaling == "tissue" and config.spacing:
+        check_finite(volume, path)
+        check_voxel_size(volume, path, config.spacing)
+        inside = brain_mask(volume, path, read_volume(mask) if mask else None)
+        brain = brain_of(volume, path, inside, config)
+        return Checked((0, volume.voxels.shape[2]), brain=brain)
     if config.spacing is None:
         check_volume(volume, path, config)
         if config.padding is None:
@@ -171,6 +195,21 @@ def _resampled(volume: Volume, config: SliceConfig, head: Head | None) -> Iterat
         limits = range_of_slices(slices, *pixels_inside(volume, config, head))
     for plane in slices:
         yield stored_plane(plane, limits)
+
+
+def _of_brain(
+    about: dict[str, Any], brain: Brain, config: SliceConfig, copies: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The slices of a brain, then those of its moved copies."""
+    for copy in range(copies + 1):
+        name = f"{about['subject']}~{copy}" if copy else about["subject"]
+        each = moved(brain, name) if copy else brain
+        images = planes_of(quantize(each.values, 0, HIGHEST), config)
+        masks = planes_of(each.mask.astype(np.uint8), config)
+        for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            fields = {"image": image[..., None], "mask": mask[..., None], "copy": copy}
+            fields |= {"slice_index": index, "low": 0.0, "high": HIGHEST}
+            yield slice_key(name, index), about | fields
 
 
 def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) -> None:

@@ -96,7 +96,8 @@ class ShardRecord:
 
     Of a person with several volumes, those before the one in `volumes` are in `rejected`.
 
-    `shard` is its file name; `sha256` and `bytes` are checksum and size of the file.
+    `shard` is its file name; `sha256` and `bytes` are checksum and size of the file. `masks` are
+    `git_blob_sha1` of the brain masks, by path relative to the source folder.
     """
 
     shard: str
@@ -106,12 +107,14 @@ class ShardRecord:
     slices: int
     volumes: tuple[VolumeRecord, ...]
     rejected: tuple[RefusedVolume, ...]
+    masks: dict[str, str | None] | None = None
 
     @property
     def inputs(self) -> dict[str, str | None]:
         """`git_blob_sha1` of each file that was read for the shard, by path."""
         digests: dict[str, str | None] = {v.path: v.git_blob_sha1 for v in self.volumes}
-        return digests | {entry.path: entry.git_blob_sha1 for entry in self.rejected}
+        digests |= {entry.path: entry.git_blob_sha1 for entry in self.rejected}
+        return digests | (self.masks or {})
 
 
 def read(path: pathlib.Path) -> ShardRecord:

@@ -46,6 +46,7 @@ class ScanError(UserError):
         "non_finite",
         "constant",
         "near_empty",
+        "no_brain_mask",
         "unlike_training",
     )
 

@@ -1,0 +1,92 @@
+"""Which mask file belongs to which volume, by names."""
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+
+from ixi_tfds.cohorts.walking import find_files
+from ixi_tfds.formats import stem_of
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import UserError
+
+_SHOWN = 3
+_ENDINGS = re.compile(
+    r"([-_.](desc-)?(brain|brainmask|bet|hd-?bet|synthstrip|strip|stripped|mask|labels?|d?seg))+$",
+    re.IGNORECASE,
+)
+_BIDS_SUFFIX = re.compile(r"^(sub-.*)_(T1w|UNIT1)$")
+
+
+def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str, str]:
+    """The mask of each volume that has one.
+
+    A mask has the name of its volume, perhaps followed by words such as `_mask`, `_brain_mask`,
+    `_bet_mask`, `.labels` or, after the name without `_T1w`, `_desc-brain_mask`. Where names repeat
+    in several folders, the folders below `mask_dir` and `source_dir` have to agree, too.
+
+    Args:
+      mask_dir: folder with the masks at any depth.
+      source_dir: folder with the volumes.
+      paths: of the volumes.
+
+    Returns:
+      Path of the mask by path of the volume; volumes without one are left out.
+
+    Raises:
+      UserError: there is no such folder, two masks fit one volume, or no mask fits any volume.
+    """
+    if not storage.at(mask_dir).is_dir():
+        raise UserError(f"--brain_masks={mask_dir}: no such folder")
+    by_name = collections.defaultdict(list)
+    for mask in find_files(mask_dir).volumes:
+        by_name[_name_of_mask(mask)].append(mask)
+    found = {}
+    for path in paths:
+        fitting = by_name.get(_name_of_volume(path), [])
+        if len(fitting) > 1:
+            folder = _folder(path, source_dir)
+            fitting = [mask for mask in fitting if _folder(mask, mask_dir) == folder] or fitting
+        if len(fitting) > 1:
+            raise UserError(
+                f"--brain_masks={mask_dir}: {' and '.join(sorted(fitting)[:2])} both fit {path}; "
+                "keep one mask a volume"
+            )
+        if fitting:
+            found[path] = fitting[0]
+    _refuse_shared(mask_dir, found)
+    if not found:
+        raise UserError(
+            f"--brain_masks={mask_dir}: none of its {sum(map(len, by_name.values()))} volumes has "
+            f"the name of a scan, such as {_name_of_volume(paths[0])}_mask.nii.gz"
+        )
+    return found
+
+
+def _refuse_shared(mask_dir: str, found: dict[str, str]) -> None:
+    users = collections.defaultdict(list)
+    for path, mask in found.items():
+        users[mask].append(path)
+    for mask, paths in users.items():
+        if len(paths) > 1:
+            raise UserError(
+                f"--brain_masks={mask_dir}: {mask} fits {' and '.join(paths[:_SHOWN])}; put masks "
+                "into folders of the same names as those of the volumes"
+            )
+
+
+def _name_of_mask(path: str) -> str:
+    stem = _ENDINGS.sub("", stem_of(path))
+    bids = _BIDS_SUFFIX.match(stem)
+    return (bids[1] if bids else stem).lower()
+
+
+def _name_of_volume(path: str) -> str:
+    stem = stem_of(path)
+    bids = _BIDS_SUFFIX.match(stem)
+    return (bids[1] if bids else stem).lower()
+
+
+def _folder(path: str, root: str) -> str:
+    return str(pathlib.PurePath(os.path.relpath(path, root)).parent)
