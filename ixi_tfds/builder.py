@@ -159,7 +159,7 @@ IxiT1 = builder_class(DEFAULT)
 
 
 def builder_for(config: SliceConfig, data_dir: str, cohort: Cohort = DEFAULT) -> SliceBuilder:
-    """The builder of any config, in `WHOLE_HEADS` or not; `data_dir` is the root of all datasets."""
+    """The builder of any config, also of brains; `data_dir` is the root of all datasets."""
     known = config == WHOLE_HEADS.get(config.name)
     given = config.name if known else SliceBuilderConfig(config)
     return builder_class(cohort)(config=given, data_dir=data_dir)

@@ -69,7 +69,7 @@ def scale_tissues(values: np.ndarray, mask: np.ndarray, zooms: Sequence[float]) 
     positive = mask & (values > 0)
     if not positive.any():
         raise ValueError("the brain has no values above those of the background")
-    corrected = values / np.exp(_bias(values, positive, zooms))
+    corrected = values / np.exp(_bias(values, positive, zooms)).astype(np.float32)
     scaled = corrected * np.float32(WHITE_MATTER / white_peak(corrected[positive]))
     return np.minimum(scaled, np.float32(HIGHEST)) * mask
 

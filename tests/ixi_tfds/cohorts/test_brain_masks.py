@@ -1,0 +1,71 @@
+"""The mask of a volume is found by its name."""
+
+import pytest
+
+from ixi_tfds.cohorts.brain_masks import find_masks
+from ixi_tfds.system.errors import UserError
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("volume", "mask"),
+    [
+        ("IXI012-HH-1211-T1.nii.gz", "IXI012-HH-1211-T1.nii.gz"),
+        ("IXI012-HH-1211-T1.nii.gz", "IXI012-HH-1211-T1.labels.nii.gz"),
+        ("IXI012-HH-1211-T1.nii.gz", "deep/er/IXI012-HH-1211-T1_mask.nii"),
+        ("head.mgz", "head_bet_mask.nii.gz"),
+        ("head.nii.gz", "head_bet.nii.gz"),
+        ("head.nii.gz", "head_brain_mask.mgz"),
+        ("head.nii.gz", "head_synthstrip_mask.nii.gz"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01_T1w_mask.nii.gz"),
+    ],
+)
+def test_a_mask_has_the_name_of_its_volume_and_words_for_masks(volume, mask, tmp_path):
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    touch(scans, volume)
+    touch(masks, mask)
+    path = str(scans / volume)
+    assert find_masks(str(masks), str(scans), [path]) == {path: str(masks / mask)}
+
+
+def test_names_that_repeat_are_told_apart_by_folders(tmp_path):
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    names = ["a/T1.nii.gz", "b/T1.nii.gz"]
+    touch(scans, *names)
+    touch(masks, "a/T1_mask.nii.gz", "b/T1_mask.nii.gz")
+    found = find_masks(str(masks), str(scans), [str(scans / name) for name in names])
+    assert found == {
+        str(scans / f"{x}/T1.nii.gz"): str(masks / f"{x}/T1_mask.nii.gz") for x in "ab"
+    }
+
+
+def test_a_volume_without_a_mask_is_left_out(tmp_path):
+    touch(tmp_path / "masks", "a_mask.nii.gz")
+    paths = [str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz")]
+    assert [*find_masks(str(tmp_path / "masks"), str(tmp_path), paths)] == paths[:1]
+
+
+@pytest.mark.parametrize(
+    ("volumes", "masks", "said"),
+    [
+        (["a"], ["a_mask.nii.gz", "a_bet_mask.nii.gz"], "both fit .*a.nii.gz; keep one mask"),
+        (["x/a", "y/a"], ["a_mask.nii.gz"], "a_mask.nii.gz fits .*x/a.nii.gz and .*y/a.nii.gz"),
+        (["a"], ["b_mask.nii.gz"], "none of its 1 volumes has the name of a scan, such as a_mask"),
+    ],
+)
+def test_what_is_not_clear_is_refused(volumes, masks, said, tmp_path):
+    touch(tmp_path / "masks", *masks)
+    paths = [str(tmp_path / "scans" / f"{name}.nii.gz") for name in volumes]
+    with pytest.raises(UserError, match=said):
+        find_masks(str(tmp_path / "masks"), str(tmp_path / "scans"), paths)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"--brain_masks=.*: no such folder"):
+        find_masks(str(tmp_path / "masks"), str(tmp_path), [])
