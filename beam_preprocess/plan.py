@@ -137,7 +137,7 @@ class Plan:
     def planned(self, config: SliceConfig) -> dict[str, tuple[int, int]]:
         """Numbers of subjects and slices in each split if no volume is refused."""
         subjects = collections.Counter(self.splits.values())
-        return {s: (subjects[s], subjects[s] * slices_of_a_volume(config, s)) for s in SPLITS}
+        return {s: (subjects[s], subjects[s] * config.slices_of_a_volume(s)) for s in SPLITS}
 
     def empty_splits(self) -> str:
         """A sentence about the splits that nobody is in; "" where there are none."""
@@ -202,12 +202,6 @@ def plan_job(
         settings=_settings(source, slices, catalog.scans, splits),
         masks=masks,
     )
-
-
-def slices_of_a_volume(config: SliceConfig, split: str) -> int:
-    """Number of slices of each volume in a split, copies included."""
-    copies = config.copies or 0
-    return config.slices_per_volume * (1 + copies * (split == "train"))
 
 
 def with_spacing(plan: Plan, source_dir: str, slices: SliceConfig) -> Plan:

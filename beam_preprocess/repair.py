@@ -96,9 +96,9 @@ def _other_source(name: str) -> DatasetError:
 
 def _write_metadata(folder: pathlib.Path, manifest: Manifest, scratch: pathlib.Path) -> None:
     people = [source.shard for source in (manifest.volumes or {}).values()]
-    sizes = manifest.shard_bytes or {}
+    sizes, slices_in = manifest.shard_bytes or {}, manifest.config.slices_of_a_volume
     shards = [
-        (split_of(name), people.count(name) * manifest.config.slices_per_volume, sizes[name])
+        (split_of(name), people.count(name) * slices_in(split_of(name)), sizes[name])
         for name in sorted(manifest.shards)
     ]
     publish.write_tfds_metadata(_cohort_of(folder), manifest.config, scratch, shards)

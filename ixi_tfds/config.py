@@ -113,6 +113,10 @@ class SliceConfig:
         """Number of slices per volume."""
         return self.window[1] - self.window[0]
 
+    def slices_of_a_volume(self, split: str) -> int:
+        """Number of slices of each volume in a split, those of its moved copies included."""
+        return self.slices_per_volume * (1 + (self.copies or 0) * (split == "train"))
+
     @property
     def description(self) -> str:
         """The config in a sentence."""

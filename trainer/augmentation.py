@@ -146,6 +146,27 @@ def _uniform_by_name(seed: tf.Tensor) -> Callable[..., tf.Tensor]:
     return uniform
 
 
+def uniform_of_rows(index: tf.Tensor, *, seed: int, batch_size: int) -> Callable[..., tf.Tensor]:
+    """Random numbers by name for a replica's rows of a global batch, as a `corruptions.Uniform`.
+
+    The first side of what is asked for counts as the batch, whatever it is.
+
+    Args:
+      index: int64 [b], as for `augment`.
+      seed: seed of the run.
+      batch_size: size of the global batch.
+    """
+    block = tf.reduce_max(index) // batch_size
+    uniform = _uniform_by_name(tf.stack([tf.constant(seed, tf.int64), block]))
+
+    def of_rows(name: str, *sides: int) -> tf.Tensor:
+        if not sides:
+            return uniform(name)
+        return tf.gather(uniform(name, batch_size, *sides[1:]), index % batch_size)
+
+    return of_rows
+
+
 def apply(
     images: tf.Tensor, parameters: dict[str, tf.Tensor], config: AugmentationConfig
 ) -> tf.Tensor:

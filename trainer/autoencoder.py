@@ -7,7 +7,7 @@ from tensorflow import keras
 
 from ixi_tfds.images import metrics
 from ixi_tfds.images.scaling import to_unit
-from trainer import augmentation
+from trainer import augmentation, tasks
 from trainer.models import networks
 
 
@@ -30,6 +30,10 @@ class Autoencoder(keras.Model):
       seed: seed of the augmentation.
       augment: corruptions of the training inputs; None leaves them clean.
       augment_validation: also corrupt validation inputs, by `augment`.
+      task: what is learned; any but that of the thesis replaces loss and augmentation, takes
+        batches with `mask` uint8 [B, H, W, 1], and damages validation inputs, too, in the same way
+        in every epoch.
+      place: of the slices; needed by those tasks.
     """
 
     def __init__(
@@ -41,6 +45,8 @@ class Autoencoder(keras.Model):
         seed: int,
         augment: augmentation.AugmentationConfig | None,
         augment_validation: bool = False,
+        task: tasks.Task = tasks.TASKS["reconstruct"],
+        place: tasks.Place | None = None,
     ) -> None:
         super().__init__()
         # The results of a step are already means over all replicas; Keras would sum over workers.
@@ -50,6 +56,7 @@ class Autoencoder(keras.Model):
         self.batch_size = batch_size
         self.seed = seed
         self.augment = augment
+        self.task, self.place = task, place
         self.augments_validation = augment_validation and augment is not None
         names = ["loss", "psnr", "ssim"] + ["loss_augmented"] * self.augments_validation
         self.means = {name: keras.metrics.Mean(name) for name in names}
@@ -75,13 +82,33 @@ class Autoencoder(keras.Model):
         """One value for each image, over all channels of the network."""
         return self.loss_of(networks.repeat_grey(clean, reconstruction.shape[-1]), reconstruction)
 
+    def harmed(self, data: Mapping[str, tf.Tensor], seed: int, *, vary: bool) -> tasks.Example:
+        """The example that the task makes of a batch."""
+        assert self.place
+        index = tf.maximum(data["index"], 0)
+        uniform = augmentation.uniform_of_rows(index, seed=seed, batch_size=self.batch_size)
+        masks = tf.cast(data["mask"], tf.float32)
+        clean = to_unit(data["image"])
+        return tasks.make_example(self.task, clean, masks, uniform, self.place, vary=vary)
+
+    def grey_of(self, result: tf.Tensor) -> tf.Tensor:
+        """The grey slices in a result of the network."""
+        return networks.to_grey(result[..., :-1] if self.task.marks else result)
+
     def train_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One step on a replica's share of a global batch."""
-        clean = to_unit(data["image"])
-        corrupted = self.corrupt(clean, data["index"], self.seed)
+        if self.task.harm:
+            example = self.harmed(data, self.seed, vary=True)
+            clean, corrupted = example.clean, example.inputs
+        else:
+            clean = to_unit(data["image"])
+            corrupted = self.corrupt(clean, data["index"], self.seed)
         with tf.GradientTape() as tape:
             reconstruction = self(corrupted, training=True)
-            losses = self.losses_of(clean, reconstruction)
+            if self.task.losses:
+                losses = self.task.losses(example, reconstruction)
+            else:
+                losses = self.losses_of(clean, reconstruction)
             # Replicas' gradients are summed, so each divides by the global batch.
             total = tf.nn.compute_average_loss(losses, global_batch_size=self.batch_size)
             scaled = self._scale(total)
@@ -89,16 +116,23 @@ class Autoencoder(keras.Model):
         gradients = self._unscale(tape.gradient(scaled, variables))
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self.means["loss"].update_state(losses)
-        self.means["psnr"].update_state(metrics.psnr(clean, networks.to_grey(reconstruction)))
+        self.means["psnr"].update_state(metrics.psnr(clean, self.grey_of(reconstruction)))
         return {name: self.means[name].result() for name in ("loss", "psnr")}
 
     def test_step(self, data: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Losses and metrics of a replica's share of a validation batch."""
-        clean = to_unit(data["image"])
         counts = tf.cast(data["index"] >= 0, tf.float32)
-        reconstruction = self(clean, training=False)
-        grey = networks.to_grey(reconstruction)
-        self.means["loss"].update_state(self.losses_of(clean, reconstruction), counts)
+        if self.task.harm and self.task.losses:
+            example = self.harmed(data, self.seed + 1, vary=False)
+            clean = example.clean
+            reconstruction = self(example.inputs, training=False)
+            losses = self.task.losses(example, reconstruction)
+        else:
+            clean = to_unit(data["image"])
+            reconstruction = self(clean, training=False)
+            losses = self.losses_of(clean, reconstruction)
+        grey = self.grey_of(reconstruction)
+        self.means["loss"].update_state(losses, counts)
         self.means["psnr"].update_state(metrics.psnr(clean, grey), counts)
         self.means["ssim"].update_state(metrics.ssim(clean, grey), counts)
         if self.augments_validation:

@@ -11,6 +11,7 @@ from ixi_tfds.system.flags import flag
 from trainer.augmentation import AugmentationConfig
 from trainer.losses import LOSSES
 from trainer.models import ModelSpec
+from trainer.tasks import TASKS
 
 OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
 """Names for `--optimizer`, and their classes in `keras.optimizers`."""
@@ -28,6 +29,12 @@ class TrainConfig:
     )
     workdir: str = flag(
         "Folder for state, checkpoints, history, logs and export of this run.", path=True
+    )
+    task: str = flag(
+        "What the network learns on slices of brains: to remove coarse noise (denoise), or to "
+        "repair and mark damage (repair). On others: to reconstruct them.",
+        "reconstruct",
+        choices=TASKS,
     )
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec, kw_only=True)
     loss: str = flag("Loss; mix is a weighted sum of mse and dssim.", "mse", choices=LOSSES)

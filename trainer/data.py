@@ -5,7 +5,6 @@ are uint8; the cast to [0, 1] happens on the device.
 """
 
 import dataclasses
-import functools
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
@@ -14,12 +13,14 @@ import numpy as np
 import tensorflow as tf
 
 from ixi_tfds import datasets, features, integrity
+from ixi_tfds.config import PLANES, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.manifest import Counts, Manifest
 from ixi_tfds.documents.model_card import DatasetFacts
 from ixi_tfds.splits import SPLIT_HINT, SPLITS
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import DatasetError, UserError
+from trainer.tasks import Place
 
 _BLOCK = 2048
 _MOST_EPOCHS = 1 << 20
@@ -51,6 +52,7 @@ class TrainingData:
       version: version of their preprocessing, `configs.VERSION` when they were made.
       fingerprint: digest of their contents.
       facts: entry of each dataset in the model card, by the dataset's name.
+      place: side of the pixels and plane of slices of brains; None for others.
     """
 
     train: Shards
@@ -59,6 +61,7 @@ class TrainingData:
     version: str
     fingerprint: str
     facts: dict[str, DatasetFacts]
+    place: Place | None = None
 
 
 def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> TrainingData:
@@ -88,7 +91,14 @@ def open_data(data_dir: str, names: Sequence[str], verify: str = "full") -> Trai
         version=manifests[0].version,
         fingerprint=prints[0] if len(prints) == 1 else together,
         facts={name: _facts(*pair) for name, pair in zip(names, pairs, strict=True)},
+        place=_place(manifests[0].config),
     )
+
+
+def _place(config: SliceConfig) -> Place | None:
+    if config.scaling != "tissue" or config.spacing is None:
+        return None
+    return Place(max(config.spacing), config.plane or PLANES[0])
 
 
 def _check_alike(names: Sequence[str], train: list[Shards], manifests: list[Manifest]) -> None:
@@ -118,7 +128,7 @@ def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:
         look=made.look,
         description=made.config.description,
         splits={
-            name: Counts(volumes=slices // made.config.slices_per_volume, slices=slices)
+            name: Counts(slices // made.config.slices_of_a_volume(name), slices)
             for name, slices in counts.items()
         },
     )
@@ -163,7 +173,7 @@ def train_batches(
     seed: int,
     epochs: Sequence[int],
     cache: bool = False,
-    field: str = "image",
+    fields: Sequence[str] = ("image",),
 ) -> tf.data.Dataset:
     """Shuffled full batches of consecutive epochs.
 
@@ -178,10 +188,10 @@ def train_batches(
       epochs: consecutive numbers of the epochs, from 0.
       cache: keep all slices in memory and permute all of them. Otherwise each epoch reads the
         files in another order and permutes blocks of 2,048 slices.
-      field: field of the slices to read, one of those of `features.decode_slices`.
+      fields: fields of the slices to read, those of `features.decode_slices`.
 
     Returns:
-      Batches of `field`, such as `image` uint8 [batch_size, H, W, 1], and `index` int64
+      Batches of `fields`, such as `image` uint8 [batch_size, H, W, 1], and `index` int64
       [batch_size], the row's number in the order of all epochs.
     """
     steps = steps_per_epoch(shards, batch_size)
@@ -189,16 +199,19 @@ def train_batches(
     first = epochs[0] * steps
     if not cache:
         records = _shuffled_records(shards, numbers, seed, steps * batch_size)
-        return _batches(records, _decoder(shards, field), field, batch_size, first)
+        return _batches(records, _decoder(shards, fields), batch_size, first)
 
     def places(epoch: tf.Tensor) -> tf.data.Dataset:
         order = _shuffled(tf.range(shards.slices), seed, epoch, 0)
         return tf.data.Dataset.from_tensor_slices(order).take(steps * batch_size)
 
-    whole = evaluation_batches(shards, batch_size=batch_size, field=field).as_numpy_iterator()
-    values = tf.constant(np.concatenate([batch[field] for batch in whole]))
-    gather = functools.partial(tf.gather, values)
-    return _batches(numbers.flat_map(places), gather, field, batch_size, first)
+    whole = [*evaluation_batches(shards, batch_size=batch_size, fields=fields).as_numpy_iterator()]
+    values = {n: tf.constant(np.concatenate([batch[n] for batch in whole])) for n in fields}
+
+    def gather(places: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {name: tf.gather(value, places) for name, value in values.items()}
+
+    return _batches(numbers.flat_map(places), gather, batch_size, first)
 
 
 def _shuffled_records(
@@ -225,15 +238,17 @@ def _shuffled(values: tf.Tensor, seed: int, epoch: tf.Tensor, block: tf.Tensor |
     return tf.random.experimental.stateless_shuffle(values, key)
 
 
-def evaluation_batches(shards: Shards, *, batch_size: int, field: str = "image") -> tf.data.Dataset:
+def evaluation_batches(
+    shards: Shards, *, batch_size: int, fields: Sequence[str] = ("image",)
+) -> tf.data.Dataset:
     """All slices in the order of the shards; the last batch may be smaller.
 
     Returns:
-      Batches of `field`, such as `image` uint8 [B, H, W, 1], and `index` int64 [B], the slice's
+      Batches of `fields`, such as `image` uint8 [B, H, W, 1], and `index` int64 [B], the slice's
       number in the split.
     """
     records = tf.data.TFRecordDataset(list(shards.paths))
-    return _batches(records, _decoder(shards, field), field, batch_size)
+    return _batches(records, _decoder(shards, fields), batch_size)
 
 
 def share(
@@ -248,38 +263,40 @@ def share(
       mine: numbers of the pieces to take.
 
     Returns:
-      Batches of `image` uint8 [batch_size / pieces, H, W, 1] and `index` int64 [batch_size /
-      pieces]: the pieces `mine` of the first batch, then of the second, and so on. A smaller batch
-      is completed with black images of index -1, so that all replicas have equally many rows.
+      Batches of the same fields, such as `image` uint8 [batch_size / pieces, H, W, 1], and `index`
+      int64 [batch_size / pieces]: the pieces `mine` of the first batch, then of the second, and so
+      on. A smaller batch is completed with black images of index -1, so that all replicas have
+      equally many rows.
     """
     rows = batch_size // pieces
 
     def cut(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         lacking = batch_size - tf.size(batch["index"])
-        image = tf.pad(batch["image"], [[0, lacking], [0, 0], [0, 0], [0, 0]])
-        index = tf.pad(batch["index"], [[0, lacking]], constant_values=-1)
-        image = tf.reshape(image, (pieces, rows, *image.shape[1:]))
-        index = tf.reshape(index, (pieces, rows))
-        return {"image": image[mine.start : mine.stop], "index": index[mine.start : mine.stop]}
+
+        def dealt(name: str, values: tf.Tensor) -> tf.Tensor:
+            paddings = [[0, lacking]] + [[0, 0]] * (values.shape.rank - 1)
+            whole = tf.pad(values, paddings, constant_values=-1 if name == "index" else 0)
+            return tf.reshape(whole, (pieces, rows, *values.shape[1:]))[mine.start : mine.stop]
+
+        return {name: dealt(name, values) for name, values in batch.items()}
 
     cuts = batches.map(cut, num_parallel_calls=tf.data.AUTOTUNE)
     return cuts.unbatch().prefetch(2 * len(mine))
 
 
-def _decoder(shards: Shards, field: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    return lambda serialized: features.decode_slices(serialized, shards.size, (field,))[field]
+def _decoder(shards: Shards, fields: Sequence[str]) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    return lambda serialized: features.decode_slices(serialized, shards.size, fields)
 
 
 def _batches(
     items: tf.data.Dataset,
-    values_of: Callable[[tf.Tensor], tf.Tensor],
-    field: str,
+    values_of: Callable[[tf.Tensor], dict[str, tf.Tensor]],
     batch_size: int,
     first_batch: int = 0,
 ) -> tf.data.Dataset:
     def batch_of(number: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.range(tf.size(batch, out_type=tf.int64), dtype=tf.int64)
-        return {field: values_of(batch), "index": number * batch_size + rows}
+        return values_of(batch) | {"index": number * batch_size + rows}
 
     batches = items.batch(batch_size).enumerate(start=first_batch)
     return batches.map(batch_of, num_parallel_calls=tf.data.AUTOTUNE).prefetch(2)

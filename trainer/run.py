@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,7 +16,7 @@ from tensorflow import keras
 from ixi_tfds import gpus, integrity
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.errors import UserError
-from trainer import callbacks, data, distribution, losses, models, workdir
+from trainer import callbacks, data, distribution, losses, models, tasks, workdir
 from trainer.autoencoder import Autoencoder
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import OPTIMIZERS, TrainConfig
@@ -91,7 +91,7 @@ def _prepare(config: TrainConfig) -> _Run:
     cluster = read_cluster()
     opened = data.open_data(config.data_dir, config.datasets, config.verify)
     strategy = distribution.make_strategy(config.replicas, cluster)
-    _check(config, strategy.num_replicas_in_sync, opened.train)
+    _check(config, strategy.num_replicas_in_sync, opened.train, opened.place)
     print(
         gpus.describe(_policy(config), _compiles(config, strategy.num_replicas_in_sync)), flush=True
     )
@@ -99,10 +99,17 @@ def _prepare(config: TrainConfig) -> _Run:
     return _Run(config, opened, cluster, strategy, weights)
 
 
-def _check(config: TrainConfig, replicas: int, shards: data.Shards) -> None:
+def _check(
+    config: TrainConfig, replicas: int, shards: data.Shards, place: tasks.Place | None
+) -> None:
     if config.batch_size % replicas:
         raise UserError(
             f"--batch_size={config.batch_size}: must be divisible by the {replicas} replicas"
+        )
+    if config.task != "reconstruct" and place is None:
+        raise UserError(
+            f"--task={config.task}: --dataset={config.dataset} holds no brains; make one by "
+            "beam_preprocess --config=brain_2mm_axial"
         )
     stride = models.stride(config.model)
     if any(side % stride for side in shards.size):
@@ -137,7 +144,7 @@ def _train(run: _Run, until: int) -> workdir.RunState:
     ):
         state = _agree_on_state(run)
         with run.strategy.scope():
-            model = build(config, run.data.train.size, run.weights)
+            model = build(config, run.data.train.size, run.weights, run.data.place)
         print(
             f"{config.dataset}: {run.data.train.slices:,} slices to train on, "
             f"{run.data.validation.slices:,} to validate; {config.model.name} with "
@@ -189,13 +196,18 @@ def _agree_on_state(run: _Run) -> workdir.RunState:
 
 
 def build(
-    config: TrainConfig, size: tuple[int, int], weights: pretrained.Weights | None
+    config: TrainConfig,
+    size: tuple[int, int],
+    weights: pretrained.Weights | None,
+    place: tasks.Place | None = None,
 ) -> Autoencoder:
     """The compiled model of a run for slices of `size` (height, width), with optimizer variables.
 
-    `weights` are for the start of the encoder; None leaves it random.
+    `weights` are for the start of the encoder; None leaves it random. `place` is that of slices of
+    brains.
     """
-    network = models.build(config.model, size)
+    task = tasks.TASKS[config.task]
+    network = models.build(config.model, size, marks=task.marks)
     if weights:
         pretrained.start_with(network.encoder, weights)
     model = Autoencoder(
@@ -205,6 +217,8 @@ def build(
         seed=config.seed,
         augment=config.corruptions,
         augment_validation=config.augment_validation,
+        task=task,
+        place=place,
     )
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     model.compile(optimizer=_optimizer(config), jit_compile=_compiles(config, replicas))
@@ -249,7 +263,7 @@ def _fit(
     config, is_chief = run.config, run.cluster.is_chief
     done, size = state.epochs_done, config.batch_size
     batches = _train_batches(run, range(done, until))
-    validation = data.evaluation_batches(run.data.validation, batch_size=size)
+    validation = data.evaluation_batches(run.data.validation, batch_size=size, fields=_fields(run))
     shown = next(iter(validation.take(1)))["image"][:_SHOWN]
     # A bar on a terminal, otherwise a line for each epoch.
     on_terminal = sys.stderr.isatty()
@@ -277,7 +291,14 @@ def _fit(
         )
 
 
-def _train_batches(run: _Run, epochs: range, field: str = "image") -> tf.data.Dataset:
+def _fields(run: _Run) -> tuple[str, ...]:
+    """The fields of slices that a step needs."""
+    return ("image",) if run.config.task == "reconstruct" else ("image", "mask")
+
+
+def _train_batches(
+    run: _Run, epochs: range, fields: Sequence[str] | None = None
+) -> tf.data.Dataset:
     config = run.config
     return data.train_batches(
         run.data.train,
@@ -285,13 +306,13 @@ def _train_batches(run: _Run, epochs: range, field: str = "image") -> tf.data.Da
         seed=config.seed,
         epochs=epochs,
         cache=config.cache,
-        field=field,
+        fields=fields or _fields(run),
     )
 
 
 def _keys_of(run: _Run, epoch: int, step: int) -> list[str]:
     """The keys of the slices of a global batch; epoch and step count from 0."""
-    batches = _train_batches(run, range(epoch, epoch + 1), "key")
+    batches = _train_batches(run, range(epoch, epoch + 1), ("key",))
     (batch,) = batches.skip(step).take(1)
     return [key.decode() for key in batch["key"].numpy()]
 
@@ -317,7 +338,8 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     # numbered from the beginning, so that a resumed run exports the same bytes.
     keras.backend.reset_uids()
     size = run.data.train.size
-    network = models.build(run.config.model, size)
+    marks = tasks.TASKS[run.config.task].marks
+    network = models.build(run.config.model, size, marks=marks)
     path = workdir.checkpoint_path(run.folder, state.best_epoch)
     with workdir.restoring(path) as plain:
         restored = tf.train.Checkpoint(network=network).read(plain)
@@ -331,5 +353,13 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
         epochs_trained=state.epochs_done,
     )
     folder = run.folder / "export" / run.config.model.name / "1"
-    saved_model.export(network, folder, size=size, scaling=run.data.scaling, card=made)
+    saved_model.export(
+        network,
+        folder,
+        size=size,
+        scaling=run.data.scaling,
+        card=made,
+        plane=run.data.place.plane if run.data.place else None,
+        marks=marks,
+    )
     return Outcome(best, folder)

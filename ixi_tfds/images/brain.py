@@ -138,12 +138,15 @@ def moved(brain: Brain, name: str) -> Brain:
 
 def planes_of(values: np.ndarray, config: SliceConfig) -> np.ndarray:
     """Values [p, s, r] of a box as the slices of a config, [n, height, width]."""
-    return np.moveaxis(values, slice_axis(config), 0)
+    return np.moveaxis(values, slice_axis(config.plane), 0)
 
 
-def slice_axis(config: SliceConfig) -> int:
-    """The axis of a volume, 0 to 2 for posterior, superior, right, that slices are cut across."""
-    return {PLANES[1]: 1, PLANES[2]: 0}.get(config.plane or "", 2)
+def slice_axis(plane: str | None) -> int:
+    """The axis of a volume, 0 to 2 for posterior, superior, right, that slices are cut across.
+
+    `plane` is one of `PLANES`, or None for the first.
+    """
+    return {PLANES[1]: 1, PLANES[2]: 0}.get(plane or "", 2)
 
 
 def _middle(mask: np.ndarray, axis: int) -> float:

@@ -1,8 +1,9 @@
 """Damage to slices of brains, which models learn to undo, and changes that they have to bear.
 
-Random numbers come from the caller as a `Uniform`, so that the damage of a slice does not depend on
-the device or the number of replicas. Slices are float32 [B, H, W, 1] on the scale of
-`images.tissue`, masks float32 [B, H, W, 1], 1 in the brain. Everything compiles under XLA.
+Random numbers come from the caller as a `Uniform`, whose first side is the batch, so that the
+damage of a slice does not depend on the device or the number of replicas. Slices are float32
+[B, H, W, 1] on the scale of `images.tissue`, masks float32 [B, H, W, 1], 1 in the brain. Everything
+compiles under XLA.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def coarse_noise(masks: tf.Tensor, uniform: Uniform, *, sigma: float, pixels: in
     top, left = (
         tf.cast(uniform(f"coarse_{axis}") * float(pixels), tf.int32) for axis in ("rows", "columns")
     )
-    placed = tf.slice(fine, [0, top, left, 0], [batch, height, width, 1])
+    placed = tf.slice(fine, [0, top, left, 0], [-1, height, width, 1])
     return sigma * placed * masks
 
 
@@ -114,7 +115,7 @@ def _blob(masks: tf.Tensor, uniform: Uniform, least: float, most: float) -> tf.T
     batch, height, width, _ = masks.shape
     # A pixel of the brain at random: the largest of random numbers.
     order = uniform("centre", batch, height, width, 1) * masks
-    place = tf.argmax(tf.reshape(order, (batch, -1)), axis=1, output_type=tf.int32)
+    place = tf.argmax(tf.reshape(order, (-1, height * width)), axis=1, output_type=tf.int32)
     row = tf.cast(place // width, tf.float32)[:, None, None]
     column = tf.cast(place % width, tf.float32)[:, None, None]
     size = _one(uniform("size", batch))
@@ -142,7 +143,8 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
     texture = tf.image.resize(
         _normal(uniform("texture", batch, height // 3, width // 3, 1)), (height, width)
     )
-    far = tf.roll(tf.roll(tf.reverse(slices, [0]), 7, axis=1), 9, axis=2)
+    # Of the same slice: others would differ between numbers of replicas.
+    far = tf.reverse(slices, [2])
     fillings = {
         "shift": now + sign * (0.08 + 0.42 * amount),
         "constant": 0.1 + 1.2 * amount + 0.03 * texture,

@@ -14,6 +14,7 @@ from ixi_tfds.system import flags
 from trainer.augmentation import AugmentationConfig
 from trainer.config import TrainConfig
 from trainer.data import TrainingData
+from trainer.tasks import TASKS
 
 _PACKAGES = ("ixi-autoencoders", *lanes.PACKAGES, "tensorflow-datasets", "numpy")
 
@@ -55,7 +56,10 @@ def make_card(
         data_licence=_LICENCE,
         size=data.train.size,
         signatures=describe_signatures(
-            data.train.size, data.scaling, by_background=_pad_with_background(data)
+            data.train.size,
+            data.scaling,
+            by_background=_pad_with_background(data),
+            marks=TASKS[config.task].marks,
         ),
         preprocessing_version=data.version,
         data_fingerprint=data.fingerprint,
@@ -76,11 +80,12 @@ def _pad_with_background(data: TrainingData) -> bool:
 
 
 def describe_signatures(
-    size: tuple[int, int], scaling: str, *, by_background: bool = False
+    size: tuple[int, int], scaling: str, *, by_background: bool = False, marks: bool = False
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Inputs and outputs of each signature of `saved_model.signatures`, in words.
 
-    `by_background` tells that the training slices are padded with the background of their scan.
+    `by_background` tells that the training slices are padded with the background of their scan,
+    `marks` that the network marks damage.
     """
     padded = "the background of the scan" if by_background else "scanner zeros"
     plane = f"{size[0]}, {size[1]}"
@@ -89,8 +94,20 @@ def describe_signatures(
         "low": "float32 [B], the 0.5th percentile of the volume that the slice is of",
         "high": "float32 [B], the 99.5th percentile of that volume",
     }
+    default = {"takes": {"slices": unit}, "gives": {"reconstruction": unit}}
+    if scaling == "tissue":
+        box = "float32 [posterior, superior, right]"
+        values = f"{box}, white matter at 0.8, 0 outside the mask"
+        return {
+            "serving_default": default,
+            "volume": {
+                "takes": {"volume": values, "mask": f"{box}, 1 in the brain"},
+                "gives": {"repaired": values, "residual": f"{box}, volume less repaired"}
+                | ({"mark": f"{box}, probability of damage"} if marks else {}),
+            },
+        }
     return {
-        "serving_default": {"takes": {"slices": unit}, "gives": {"reconstruction": unit}},
+        "serving_default": default,
         "raw": {
             "takes": {"slices": f"{scanner}, padded with {padded}"}
             | (limits if scaling == "volume" else {}),

@@ -15,7 +15,9 @@ from tensorflow import keras
 
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.images.brain import slice_axis
 from ixi_tfds.images.scaling import scale_to_unit
+from ixi_tfds.images.tissue import HIGHEST
 from ixi_tfds.system import folders, storage
 from trainer.export import canonical, warmup
 from trainer.export import card as cards
@@ -31,7 +33,14 @@ class _Exported(tf.Module):
         self.weights = list(network.variables)
 
 
-def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dict[str, Any]:
+def signatures(
+    network: keras.Model,
+    size: tuple[int, int],
+    scaling: str,
+    *,
+    plane: str | None = None,
+    marks: bool = False,
+) -> dict[str, Any]:
     """The signatures of the SavedModel, by name.
 
     `serving_default` takes `slices` float32 [B, H, W, 1] in [0, 1] and returns `reconstruction`,
@@ -43,14 +52,19 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     "volume" scaling the range is given as `low` and `high`, float32 [B], the percentiles of each
     slice's volume.
 
+    A network for brains has `volume` in place of `raw`: see `_of_volumes`.
+
     Args:
       network: network with its variables built.
       size: (H, W).
-      scaling: scaling of the dataset, "slice" or "volume".
+      scaling: scaling of the dataset: "slice", "volume" or "tissue".
+      plane: plane of the slices of brains.
+      marks: whether the network's last channel has logits of damage.
     """
 
     def reconstruct(slices: tf.Tensor) -> tf.Tensor:
-        return networks.to_grey(network(slices, training=False))
+        result = network(slices, training=False)
+        return networks.to_grey(result[..., :-1] if marks else result)
 
     def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"reconstruction": reconstruct(slices)}
@@ -68,13 +82,50 @@ def signatures(network: keras.Model, size: tuple[int, int], scaling: str) -> dic
     def spec(name: str, *shape: int) -> tf.TensorSpec:
         return tf.TensorSpec([None, *shape], tf.float32, name=name)
 
+    default = tf.function(serving, input_signature=[spec("slices", *size, 1)])
+    if scaling == "tissue":
+        whole = _of_volumes(network, size, plane, marks=marks)
+        return {"serving_default": default, "volume": whole}
     by_volume = scaling == "volume"
     limits = [spec("low"), spec("high")] if by_volume else []
     raw: Callable[..., dict[str, tf.Tensor]] = raw_by_volume if by_volume else raw_by_slice
     return {
-        "serving_default": tf.function(serving, input_signature=[spec("slices", *size, 1)]),
+        "serving_default": default,
         "raw": tf.function(raw, input_signature=[spec("slices", *size), *limits]),
     }
+
+
+def _of_volumes(
+    network: keras.Model, size: tuple[int, int], plane: str | None, *, marks: bool
+) -> Any:
+    """The signature `volume` of a network for brains.
+
+    It takes `volume` and `mask`, float32 [posterior, superior, right] on the grid of the model, on
+    the scale of `images.tissue` and 1 in the brain. It gives `repaired`, the volume without damage;
+    `residual`, volume minus repaired; and of a network with marks `mark`, the probability of
+    damage. All have the shape of the volume and are 0 outside the mask.
+    """
+    axis = slice_axis(plane)
+    sides: list[int | None] = [*size]
+    sides.insert(axis, None)
+    forth = [axis, *(each for each in range(3) if each != axis)]
+    back = [forth.index(each) for each in range(3)]
+
+    def of_volume(volume: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
+        inside = mask > 0.5
+
+        def there(values: tf.Tensor) -> tf.Tensor:
+            return tf.where(inside, tf.transpose(values, back), 0.0)
+
+        slices = tf.transpose(tf.where(inside, volume, 0.0), forth)[..., None] / HIGHEST
+        result = network(slices, training=False)
+        grey = networks.to_grey(result[..., :-1] if marks else result)
+        repaired = there(grey[..., 0] * HIGHEST)
+        found = {"repaired": repaired, "residual": tf.where(inside, volume - repaired, 0.0)}
+        return found | ({"mark": there(tf.sigmoid(result[..., -1]))} if marks else {})
+
+    signature = [tf.TensorSpec(sides, tf.float32, name=name) for name in ("volume", "mask")]
+    return tf.function(of_volume, input_signature=signature)
 
 
 def _raw(
@@ -101,6 +152,8 @@ def export(
     size: tuple[int, int],
     scaling: str,
     card: ModelCard,
+    plane: str | None = None,
+    marks: bool = False,
 ) -> None:
     """Write the SavedModel under a temporary name, then move it to `folder`, replacing an old one.
 
@@ -112,8 +165,10 @@ def export(
       network: network with its variables built, in float32, outside any strategy.
       folder: folder of the SavedModel; its name is a version number, for TensorFlow Serving.
       size: (H, W) of the slices.
-      scaling: scaling of the dataset, "slice" or "volume".
+      scaling: scaling of the dataset: "slice", "volume" or "tissue".
       card: result of `card.make_card`.
+      plane: plane of the slices of brains.
+      marks: whether the network's last channel has logits of damage.
     """
     # A remote store cannot rename folders: the model is written here and copied there.
     with tempfile.TemporaryDirectory(prefix="export-") as scratch:
@@ -122,7 +177,7 @@ def export(
             partial = pathlib.Path(scratch, "1")
         folders.recover(folder)
         storage.remove_tree(partial)
-        functions = signatures(network, size, scaling)
+        functions = signatures(network, size, scaling, plane=plane, marks=marks)
         tf.saved_model.save(_Exported(network), str(partial), signatures=functions)
         canonical.make_canonical(partial)
         card = dataclasses.replace(card, digest=model_card.digest(partial))

@@ -22,12 +22,12 @@ class Model:
     """An entry of the table.
 
     Attributes:
-      build: builds the network of a spec.
+      build: builds the network of a spec, with a last channel for marks if asked.
       stride: number that height and width of the slices must be multiples of, for a spec.
       takes_weights: whether its encoder can start with ImageNet weights.
     """
 
-    build: Callable[[ModelSpec], keras.Model]
+    build: Callable[[ModelSpec, bool], keras.Model]
     stride: Callable[[ModelSpec], int]
     takes_weights: bool = False
 
@@ -38,10 +38,10 @@ def _resnet_like(**settings: Any) -> Model:
     def settings_of(spec: ModelSpec) -> dict[str, Any]:
         return settings or {name: getattr(spec, name) for name in SHAPE}
 
-    def build_network(spec: ModelSpec) -> keras.Model:
+    def build_network(spec: ModelSpec, marks: bool) -> keras.Model:
         from trainer.models import networks
 
-        return networks.ResNetLike(**settings_of(spec))
+        return networks.ResNetLike(**settings_of(spec), marks=marks)
 
     return Model(build_network, lambda spec: 2 ** (1 + len(settings_of(spec)["stage_filters"])))
 
@@ -49,14 +49,25 @@ def _resnet_like(**settings: Any) -> Model:
 def _resnet50(until: str, *upsampling_filters: int) -> Model:
     """The layers of keras.applications' ResNet50 up to the layer `until`, and a decoder."""
 
-    def build_network(spec: ModelSpec) -> keras.Model:
+    def build_network(spec: ModelSpec, marks: bool) -> keras.Model:
         from trainer.models import networks
 
         return networks.ResNet50Autoencoder(
-            until=until, upsampling_filters=upsampling_filters, rgb=spec.rgb
+            until=until, upsampling_filters=upsampling_filters, rgb=spec.rgb, marks=marks
         )
 
     return Model(build_network, lambda _: 2 ** len(upsampling_filters), takes_weights=True)
+
+
+def _unet(*filters: int) -> Model:
+    """A `UNet` with these filters, from the finest resolution to the coarsest."""
+
+    def build_network(_: ModelSpec, marks: bool) -> keras.Model:
+        from trainer.models import networks
+
+        return networks.UNet(filters=filters, marks=marks)
+
+    return Model(build_network, lambda _: 2 ** (len(filters) - 1))
 
 
 MODELS = {
@@ -71,6 +82,7 @@ MODELS = {
     "resnet50": _resnet50("conv5_block3_out", 512, 256, 128, 64, 32),
     "resnet50_add13": _resnet50("conv4_block6_add", 256, 128, 64, 32),
     "resnet50_act40": _resnet50("conv4_block6_out", 256, 128, 64, 32),
+    "unet": _unet(16, 32, 64, 128),
 }
 
 _OWN = "model=resnet_like"
@@ -136,14 +148,14 @@ def stride(spec: ModelSpec) -> int:
     return MODELS[spec.name].stride(spec)
 
 
-def build(spec: ModelSpec, size: tuple[int, int]) -> keras.Model:
+def build(spec: ModelSpec, size: tuple[int, int], *, marks: bool = False) -> keras.Model:
     """Build a network from slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, C].
 
-    C is 3 if `spec.rgb`, else 1. Its variables are for slices of `size`, (height, width), which
-    must be multiples of the model's `stride`.
+    C is 3 if `spec.rgb`, else 1, and one more with `marks`. Its variables are for slices of `size`,
+    (height, width), which must be multiples of the model's `stride`.
     """
     import tensorflow as tf
 
-    network = MODELS[spec.name].build(spec)
+    network = MODELS[spec.name].build(spec, marks)
     network(tf.zeros((1, *size, 1)), training=False)
     return network

@@ -60,6 +60,21 @@ class ResidualBlock(keras.layers.Layer):
         return tf.nn.relu(values + inputs)
 
 
+class NormalizedPair(keras.layers.Layer):
+    """Two times Conv3x3, group normalization with 8 groups, ReLU."""
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.convolutions = [convolution(filters) for _ in range(2)]
+        self.normalizations = [keras.layers.GroupNormalization(8) for _ in range(2)]
+
+    def call(self, values: tf.Tensor) -> tf.Tensor:
+        """[B, H, W, C] to [B, H, W, filters]."""
+        for convolve, normalize in zip(self.convolutions, self.normalizations, strict=True):
+            values = tf.nn.relu(normalize(convolve(values)))
+        return values
+
+
 class UpsamplingBlock(keras.layers.Layer):
     """Conv2DTranspose3x3 of stride 2, BN, ReLU."""
 

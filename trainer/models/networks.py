@@ -25,6 +25,7 @@ class ResNetLike(keras.Model):
       stage_blocks: number of blocks of each stage.
       upsampling_filters: filters of each up-sampling block, one more number than stages; by default
         those of the stages in reverse, then those of the stem.
+      marks: whether a last channel has logits of damage.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ResNetLike(keras.Model):
         stage_filters: Sequence[int],
         stage_blocks: Sequence[int],
         upsampling_filters: Sequence[int] = (),
+        marks: bool = False,
     ) -> None:
         super().__init__()
         self.stem = blocks.convolution(stem_filters, strides=2)
@@ -44,7 +46,7 @@ class ResNetLike(keras.Model):
                 self.blocks.append(blocks.ResidualBlock(filters, 1 if number else 2, before))
                 before = filters
         mirrored = (*reversed(stage_filters), stem_filters)
-        self.decoder = blocks.Decoder(upsampling_filters or mirrored, channels=1)
+        self.decoder = blocks.Decoder(upsampling_filters or mirrored, channels=1 + marks)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Slices [B, H, W, 1] in [0, 1] to float32 of the same shape, not clipped."""
@@ -52,6 +54,39 @@ class ResNetLike(keras.Model):
         for block in self.blocks:
             values = block(values, training=training)
         return self.decoder(values, training=training)
+
+
+class UNet(keras.Model):
+    """U-Net with skips, group normalization and bilinear up-sampling.
+
+    The last layer starts at zero and gives what is subtracted from the slice, so an untrained
+    network returns its input. Group normalization, because damaged slices, of which batch
+    normalization would learn the statistics, come in training only.
+
+    Args:
+      filters: of each resolution, multiples of 8; each is half of the one before.
+      marks: whether a last channel has logits of the damage.
+    """
+
+    def __init__(self, *, filters: Sequence[int], marks: bool) -> None:
+        super().__init__()
+        self.down = [blocks.NormalizedPair(number) for number in filters]
+        self.up = [blocks.NormalizedPair(number) for number in reversed(filters[:-1])]
+        self.last = keras.layers.Conv2D(1 + marks, 1, kernel_initializer="zeros")
+
+    def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, 1 or 2], not clipped."""
+        values = self.down[0](inputs)
+        skips = []
+        for pair in self.down[1:]:
+            skips.append(values)
+            values = pair(tf.nn.max_pool2d(values, 2, 2, "VALID"))
+        for pair, skip in zip(self.up, reversed(skips), strict=True):
+            values = tf.cast(tf.image.resize(values, skip.shape[1:3]), skip.dtype)
+            values = pair(tf.concat([values, skip], axis=-1))
+        change = tf.cast(self.last(values), tf.float32)
+        repaired = tf.cast(inputs, tf.float32) - change[..., :1]
+        return tf.concat([repaired, change[..., 1:]], axis=-1)
 
 
 def _resnet50(until: str, channels: int) -> keras.Model:
@@ -75,13 +110,16 @@ class ResNet50Autoencoder(keras.Model):
       until: name of the encoder's last layer.
       upsampling_filters: filters of each up-sampling block; one for each halving in the encoder.
       rgb: whether the network has three channels, which ImageNet weights need, or one.
+      marks: whether a further channel has logits of damage.
     """
 
-    def __init__(self, *, until: str, upsampling_filters: Sequence[int], rgb: bool) -> None:
+    def __init__(
+        self, *, until: str, upsampling_filters: Sequence[int], rgb: bool, marks: bool = False
+    ) -> None:
         super().__init__()
         self.channels = 3 if rgb else 1
         self.encoder = _resnet50(until, self.channels)
-        self.decoder = blocks.Decoder(upsampling_filters, self.channels)
+        self.decoder = blocks.Decoder(upsampling_filters, self.channels + marks)
 
     def call(self, inputs: tf.Tensor, training: bool | None = None) -> tf.Tensor:
         """Slices [B, H, W, 1] in [0, 1] to float32 [B, H, W, channels], not clipped."""
