@@ -26,7 +26,9 @@ def write_warmup(path: pathlib.Path, signatures: dict[str, Any]) -> None:
         for name, function in signatures.items():
             for batch in BATCHES:
                 inputs = {
-                    spec.name: tf.make_tensor_proto(0.0, spec.dtype, [batch, *spec.shape[1:]])
+                    spec.name: tf.make_tensor_proto(
+                        0.0, spec.dtype, [batch if side is None else side for side in spec.shape]
+                    )
                     for spec in function.input_signature
                 }
                 writer.write(_prediction_log(name, inputs))
