@@ -9,6 +9,7 @@ MODULES = {
     "": "evaluator.score",
     "reconstruct": "evaluator.reconstruct",
     "anomalies": "evaluator.anomalies",
+    "calibrate": "evaluator.calibrate",
 }
 
 

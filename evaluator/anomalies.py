@@ -37,6 +37,11 @@ same name, such as a_T1.nii.gz and a_lesion.nii.gz, and the residuals are the ma
 evaluator reconstruct writes. O/anomalies.csv and O/anomalies.json have the numbers;
 O/anomalies.html shows them with pictures. O/anomaly_views has a page and a picture of each volume,
 with its mask and the map of the first model.
+
+If M is the folder of an ensemble, made by python -m evaluator calibrate, whole brains are scored:
+the dataset is one of brains, such as ixi_t1/brain_2mm_axial, synthetic lesions have three
+dimensions, and the report also has false alarms on healthy brains and lesions found by size.
+Percentile and region are those of the ensemble.
 """
 
 VIEWS = "anomaly_views"
@@ -97,12 +102,19 @@ class AnomaliesConfig:
     """What to score and how; the fields are the flags."""
 
     saved_model: tuple[str, ...] = flag(
-        "Folders of the SavedModels, separated by commas.", path=True
+        "Folders of the SavedModels, separated by commas. The first may be the folder of an "
+        "ensemble.json; others are then models of brains to compare.",
+        path=True,
     )
     data: Dataset = dataclasses.field(kw_only=True)
     output_dir: str = flag("Folder for the results.", path=True)
     source_dir: str | None = flag(
         "Folder of NIfTI volumes and their lesion masks.", None, path=True
+    )
+    brain_masks: str | None = flag(
+        "Folder of brain masks, by the volumes' names, for an ensemble and heads with a skull.",
+        None,
+        path=True,
     )
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
@@ -128,9 +140,15 @@ def main(config: AnomaliesConfig) -> None:
       UserError: models, dataset, volumes or output folder do not exist or do not fit together.
     """
     from evaluator import scoring
+    from evaluator.brains import ensemble
     from evaluator.lesions import detection
     from evaluator.report import lesions, page
 
+    if any(ensemble.is_ensemble(storage.at(path)) for path in config.saved_model):
+        _judge_brains(config)
+        return
+    if config.brain_masks:
+        raise UserError("--brain_masks goes with an ensemble only, the folder of an ensemble.json")
     with folders.writing(config.output_dir, "output_dir"):
         data = config.data
         validation = scoring.open_split(
@@ -156,6 +174,36 @@ def main(config: AnomaliesConfig) -> None:
         if not facts.get("views"):
             storage.remove_tree(output_dir / VIEWS)
         print_lesions(facts, rows, comparisons)
+        print(f"\nReport: {output_dir / 'anomalies.html'}")
+
+
+def _judge_brains(config: AnomaliesConfig) -> None:
+    """Score lesions by an ensemble, write the files and print the tables."""
+    from evaluator.brains import scoring
+    from evaluator.lesions import detection, tallies
+    from evaluator.report import brains, lesions, page
+
+    with folders.writing(config.output_dir, "output_dir"):
+        output_dir = storage.at(config.output_dir)
+        views = output_dir / VIEWS if config.view and config.source_dir else None
+        (facts, rows, comparisons, counted), pictures = scoring.score(config, views)
+        texts = detection.result_files(rows, comparisons, facts)
+        found = tallies.Found(counted, facts["counts"], [])
+        table, *others = lesions.sections(facts, rows, comparisons, found)
+        sections = [table, *brains.sections(facts, rows, pictures), *others]
+        lead = lesions.lead(facts, rows)
+        texts["anomalies.html"] = page.render("Does the ensemble find lesions?", lead, sections)
+        folders.write_files(output_dir, texts)
+        if not facts.get("views"):
+            storage.remove_tree(output_dir / VIEWS)
+        print_lesions(facts, rows, comparisons)
+        print(
+            f"\nAbove the threshold in {facts['healthy_heads']} healthy test brains, either sign:"
+        )
+        for row in facts["false_alarms"]:
+            if row["looks_for"] == "either":
+                share, ml = row["share"], row["ml"]
+                print(f"  {row['method']}: {share:.2%} of the brain, {ml:.1f} ml a head")
         print(f"\nReport: {output_dir / 'anomalies.html'}")
 
 

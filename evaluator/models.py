@@ -29,6 +29,7 @@ class Model:
       size: (height, width) of the slices; None for a side of any length.
       raw: the signature `raw`, in scanner units, or None.
       raw_takes_range: whether `raw` also takes `low` and `high`, as for volume scaling.
+      volume: the signature `volume` of a model of brains, or None.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Model:
     size: tuple[int | None, int | None]
     raw: Callable[..., dict[str, Any]] | None = None
     raw_takes_range: bool = False
+    volume: Callable[..., dict[str, Any]] | None = None
 
 
 def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Model:
@@ -71,7 +73,13 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     def raw(**inputs: Any) -> dict[str, Any]:
         return loaded.signatures["raw"](**inputs)
 
+    def volume(**inputs: Any) -> dict[str, Any]:
+        tensors = {name: tf.constant(values) for name, values in inputs.items()}
+        return loaded.signatures["volume"](**tensors)
+
     name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    if "volume" in loaded.signatures:
+        return Model(name, folder, digest, card, reconstruct, size, volume=volume)
     if "raw" not in loaded.signatures:
         return Model(name, folder, digest, card, reconstruct, size)
     takes_range = "low" in loaded.signatures["raw"].structured_input_signature[1]

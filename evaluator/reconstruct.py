@@ -14,6 +14,7 @@ from evaluator.models import Model, check_preprocessing, load_model
 from evaluator.options import ModelChecks, ScanChecks
 from ixi_tfds.cohorts import NameFlags, bids
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
+from ixi_tfds.cohorts.brain_masks import find_masks
 from ixi_tfds.cohorts.catalog import look
 from ixi_tfds.cohorts.names import refusal
 from ixi_tfds.config import VERSION
@@ -25,7 +26,11 @@ from ixi_tfds.system.errors import ScanError, UserError
 from ixi_tfds.system.flags import flag, like
 
 with epy.lazy_imports():
+    import tqdm
+
     from evaluator import looks, map_files, running, scan_facts, viewer, views, volumes
+    from evaluator.brains import ensemble as ensembles
+    from evaluator.brains import scans, writing
 
 USAGE = """
 python -m evaluator reconstruct --saved_model=M --input=x.nii.gz --output_dir=O
@@ -43,10 +48,17 @@ and in its units,
   x_view.html, x_view.png   scan and anomaly map to look at in a browser, and as a picture
   x_reconstruction.json     settings, the place of the window, and for each sagittal slice of the
                             model whether it is in the window; all others are extrapolated
-O has the same subfolders as the input. For research only: this is not a medical device.
+If M is the folder of an ensemble (python -m evaluator calibrate), the scan's brain is judged as a
+whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
+  x_mark.nii.gz             how sure the ensemble is that a voxel is damaged, from -1 (darker than
+                            expected) to 1 (brighter)
+  x_lesions.nii.gz          1 where that lies above the threshold from healthy brains
+  x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
+  x_reconstruction.nii.gz   what the models expect, in the same unit
+and x_seen, the view and the JSON. O has the same subfolders as the input. For research only: this is not a medical device.
 """
 
-_SUFFIXES = ("_reconstruction", "_anomaly", "_seen")
+_SUFFIXES = ("_reconstruction", "_anomaly", "_seen", "_mark", "_lesions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +75,12 @@ class ReconstructConfig:
         path=True,
     )
     output_dir: str = flag("Folder for the results.", path=True)
+    brain_masks: str | None = flag(
+        "Folder of brain masks, by the scans' names, or the mask of a single scan, for an ensemble "
+        "and heads with a skull.",
+        None,
+        path=True,
+    )
     allow_names: bool = like(NameFlags, "allow_names")
     batch_size: int = flag("Slices in a batch.", 16, least=1)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
@@ -201,8 +219,11 @@ def main(config: ReconstructConfig) -> None:
             config.bids.asked,
             allow_names=config.allow_names,
         )
-        model, geometry = _load(config)
-        refused = _reconstruct_all(model, geometry, jobs, config)
+        if ensembles.is_ensemble(storage.at(config.saved_model)):
+            refused = _judge_all(jobs, config)
+        else:
+            model, geometry = _load(config)
+            refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
         listed = "; ".join(map(str, refused))
         raise UserError(
@@ -240,6 +261,48 @@ def _reconstruct_all(
             "trained on such slices; see in_window in the *_reconstruction.json files"
         )
     return refused
+
+
+def _judge_all(jobs: list[Job], config: ReconstructConfig) -> list[ScanError]:
+    """Judge scans by an ensemble, print a line for each, and return the errors of those refused."""
+    ensemble, models = ensembles.read(storage.at(config.saved_model), config.checks)
+    for model in models:
+        allowed = config.checks.allow_other_preprocessing
+        check_preprocessing(model, config.input, VERSION, allowed=allowed)
+    masks = _masks(jobs, config)
+    refused: list[ScanError] = []
+    for job in tqdm.tqdm(jobs, unit="scan", disable=None, leave=False):
+        try:
+            scan = scans.open_scan(
+                job.path,
+                masks.get(job.path),
+                ensemble.slices,
+                ensemble.tissues,
+                allow_unknown_orientation=config.scans.allow_unknown_orientation,
+            )
+            facts = writing.write_maps(
+                models, ensemble, scan, job.folder, job.name, view=config.view
+            )
+        except ScanError as error:
+            refused.append(error)
+            continue
+        print(f"{job.folder / job.name}_*: {writing.summary(facts)}", flush=True)
+        for warning in facts["warnings"]:
+            print(f"warning: {job.path}: {warning}", file=sys.stderr)
+    return refused
+
+
+def _masks(jobs: list[Job], config: ReconstructConfig) -> dict[str, str]:
+    """The brain mask of each scan that has one."""
+    if config.brain_masks is None:
+        return {}
+    if storage.at(config.brain_masks).is_file():
+        if len(jobs) > 1:
+            raise UserError(f"--brain_masks={config.brain_masks}: give a folder for several scans")
+        return {jobs[0].path: config.brain_masks}
+    source = storage.at(config.input)
+    folder = source if source.is_dir() else source.parent
+    return find_masks(config.brain_masks, str(folder), [job.path for job in jobs])
 
 
 def _load(config: ReconstructConfig) -> tuple[Model, volumes.Geometry]:

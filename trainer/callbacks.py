@@ -71,6 +71,27 @@ def _diverged(where: str, epochs_done: int, workdir: pathlib.Path) -> DivergedEr
     return DivergedError(f"{where}{kept}; take a lower --learning_rate and another --workdir")
 
 
+class WarmUp(keras.callbacks.Callback):
+    """Raises the learning rate in equal steps to that of the schedule.
+
+    It goes by the number of the step in the whole run, so a resumed run rises as one that was never
+    stopped. `state` has the learning rate of the epoch.
+    """
+
+    def __init__(self, config: TrainConfig, state: RunState) -> None:
+        super().__init__()
+        self.steps, self.state = config.warmup_steps, state
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        """Set the learning rate of step `batch` of the epoch."""
+        done = self.state.epochs_done * self.params["steps"] + batch
+        if done < self.steps:
+            share = (done + 1) / self.steps
+            self.model.optimizer.learning_rate = self.state.learning_rate * share
+        elif done == self.steps:
+            self.model.optimizer.learning_rate = self.state.learning_rate
+
+
 class EpochEnd(keras.callbacks.Callback):
     """Writes the state of the run after each epoch: history, learning rate, checkpoints.
 

@@ -49,6 +49,14 @@ class TrainConfig:
         "plateau",
         choices=SCHEDULES,
     )
+    warmup_steps: int = flag(
+        "Steps at the start of a run in which the learning rate rises from 0.", 0, least=0
+    )
+    clip_norm: float = flag(
+        "Shorten the gradient of a step, over all weights, to this length; 0 leaves it.",
+        0.0,
+        least=0,
+    )
     epochs: int = flag("Epochs in total, including those before a resume.", 100, least=1)
     batch_size: int = flag("Size of the global batch, over all replicas.", 32, least=1)
     seed: int = flag(

@@ -238,7 +238,9 @@ def _compiles(config: TrainConfig, replicas: int) -> bool:
 
 
 def _optimizer(config: TrainConfig) -> keras.optimizers.Optimizer:
-    optimizer = getattr(keras.optimizers, OPTIMIZERS[config.optimizer])(config.learning_rate)
+    optimizer = getattr(keras.optimizers, OPTIMIZERS[config.optimizer])(
+        config.learning_rate, global_clipnorm=config.clip_norm or None
+    )
     if keras.mixed_precision.global_policy().name == "mixed_float16":
         optimizer = keras.mixed_precision.LossScaleOptimizer(optimizer)
     return optimizer
@@ -284,6 +286,7 @@ def _fit(
             callbacks=[
                 *bar,
                 *(profile if is_chief and config.profile_steps else []),
+                *([callbacks.WarmUp(config, state)] if config.warmup_steps else []),
                 callbacks.FiniteLoss(run.folder, functools.partial(_keys_of, run)),
                 callbacks.EpochEnd(config, folder, state, checkpoint),
                 callbacks.TensorBoard(tensorboard, state, shown),

@@ -52,10 +52,11 @@ class Tally:
     subjects: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     groups: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
-    def add(self, counts: np.ndarray, *, subject: str, group: str) -> None:
-        """Add the counts of some of a subject's pixels, all of one group."""
+    def add(self, counts: np.ndarray, *, subject: str, group: str = "") -> None:
+        """Add the counts of some of a subject's pixels, all of one group, or of none."""
         for table, name in ((self.subjects, subject), (self.groups, group)):
-            table[name] = table[name] + counts if name in table else counts
+            if name:
+                table[name] = table[name] + counts if name in table else counts
 
     @property
     def overall(self) -> np.ndarray:

@@ -179,6 +179,25 @@ def precision_recall(
     return _png(_with_legend(figure, axes))
 
 
+@plainly
+def quality(points: Mapping[str, tuple[float, float]], baseline: float) -> bytes:
+    """AUPRC against the PSNR of healthy brains, a point for each model.
+
+    Args:
+      points: PSNR in dB and AUPRC by name.
+      baseline: AUPRC of the better baseline, drawn as a thin line.
+    """
+    figure, axes = _plot()
+    for place, (name, style) in enumerate(_styles(points).items()):
+        marker = "osD^v"[place % 5]
+        axes.plot(*points[name], marker, color=style["color"], markersize=8, label=literal(name))
+    axes.axhline(baseline, color="#777777", linewidth=0.8)
+    axes.set_xlabel("PSNR of healthy brains, dB")
+    axes.set_ylabel("AUPRC of lesions, either sign")
+    axes.set_ylim(bottom=0)
+    return _png(_with_legend(figure, axes))
+
+
 def literal(name: str) -> str:
     """Escape a name for matplotlib: `$` starts a formula, and a leading `_` hides the name."""
     return (" " if name.startswith("_") else "") + name.replace("$", r"\$")

@@ -55,8 +55,8 @@ def sections(
     parts = [
         *_tables(facts, rows, comparisons),
         _precision_recall(found),
-        _by_name("AUPRC by group", [row for row in rows if row["group"]], "group"),
-        _by_name("AUPRC by person", [row for row in rows if row["subject"]], "subject"),
+        *_by_name("AUPRC by group", [row for row in rows if row["group"]], "group"),
+        *_by_name("AUPRC by person", [row for row in rows if row["subject"]], "subject"),
     ]
     if found.examples:
         parts.append(_pictures(found.examples))
@@ -99,11 +99,11 @@ def _overall(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cautio
         }
         for row in rows
     ]
-    where = (
+    where = facts.get("where") or (
         "Pixels count inside the head, the largest part of the slice brighter than a tenth of its "
         "range, holes filled"
     )
-    if facts["settings"]["region"] == "inner":
+    if facts["settings"].get("region") == "inner":
         where += ", and only well inside its upper half, where brain is expected"
     notes = [
         f"The threshold is the {facts['settings']['percentile']:g}th percentile of healthy "
@@ -130,9 +130,15 @@ def _compared(
         }
         for row in comparisons
     ]
+    settings = facts["settings"]
+    blur = (
+        f"slice after a Gaussian of {settings['blur_sigma_pixels']:.2f} pixels"
+        if "blur_sigma_pixels" in settings
+        else f"brain after a Gaussian of {settings['blur_sigma_mm']:g} mm"
+    )
     note = (
         "Model and baseline look for the same. \u201cblurred input\u201d is the residual against "
-        f"the slice after a Gaussian of {facts['settings']['blur_sigma_pixels']:.2f} pixels. "
+        f"the {blur}. "
         "\u201cintensity\u201d is the brightness for bright lesions, its opposite for dark ones, "
         "and its distance from the median of the head for either. A model is better or worse if "
         f"the interval of the paired difference excludes 0. {caution}".rstrip()
@@ -158,8 +164,10 @@ def _precision_recall(found: Found) -> Section:
     return Section("Precision and recall", figures=[Figure("", panels)], notes=[note])
 
 
-def _by_name(title: str, rows: Sequence[Mapping[str, Any]], kind: str) -> Section:
+def _by_name(title: str, rows: Sequence[Mapping[str, Any]], kind: str) -> list[Section]:
     """A table for each direction, with a row for each name and a column for each method."""
+    if not rows:
+        return []
     frame = pd.DataFrame(rows)
     tables = {}
     for direction in DIRECTIONS:
@@ -169,7 +177,7 @@ def _by_name(title: str, rows: Sequence[Mapping[str, Any]], kind: str) -> Sectio
         table["chance"] = chosen.drop_duplicates(kind).set_index(kind)["prevalence"]
         shown = table.map(_number).rename_axis("").reset_index()
         tables[f"Looking for {direction}"] = shown.rename_axis(None, axis=1)
-    return Section(title, tables=tables)
+    return [Section(title, tables=tables)]
 
 
 def _pictures(examples: Sequence[Example]) -> Section:

@@ -25,6 +25,7 @@ def write_view(
     facts: Mapping[str, str],
     lesion: np.ndarray | None = None,
     warnings: Sequence[str] = (),
+    levels: tuple[float, float] | None = None,
 ) -> None:
     """Write `NAME_view.html` and `NAME_view.png` into a folder, each complete or not at all.
 
@@ -39,11 +40,13 @@ def write_view(
       facts: what else to say, such as the model's name and digest; label and value of each row.
       lesion: mask on the same grid, to be outlined.
       warnings: what to know before trusting the map; above all else.
+      levels: absolute anomaly below which the overlay is transparent at first, and at which its
+        colours saturate; None takes percentiles, see `shown.shown_of`.
 
     Raises:
       OSError: a file cannot be written.
     """
-    shown = shown_of(volume, anomaly, window=window, lesion=lesion)
+    shown = shown_of(volume, anomaly, window=window, lesion=lesion, levels=levels)
     write_text(folder / f"{name}{SUFFIXES[0]}", render(shown, name, meaning, facts, warnings))
     write_bytes(folder / f"{name}{SUFFIXES[1]}", draw(shown, name, facts, warnings))
 

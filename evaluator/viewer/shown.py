@@ -62,10 +62,11 @@ def shown_of(
     *,
     window: tuple[float, float],
     lesion: np.ndarray | None = None,
+    levels: tuple[float, float] | None = None,
 ) -> Shown:
     """The view of a scan; the arguments are those of `write_view`.
 
-    Limit and threshold are percentiles of the absolute anomaly in the window, deep in the head:
+    Without `levels`, limit and threshold are percentiles of the absolute anomaly in the window, deep in the head:
     in whole heads, eyes and scalp differ most. The view opens where the smoothed absolute anomaly
     there is largest, or at the thickest place of the lesion.
     """
@@ -92,6 +93,9 @@ def shown_of(
     size = np.abs(values)
     used = size[inside] if inside.any() else size[seen] if seen.any() else size.ravel()
     limit = float(np.percentile(used, _LIMIT_PERCENTILE)) or float(size.max()) or 1.0
+    threshold = min(float(np.percentile(used, _THRESHOLD_PERCENTILE)), limit)
+    if levels:
+        threshold, limit = levels
     low, high = np.percentile(scan, _SCAN_PERCENTILES).tolist()
     return Shown(
         scan=scan,
@@ -102,7 +106,7 @@ def shown_of(
         window=(first, last),
         levels=(low, high if high > low else low + 1),
         limit=limit,
-        threshold=min(float(np.percentile(used, _THRESHOLD_PERCENTILE)), limit),
+        threshold=threshold,
         place=_place(np.where(inside, size, 0), marked, zooms),
     )
 

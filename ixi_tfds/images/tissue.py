@@ -93,28 +93,31 @@ def white_peak(values: np.ndarray) -> float:
     return float(edges[brightest] + edges[brightest + 1]) / 2
 
 
-def match_tissues(scaled: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def match_tissues(
+    scaled: np.ndarray, mask: np.ndarray, tissues: Sequence[float] = TISSUES
+) -> np.ndarray:
     """Bring the tissues of a scan from elsewhere to those of the training heads.
 
-    Three normal distributions are fitted to the histogram. Their means are mapped to `TISSUES`,
+    Three normal distributions are fitted to the histogram. Their means are mapped to `tissues`,
     what is between them linearly. Slopes are kept between 0.6 and 1.6. The scan is left as it is
     if its white matter comes out below 0.7 or above 1.0, since the fit has failed then.
 
     Args:
       scaled: result of `scale_tissues`.
       mask: bool [p, s, r], the brain.
+      tissues: cerebrospinal fluid, grey matter and white matter of the training heads.
     """
     means = tissue_means(scaled[mask])
     if not 0.7 <= means[2] <= 1.0:
         return scaled
-    knots, targets = [0.0, *means], [0.0, *TISSUES]
+    knots, targets = [0.0, *means], [0.0, *tissues]
     slopes = np.clip(np.diff(targets) / np.maximum(np.diff(knots), 1e-3), 0.6, 1.6)
     # From white matter downwards, so that it is exact.
-    ends = [TISSUES[2]]
+    ends = [tissues[2]]
     for slope, width in zip(slopes[::-1], np.diff(knots)[::-1], strict=True):
         ends.append(ends[-1] - slope * width)
     below = np.interp(scaled, knots, ends[::-1])
-    above = TISSUES[2] + (scaled - means[2]) * (TISSUES[2] / means[2])
+    above = tissues[2] + (scaled - means[2]) * (tissues[2] / means[2])
     mapped = np.where(scaled > means[2], above, below)
     return np.clip(mapped, 0, HIGHEST).astype(np.float32) * mask
 

@@ -1,0 +1,1 @@
+"""Models of brains as one ensemble: its file, its maps of a brain, and how well they find lesions."""

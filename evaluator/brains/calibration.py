@@ -1,0 +1,88 @@
+"""The threshold of an ensemble, and the tissues of its training brains."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tqdm
+
+from evaluator import scoring
+from evaluator.brains import ensemble, healthy, maps, tally
+from evaluator.brains.ensemble import Ensemble, Healthy
+from evaluator.lesions import histograms
+from evaluator.models import check_preprocessing, load_models
+from ixi_tfds import datasets
+from ixi_tfds.documents import manifest
+from ixi_tfds.images.tissue import tissue_means
+from ixi_tfds.system import storage
+
+if TYPE_CHECKING:
+    from evaluator.calibrate import CalibrateConfig
+    from evaluator.scoring import Split
+    from ixi_tfds.config import SliceConfig
+
+FEW = 20
+"""Fewer brains than this make a poor threshold."""
+
+_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.5, 99.9)
+_MOST_FOR_TISSUES = 50
+
+
+def calibrate(config: CalibrateConfig) -> Ensemble:
+    """The ensemble of the models that a config names.
+
+    Raises:
+      UserError: models or dataset cannot be used, or do not fit together.
+    """
+    data, root = config.data, storage.at(config.data.data_dir)
+    models = load_models(
+        [storage.at(path) for path in config.saved_model],
+        allow_changed_model=config.checks.allow_changed_model,
+    )
+    slices = ensemble.check_same_space(models)
+    made = manifest.read(datasets.find_dataset(root, data.dataset))
+    ensemble.check_fits(made.config, slices, data.dataset)
+    validation, train = (
+        scoring.open_split(root, data.dataset, name, data.verify)
+        for name in ("validation", "train")
+    )
+    for model in models:
+        allowed = config.checks.allow_other_preprocessing
+        check_preprocessing(model, data.dataset, validation.version, allowed=allowed)
+    judge = tally.Judge(tuple(models))
+    brains = healthy.brains_of(validation, made.config)
+    total = validation.slices // made.config.slices_per_volume
+    shown = tqdm.tqdm(brains, total=total, unit="brain", desc="healthy", disable=None)
+    tallies, _ = tally.of_healthy(judge, shown)
+    key = (maps.ENSEMBLE, "either")
+    counts = tallies[key].overall
+    limit = histograms.percentile_bin(counts, config.percentile)
+    alarms = tally.false_alarms({key: tallies[key]}, {key: limit}, slices)[0]
+    return Ensemble(
+        members=ensemble.members_of(storage.at(config.output_dir), models),
+        slices=slices,
+        tissues=_tissues(train, made.config),
+        percentile=config.percentile,
+        threshold=histograms.upper_edge(limit),
+        healthy=Healthy(
+            dataset=data.dataset,
+            fingerprint=made.fingerprint,
+            heads=len(tallies[key].subjects),
+            percentiles={
+                f"{each:g}": histograms.upper_edge(histograms.percentile_bin(counts, each))
+                for each in _PERCENTILES
+            },
+            share=alarms["share"],
+            ml=alarms["ml"],
+        ),
+    )
+
+
+def _tissues(train: Split, config: SliceConfig) -> tuple[float, float, float]:
+    """Medians over the first training brains, in the order of the shards."""
+    brains = itertools.islice(healthy.brains_of(train, config), _MOST_FOR_TISSUES)
+    means = [tissue_means(brain.values[brain.mask]) for _, brain in brains]
+    fluid, grey, white = np.round(np.median(means, axis=0), 4).tolist()
+    return fluid, grey, white

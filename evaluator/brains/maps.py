@@ -1,0 +1,94 @@
+"""Maps of a brain by models and baselines: how far each voxel is from what is expected there.
+
+All maps are float32 [p, s, r] on the grid of a `Brain`, above zero where the brain is brighter than
+expected and below where it is darker, from -1 to 1. They all go through `judged`.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from evaluator.brains.ensemble import task_of
+from evaluator.lesions.maps import BLURRED, INTENSITY
+from evaluator.models import Model
+from ixi_tfds.images.brain import Brain
+from ixi_tfds.images.tissue import HIGHEST
+
+ENSEMBLE = "ensemble"
+RIM_MM = 4.0
+"""Depth of the mask's rim, where masks and partial volumes err; scores are 0 there."""
+
+BLUR_MM = 4.0
+"""Sigma of the blurred input."""
+
+_MEDIAN = 3  # voxels
+
+
+def judged(signed: np.ndarray, brain: Brain) -> np.ndarray:
+    """The score of a map: median of 3x3x3 voxels, 0 in the rim of the mask and outside it."""
+    side = max(places.side for places in brain.places)
+    inner = ndimage.binary_erosion(brain.mask, iterations=max(1, round(RIM_MM / side)))
+    smooth = ndimage.median_filter(signed, size=_MEDIAN)
+    return np.where(inner, smooth, 0).astype(np.float32)
+
+
+def run(models: Sequence[Model], brain: Brain) -> dict[str, dict[str, np.ndarray]]:
+    """The outputs of each model's signature `volume` for a brain, by the model's name."""
+    inputs = {"volume": brain.values, "mask": brain.mask.astype(np.float32)}
+    assert all(model.volume for model in models)
+    return {
+        model.name: {name: np.asarray(values) for name, values in model.volume(**inputs).items()}
+        for model in models
+        if model.volume
+    }
+
+
+def signed(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A model's map: its mark with the sign of its residual, or the residual if it has no mark."""
+    residual = outputs["residual"]
+    return outputs["mark"] * np.sign(residual) if "mark" in outputs else residual / HIGHEST
+
+
+def of_models(
+    models: Sequence[Model], outputs: Mapping[str, dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The map of each task, the mean over its models, by the task's name.
+
+    Marks and residuals are averaged apart: the mark says how sure, the residual which way.
+    """
+    return {
+        task: signed(
+            {
+                name: np.mean([outputs[model][name] for model in names], axis=0)
+                for name in outputs[names[0]]
+            }
+        )
+        for task, names in by_task(models).items()
+    }
+
+
+def by_task(models: Sequence[Model]) -> dict[str, list[str]]:
+    """The names of the models that learned each task, by the task's name."""
+    tasks: dict[str, list[str]] = {}
+    for model in models:
+        tasks.setdefault(task_of(model), []).append(model.name)
+    return tasks
+
+
+def of_ensemble(by_task: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The map of an ensemble from those of its tasks: that of repair if there is one."""
+    return by_task["repair"] if "repair" in by_task else next(iter(by_task.values()))
+
+
+def of_baselines(brain: Brain) -> dict[str, np.ndarray]:
+    """The maps of the baselines, by name: against a blurred copy, and against the median."""
+    sigma = [BLUR_MM / places.side for places in brain.places]
+    mask = brain.mask.astype(np.float32)
+    share = ndimage.gaussian_filter(mask, sigma)
+    blurred = ndimage.gaussian_filter(brain.values * mask, sigma) / np.maximum(share, 1e-3)
+    middle = np.median(brain.values[brain.mask])
+    return {
+        BLURRED: np.where(brain.mask, brain.values - blurred, 0) / HIGHEST,
+        INTENSITY: np.where(brain.mask, brain.values - middle, 0) / HIGHEST,
+    }

@@ -1,0 +1,130 @@
+"""Scans for an ensemble: their brains on its grid, and maps back on the grid of the file."""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from evaluator import viewer
+from evaluator.brains.ensemble import Ensemble
+from ixi_tfds.config import SliceConfig
+from ixi_tfds.images.brain import Brain, brain_mask, brain_of
+from ixi_tfds.images.resampling import places_of, reached, resample, weights
+from ixi_tfds.images.tissue import match_tissues, tissue_means
+from ixi_tfds.nifti import Volume, check_finite, read_volume
+
+MEANING = (
+    "how sure the ensemble is that a voxel is damaged, from 0 to 1, above zero where it is brighter "
+    "than the models expect, below zero where it is darker"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class BrainScan:
+    """A scan and its brain.
+
+    Attributes:
+      path: of the scan.
+      volume: the scan.
+      inside: the brain on the scan's grid, bool [p, s, r].
+      brain: the brain on the grid of the models, with the tissues of training.
+      tissues: means of its fluid, grey and white matter before they were brought to those.
+    """
+
+    path: str
+    volume: Volume
+    inside: np.ndarray
+    brain: Brain
+    tissues: tuple[float, float, float]
+
+
+def open_scan(
+    path: str,
+    mask: str | None,
+    config: SliceConfig,
+    tissues: Sequence[float],
+    *,
+    allow_unknown_orientation: bool = False,
+) -> BrainScan:
+    """Read a scan and bring its brain to the grid and the tissues of the models.
+
+    Args:
+      path: of the scan.
+      mask: of its brain; None if the scan is skull-stripped.
+      config: of the slices that the models learned from.
+      tissues: those of `Ensemble.tissues`.
+      allow_unknown_orientation: as in `read_volume`.
+
+    Raises:
+      ScanError: the scan or its mask cannot be used.
+    """
+    allowed = allow_unknown_orientation
+    volume = read_volume(path, allow_unknown_orientation=allowed)
+    check_finite(volume, path)
+    read = None if mask is None else read_volume(mask, allow_unknown_orientation=allowed)
+    inside = brain_mask(volume, path, read)
+    brain = brain_of(volume, path, inside, config)
+    matched = match_tissues(brain.values, brain.mask, tissues)
+    means = tissue_means(brain.values[brain.mask])
+    return BrainScan(path, volume, inside, dataclasses.replace(brain, values=matched), means)
+
+
+def on_scan(scan: BrainScan, values: np.ndarray, unseen: float = 0.0) -> np.ndarray:
+    """Values on the grid of the models, brought to the scan's; float32 [p, s, r].
+
+    Voxels outside the box, and outside the brain, are `unseen`.
+    """
+    back = weights(places_of(scan.volume), scan.brain.places)
+    brought = resample(values.astype(np.float32), back)
+    return np.where(scan.inside & seen(scan), brought, np.float32(unseen)).astype(np.float32)
+
+
+def seen(scan: BrainScan) -> np.ndarray:
+    """Which voxels of the scan lie in the box of the models, bool [p, s, r]."""
+    p, s, r = map(reached, weights(places_of(scan.volume), scan.brain.places))
+    return np.asarray(p[:, None, None] & s[:, None] & r)
+
+
+def on_grid(scan: BrainScan, marked: np.ndarray) -> np.ndarray:
+    """A mask on the scan's grid, bool [p, s, r], brought to the grid of the models."""
+    there = weights(scan.brain.places, places_of(scan.volume))
+    return np.asarray(resample(marked.astype(np.float32), there) >= 0.5)
+
+
+def write_view(
+    folder: pathlib.Path,
+    name: str,
+    scan: BrainScan,
+    score: np.ndarray,
+    joined: Ensemble,
+    *,
+    lesion: np.ndarray | None = None,
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write a page and a picture of a scan and its scores, both on the scan's grid.
+
+    `folder` exists; `lesion` is outlined.
+    """
+    healthy = joined.healthy
+    facts = {
+        "Scan": pathlib.PurePath(scan.path).name,
+        "Models": ", ".join(
+            f"{each.task} {each.plane} {each.digest[:8]}" for each in joined.members
+        ),
+        "Threshold": f"{joined.threshold:.3f}; on {healthy.heads} healthy heads {healthy.share:.2%} "
+        f"of the brain, {healthy.ml:.1f} ml, lay above it",
+        "Share of the brain in the models' box": f"{1 - scan.brain.outside:.1%}",
+    }
+    viewer.write_view(
+        folder,
+        name,
+        scan.volume,
+        np.where(scan.inside, score, np.nan),
+        window=(0, scan.volume.voxels.shape[2]),
+        meaning=MEANING,
+        facts=facts,
+        lesion=lesion,
+        warnings=warnings,
+        levels=(joined.threshold, 1.0),
+    )

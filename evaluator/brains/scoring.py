@@ -1,0 +1,182 @@
+"""How well an ensemble finds lesions: synthetic ones in test brains, or those of scans."""
+
+from __future__ import annotations
+
+import functools
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tqdm
+from scipy import ndimage
+
+from evaluator import scoring
+from evaluator.brains import ensemble, healthy, maps, scans, tally
+from evaluator.brains.pictures import Picture, picture_of
+from evaluator.lesions import detection, pairs
+from evaluator.lesions.tallies import Method, Tally
+from evaluator.models import check_preprocessing, load_models
+from ixi_tfds import datasets
+from ixi_tfds.cohorts.brain_masks import find_masks
+from ixi_tfds.documents import manifest
+from ixi_tfds.system import storage
+from ixi_tfds.system.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluator.anomalies import AnomaliesConfig
+    from evaluator.brains.ensemble import Ensemble
+    from evaluator.brains.scans import BrainScan
+    from evaluator.brains.tally import Judge
+
+WHERE = (
+    "Voxels count inside the brain; in the rim of its mask, "
+    f"{maps.RIM_MM:g} mm deep, all scores are 0. All methods are smoothed by a median of 3x3x3 "
+    "voxels of the models' grid"
+)
+
+Scored = tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[Method, Tally]]
+
+
+def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, list[Picture]]:
+    """Score lesions by an ensemble, by other models and by baselines.
+
+    Args:
+      config: its first model is the folder of an ensemble.
+      views: folder for views of scans; None writes none.
+
+    Returns:
+      Facts on what was scored, rows and comparisons of `detection.measure`, the histograms, and
+      pictures.
+
+    Raises:
+      UserError: models, dataset or scans cannot be used or do not fit together.
+    """
+    first, *others = map(storage.at, config.saved_model)
+    if not ensemble.is_ensemble(first) or any(map(ensemble.is_ensemble, others)):
+        raise UserError("--saved_model: name one ensemble, and that first; others are models")
+    joined, models = ensemble.read(first, config.checks)
+    beside = load_models(others, allow_changed_model=config.checks.allow_changed_model)
+    judge = tally.Judge(tuple(models), tuple(beside))
+    ensemble.check_same_space([*models, *beside])
+    data, root = config.data, storage.at(config.data.data_dir)
+    made = manifest.read(datasets.find_dataset(root, data.dataset))
+    ensemble.check_fits(made.config, joined.slices, data.dataset)
+    validation, test = (
+        scoring.open_split(root, data.dataset, name, data.verify) for name in ("validation", "test")
+    )
+    for model in (*models, *beside):
+        allowed = config.checks.allow_other_preprocessing
+        check_preprocessing(model, data.dataset, validation.version, allowed=allowed)
+    brains = functools.partial(_brains, config=made.config)
+    limits = detection.thresholds(
+        tally.of_healthy(judge, brains(validation, "healthy"))[0], joined.percentile
+    )
+    held_out, quality = tally.of_healthy(judge, brains(test, "held out"))
+    facts: dict[str, Any] = {
+        "models": {model.name: model.sha256 for model in (*models, *beside)},
+        "dataset": data.dataset,
+        "dataset_fingerprint": made.fingerprint,
+        "settings": {
+            "percentile": joined.percentile,
+            "threshold_of_the_ensemble": joined.threshold,
+            "blur_sigma_mm": maps.BLUR_MM,
+            "rim_mm": maps.RIM_MM,
+            "seed": config.settings.seed,
+        },
+        "where": WHERE,
+        "false_alarms": tally.false_alarms(held_out, limits, made.config),
+        "healthy_heads": len(next(iter(held_out.values())).subjects),
+        "quality": quality,
+    }
+    if config.source_dir is None:
+        facts["lesions"] = f"synthetic, {tally.ROUNDS} times in each test brain of {data.dataset}"
+        tallies, sizes, pictures = _synthetic(judge, brains(test, "lesions"), limits, config)
+    else:
+        tallies, sizes, pictures = _scans(judge, joined, limits, config, facts, views)
+    facts["by_size"] = tally.by_size(sizes)
+    facts["counts"] = {"lesions": len({(row["subject"], row["lesion"]) for row in sizes})}
+    rows, comparisons = detection.measure(tallies, limits, seed=config.settings.seed)
+    return (facts, rows, comparisons, tallies), pictures
+
+
+def _brains(split: scoring.Split, shown: str, *, config: Any) -> Any:
+    """The brains of a split, with a bar."""
+    total = split.slices // config.slices_per_volume
+    brains = healthy.brains_of(split, config)
+    return tqdm.tqdm(brains, total=total, unit="brain", desc=shown, disable=None)
+
+
+def _synthetic(
+    judge: Judge, brains: Any, limits: Mapping[Method, int], config: AnomaliesConfig
+) -> tuple[dict[Method, Tally], list[dict[str, Any]], list[Picture]]:
+    pictures: list[Picture] = []
+
+    def show(title: str, found: tally.Judged) -> None:
+        if len(pictures) < tally.PICTURES and title.endswith(" 0"):
+            pictures.append(picture_of(title, found))
+
+    tallies, sizes = tally.of_synthetic(judge, brains, limits, seed=config.settings.seed, show=show)
+    return tallies, sizes, pictures
+
+
+def _scans(
+    judge: Judge,
+    joined: Ensemble,
+    limits: Mapping[Method, int],
+    config: AnomaliesConfig,
+    facts: dict[str, Any],
+    views: pathlib.Path | None,
+) -> tuple[dict[Method, Tally], list[dict[str, Any]], list[Picture]]:
+    assert config.source_dir
+    chosen, alone = pairs.find_pairs(config.source_dir, config.bids.asked, config.names)
+    masks = {}
+    if config.brain_masks:
+        paths = [pair.scan.path for pair in chosen]
+        masks = find_masks(config.brain_masks, config.source_dir, paths)
+    facts["lesions"] = f"those of {len(chosen)} scans with a mask, on the scans' own grids"
+    facts["volumes_without_mask"] = len(alone)
+    tallies: dict[Method, Tally] = {}
+    sizes: list[dict[str, Any]] = []
+    pictures: list[Picture] = []
+    for pair in tqdm.tqdm(chosen, unit="scan", disable=None):
+        subject, path = pair.scan.subject, pair.scan.path
+        allowed = config.scans.allow_unknown_orientation
+        scan = scans.open_scan(
+            path,
+            masks.get(path),
+            joined.slices,
+            joined.tissues,
+            allow_unknown_orientation=allowed,
+        )
+        lesion = pairs.read_mask(pair, scan.volume, allow_unknown_orientation=allowed)
+        found = judge.judge(scan.brain, subject)
+        scores = {name: scans.on_scan(scan, each) for name, each in found.scores.items()}
+        tally.add(tallies, subject, scores, scan.inside & scans.seen(scan), lesion)
+        voxel = math.prod(scan.volume.zooms) / 1000
+        sizes += tally.by_lesion(subject, scores, ndimage.label(lesion)[0], limits, voxel)
+        if len(pictures) < tally.PICTURES:
+            on_grid = scans.on_grid(scan, lesion)
+            pictures.append(picture_of(subject, found.with_lesion(on_grid)))
+        if views is not None:
+            _view(views, subject, scan, scores[maps.ENSEMBLE], lesion, joined, facts)
+    return tallies, sizes, pictures
+
+
+def _view(
+    folder: pathlib.Path,
+    subject: str,
+    scan: BrainScan,
+    score: np.ndarray,
+    lesion: np.ndarray,
+    joined: Ensemble,
+    facts: dict[str, Any],
+) -> None:
+    """Write the view of a scan, and add its name to `facts`; the first replaces the folder."""
+    if "views" not in facts:
+        storage.remove_tree(folder)
+        folder.mkdir(parents=True)
+    name = subject.replace("/", "_")
+    facts.setdefault("views", []).append(name)
+    scans.write_view(folder, name, scan, score, joined, lesion=lesion)

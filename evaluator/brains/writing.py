@@ -1,0 +1,113 @@
+"""The maps of a scan by an ensemble, as files."""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evaluator import map_files, viewer
+from evaluator.brains import maps, scans
+from evaluator.brains.ensemble import Ensemble
+from evaluator.brains.tally import Judge
+from evaluator.models import Model
+from ixi_tfds.images.tissue import WHITE_MATTER
+from ixi_tfds.system import folders
+
+MOST_OUTSIDE = 0.02
+"""A warning is given if a larger share of the brain lies outside the models' box."""
+
+MOST_MATCHED = 0.1
+
+
+def write_maps(
+    models: Sequence[Model],
+    joined: Ensemble,
+    scan: scans.BrainScan,
+    folder: pathlib.Path,
+    name: str,
+    *,
+    view: bool,
+) -> dict[str, Any]:
+    """Write the maps of a scan, and give the content of its JSON file.
+
+    Raises:
+      UserError: a model's values are not finite.
+      OSError: a file cannot be written.
+    """
+    found = Judge(tuple(models)).judge(scan.brain, name)
+    task = "repair" if "repair" in found.residuals else next(iter(found.residuals))
+    score = scans.on_scan(scan, found.scores[maps.ENSEMBLE])
+    residual = scans.on_scan(scan, found.residuals[task], np.nan)
+    repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
+    marked = np.abs(score) > joined.threshold
+    shown = scan.inside & scans.seen(scan)
+    written = {
+        "reconstruction": repaired,
+        "anomaly": residual,
+        "mark": np.where(shown, score, np.float32(np.nan)),
+        "lesions": marked.astype(np.uint8),
+        "seen": np.where(shown, 2, 0).astype(np.uint8),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    viewer.remove_view(folder, name)
+    for kind, values in written.items():
+        map_files.write_map(folder / f"{name}_{kind}.nii.gz", values, scan.volume)
+    facts = _facts(models, joined, scan, marked)
+    if view:
+        scans.write_view(folder, name, scan, score, joined, warnings=facts["warnings"])
+    text = json.dumps(facts, indent=1) + "\n"
+    folders.write_files(folder, {f"{name}_reconstruction.json": text})
+    return facts
+
+
+def summary(facts: dict[str, Any]) -> str:
+    """The facts of a scan in a line."""
+    return (
+        f"{facts['brain_ml']:.0f} ml of brain, {facts['above_threshold_ml']:.1f} ml "
+        f"({facts['above_threshold']:.2%}) above the threshold; in healthy brains "
+        f"{facts['healthy_ml']:.1f} ml ({facts['healthy']:.2%}) lie above it"
+    )
+
+
+def _facts(
+    models: Sequence[Model], joined: Ensemble, scan: scans.BrainScan, marked: np.ndarray
+) -> dict[str, Any]:
+    voxel = math.prod(scan.volume.zooms) / 1000
+    brain, above = float(scan.inside.sum()) * voxel, float(marked.sum()) * voxel
+    return {
+        "input": pathlib.PurePath(scan.path).name,
+        "models": {model.name: model.sha256 for model in models},
+        "mark": scans.MEANING,
+        "anomaly": "brain minus what the models expect, where white matter is at "
+        f"{WHITE_MATTER:g}, after the bias field was divided out",
+        "tissues": [round(mean, 4) for mean in scan.tissues],
+        "tissues_of_training": list(joined.tissues),
+        "threshold": joined.threshold,
+        "brain_ml": round(brain, 1),
+        "brain_outside_box": scan.brain.outside,
+        "above_threshold_ml": round(above, 2),
+        "above_threshold": round(above / brain, 6),
+        "healthy_ml": joined.healthy.ml,
+        "healthy": joined.healthy.share,
+        "warnings": _warnings(joined, scan),
+    }
+
+
+def _warnings(joined: Ensemble, scan: scans.BrainScan) -> list[str]:
+    found = []
+    if scan.brain.outside > MOST_OUTSIDE:
+        found.append(
+            f"{scan.brain.outside:.0%} of the brain lies outside the models' box and was not judged"
+        )
+    apart = max(abs(a - b) for a, b in zip(scan.tissues, joined.tissues, strict=True))
+    if apart > MOST_MATCHED:
+        told = ", ".join(f"{mean:.2f}" for mean in scan.tissues)
+        usual = ", ".join(f"{mean:.2f}" for mean in joined.tissues)
+        found.append(
+            f"fluid, grey and white matter lie at {told}, those of the training brains at {usual}: "
+            "the scan may be no T1-weighted one, or its mask may hold more than brain"
+        )
+    return found
