@@ -22,6 +22,9 @@ from ixi_tfds.system.flags import flag
 with epy.lazy_imports():
     import tensorflow as tf
 
+ONLY_WITH = "task=reconstruct"
+"""Other tasks damage slices in their own ways."""
+
 _GENERATOR = "philox"  # TensorFlow's default differs under XLA.
 
 _SEEDS = (
@@ -38,7 +41,7 @@ _Config = TypeVar("_Config")
 def _with_flags_of_corruptions(config: type[_Config]) -> type[_Config]:
     for found in _training_flags():
         config.__annotations__[found.name] = float
-        setattr(config, found.name, flag(found.help, 0.0, least=0, most=1))
+        setattr(config, found.name, flag(found.help, 0.0, least=0, most=1, only_with=ONLY_WITH))
     return config
 
 
@@ -71,7 +74,12 @@ class AugmentationConfig:
     """
 
     fraction: float = flag(
-        "Share of the training inputs to corrupt.", 1.0, name="augment_fraction", least=0, most=1
+        "Share of the training inputs to corrupt.",
+        1.0,
+        name="augment_fraction",
+        least=0,
+        most=1,
+        only_with=ONLY_WITH,
     )
     blur_fraction: float = 0.5
     blur_sigmas: tuple[float, ...] = (0.5, 1.0, 1.5)

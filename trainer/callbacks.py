@@ -15,7 +15,6 @@ from ixi_tfds import lanes
 from ixi_tfds.images.scaling import to_unit
 from ixi_tfds.system.errors import UserError
 from trainer.config import TrainConfig
-from trainer.models import networks
 from trainer.workdir import RunState, add_epoch, check_whole, checkpoint_path, write_state
 
 Logs = dict[str, Any]
@@ -139,7 +138,7 @@ class TensorBoard(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Write epoch `epoch` (from 0) as step `epoch + 1`."""
         slices = to_unit(self.images)
-        reconstructions = networks.to_grey(self.model(slices, training=False))
+        reconstructions = self.model.grey_of(self.model(slices, training=False))
         pairs = tf.concat([tf.image.rot90(slices), tf.image.rot90(reconstructions)], axis=2)
         with self.writer.as_default(step=epoch + 1):
             for name, value in self.state.history[-1].items():
