@@ -115,9 +115,10 @@ def steps(config: SliceConfig) -> dict[str, str]:
     """What makes a `Brain` of a scan, by step, exactly enough to do it again."""
     box, spacing = in_words(config.box), in_words(config.spacing or ())
     return {
-        "mask": "ixi_tfds.images.brain.brain_mask: what is above 0.5, or without a mask what is not "
-        f"background; gaps closed by max(1, round({_CLOSING_MM:g} mm / longest side of a voxel)) "
-        f"voxels, without a mask {_CLOSING_STRIPPED_MM:g} mm; the largest piece, its holes filled",
+        "mask": "ixi_tfds.images.brain.brain_mask: what is above 0.5, or without a mask what is "
+        f"not background; gaps closed by max(1, round({_CLOSING_MM:g} mm / longest side of a "
+        f"voxel)) voxels, without a mask {_CLOSING_STRIPPED_MM:g} mm; the largest piece, its holes "
+        "filled",
         "box": f"ixi_tfds.images.brain.brain_of: {box} voxels of {spacing} mm along posterior, "
         "superior and right around the middle of the mask's bounds; the scan less its background "
         "is averaged over the brain's voxels by ixi_tfds.images.resampling, and where half of a "
