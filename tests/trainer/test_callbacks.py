@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tensorflow import keras
 
 from trainer import callbacks
 from trainer.config import TrainConfig
+from trainer.models import networks
 from trainer.workdir import RunState, add_epoch
 
 RATE = 0.01
@@ -150,6 +152,59 @@ def test_an_epoch_whose_loss_is_no_number_is_not_entered(name, value, tmp_path):
     assert names == {"epoch-00001"}
 
 
+def rates_of_steps(config, run_state, *, epochs, first=0):
+    """The rate of each of four steps an epoch, from epoch `first` on."""
+    seen = []
+    network = a_network()
+    network.fit(
+        np.ones((16, 2)),
+        np.ones(16),
+        batch_size=4,
+        initial_epoch=first,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[
+            callbacks.WarmUp(config, run_state),
+            callbacks.EpochEnd(
+                config,
+                pathlib.Path(config.workdir),
+                run_state,
+                tf.train.Checkpoint(network=network),
+            ),
+            Scripted(loss=[1.0] * epochs, val_loss=[0.5] * epochs),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(
+                    float(network.optimizer.learning_rate.numpy())
+                )
+            ),
+        ][::-1],
+    )
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 6, 20])
+def test_the_rate_rises_in_equal_steps_to_that_of_the_schedule(warmup, tmp_path):
+    """Over the end of an epoch, too, and after a resume as without one."""
+    (tmp_path / "checkpoints").mkdir()
+    config = TrainConfig(
+        data_dir="D", workdir=str(tmp_path), schedule="cosine", epochs=3, warmup_steps=warmup
+    )
+    run_state = RunState(RATE)
+    seen = rates_of_steps(config, run_state, epochs=3)
+    expected = [
+        RATE * (1 + math.cos(math.pi * (step // 4) / 3)) / 2 * min((step + 1) / warmup, 1)
+        for step in range(12)
+    ]
+    assert seen == pytest.approx(expected, rel=1e-5)
+    # The history has the rate of the schedule.
+    told = [row["learning_rate"] for row in run_state.history]
+    assert told == pytest.approx([RATE, RATE * 0.75, RATE * 0.25])
+    resumed = RunState(RATE * 0.75, run_state.history[:1], 1, 0.5)
+    assert rates_of_steps(config, resumed, epochs=3, first=1) == pytest.approx(
+        expected[4:], rel=1e-5
+    )
+
+
 class Loss:
     """A loss on a device, which knows when somebody waited for it."""
 
@@ -235,6 +290,7 @@ def test_tensorboard_shows_each_value_and_slices_beside_their_reconstructions(tm
     network = keras.Sequential([keras.layers.Lambda(lambda x: x / 2, input_shape=(4, 6, 1))])
     run_state = RunState(RATE)
     board = callbacks.TensorBoard(tmp_path, run_state, images)
+    network.grey_of = networks.to_grey
     board.set_model(network)
     for epoch, loss in enumerate((0.75, 0.5)):
         add_epoch(run_state, {"val_loss": loss}, TrainConfig(data_dir="D", workdir="W"))
