@@ -156,6 +156,8 @@ def rates_of_steps(config, run_state, *, epochs, first=0):
     """The rate of each of four steps an epoch, from epoch `first` on."""
     seen = []
     network = a_network()
+    checkpoint = tf.train.Checkpoint(network=network)
+    workdir = pathlib.Path(config.workdir)
     network.fit(
         np.ones((16, 2)),
         np.ones(16),
@@ -165,19 +167,14 @@ def rates_of_steps(config, run_state, *, epochs, first=0):
         verbose=0,
         callbacks=[
             callbacks.WarmUp(config, run_state),
-            callbacks.EpochEnd(
-                config,
-                pathlib.Path(config.workdir),
-                run_state,
-                tf.train.Checkpoint(network=network),
-            ),
             Scripted(loss=[1.0] * epochs, val_loss=[0.5] * epochs),
+            callbacks.EpochEnd(config, workdir, run_state, checkpoint),
             keras.callbacks.LambdaCallback(
                 on_train_batch_end=lambda batch, logs: seen.append(
                     float(network.optimizer.learning_rate.numpy())
                 )
             ),
-        ][::-1],
+        ],
     )
     return seen
 
