@@ -229,11 +229,11 @@ def test_xla_compiles_damage_and_losses_and_gives_the_same(name, stored):
         tf.constant(stored["mask"].astype(np.float32)),
         tf.range(BATCH, dtype=tf.int64),
     )
-    compiled = tf.function(step, jit_compile=True)(*given)
-    for ours, theirs in zip(compiled, step(*given), strict=True):
-        # Rounding may move the edge of a blob: of few pixels and by little.
-        difference = np.abs(ours - theirs)
-        assert difference.mean() < 1e-4 and np.quantile(difference, 0.999) < 1e-3
+    compiled, plain = tf.function(step, jit_compile=True)(*given), step(*given)
+    for ours, theirs in zip(compiled[:3], plain[:3], strict=True):
+        # Rounding may move the edge of a blob by a pixel.
+        assert (np.abs(ours - theirs) > 1e-3).mean() < 0.005
+    np.testing.assert_allclose(compiled[3], plain[3], rtol=0.02)
 
 
 def a_model(name, batch_size=4, seed=3):
