@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from etils import epy
 
 from ixi_tfds.images.corruptions import Uniform
@@ -94,9 +93,9 @@ def varied(slices: tf.Tensor, masks: tf.Tensor, uniform: Uniform) -> tf.Tensor:
     batch, height, width, _ = slices.shape
     gamma = tf.exp(0.25 * (2.0 * _each(uniform("gamma", batch)) - 1.0))
     varied = 0.8 * tf.pow(tf.maximum(slices, 1e-4) / 0.8, gamma)
+    # Bilinear: XLA has no bicubic.
     bias = _normal(uniform("bias", batch, 3, 3, 1))
-    rows, columns = (_bicubic(3, side) for side in (height, width))
-    varied *= 1.0 + 0.05 * tf.einsum("hi,bijc,wj->bhwc", rows, bias, columns)
+    varied *= 1.0 + 0.05 * tf.image.resize(bias, (height, width))
     varied *= 1.0 + 0.08 * (2.0 * _each(uniform("gain", batch)) - 1.0)
     blur = _each(uniform("blur_share", batch)) * tf.cast(
         _each(uniform("blur", batch)) < 0.3, tf.float32
@@ -159,15 +158,6 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
         chosen = tf.where((kind >= upper) & (kind < upper + share), fillings[name], chosen)
         upper += share
     return chosen
-
-
-def _bicubic(short: int, side: int) -> np.ndarray:
-    """Weights [side, short] of points in a bicubic resize; TensorFlow's has no kernel for XLA."""
-    apart = np.abs((np.arange(side)[:, None] + 0.5) * short / side - 0.5 - np.arange(short))
-    near = 1.5 * apart**3 - 2.5 * apart**2 + 1
-    far = np.where(apart < 2, -0.5 * apart**3 + 2.5 * apart**2 - 4 * apart + 2, 0)
-    weights = np.where(apart < 1, near, far)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _named(uniform: Uniform, prefix: str) -> Uniform:
