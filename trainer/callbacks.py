@@ -87,8 +87,6 @@ class WarmUp(keras.callbacks.Callback):
         if done < self.steps:
             share = (done + 1) / self.steps
             self.model.optimizer.learning_rate = self.state.learning_rate * share
-        elif done == self.steps:
-            self.model.optimizer.learning_rate = self.state.learning_rate
 
 
 class EpochEnd(keras.callbacks.Callback):
