@@ -12,7 +12,6 @@ from tensorflow import keras
 
 from trainer import callbacks
 from trainer.config import TrainConfig
-from trainer.models import networks
 from trainer.workdir import RunState, add_epoch
 
 RATE = 0.01
@@ -284,10 +283,11 @@ def events(folder):
 
 def test_tensorboard_shows_each_value_and_slices_beside_their_reconstructions(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1)).astype(np.uint8)
-    network = keras.Sequential([keras.layers.Lambda(lambda x: x / 2, input_shape=(4, 6, 1))])
+    marking = keras.layers.Lambda(lambda x: tf.concat([x / 2, x], axis=-1), input_shape=(4, 6, 1))
+    network = keras.Sequential([marking])
+    network.grey_of = lambda result: result[..., :1]
     run_state = RunState(RATE)
     board = callbacks.TensorBoard(tmp_path, run_state, images)
-    network.grey_of = networks.to_grey
     board.set_model(network)
     for epoch, loss in enumerate((0.75, 0.5)):
         add_epoch(run_state, {"val_loss": loss}, TrainConfig(data_dir="D", workdir="W"))

@@ -42,6 +42,7 @@ GIVEN = {
     "jit_compile": "off",
     "cache": True,
     "replicas": 3,
+    "export_half": True,
     "profile_steps": 2,
     "verify": "quick",
 }
@@ -73,6 +74,7 @@ DEFAULT = {
     "jit_compile": "auto",
     "cache": False,
     "replicas": 0,
+    "export_half": False,
     "profile_steps": 0,
     "verify": "full",
 }
@@ -158,7 +160,7 @@ OTHERWISE = {
     "stage_blocks": (1, 1),
     "epochs": 9,
 }
-FREE = {"data_dir", "epochs", "replicas", "jit_compile", "profile_steps", "verify"}
+FREE = {"data_dir", "epochs", "replicas", "jit_compile", "export_half", "profile_steps", "verify"}
 
 
 def claim(folder, fingerprint="abc", **changes):
