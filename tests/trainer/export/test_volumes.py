@@ -1,5 +1,6 @@
 """The signature `volume` of models of brains, and what the card says of it."""
 
+import functools
 import json
 
 import numpy as np
@@ -42,12 +43,25 @@ def by_slice(network, volume, mask, axis, marks):
     return repaired, np.where(inside, volume - repaired, 0), found
 
 
-@pytest.mark.parametrize("task", ["repair", "denoise", "reconstruct"])
-@pytest.mark.parametrize("plane", PLANES)
-def test_a_volume_comes_out_as_its_slices_one_by_one(plane, task, tmp_path):
-    network, _ = untrained.export_brains(tmp_path / "1", plane, task=task)
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder, network and config of slices of an export, made once."""
+
+    def export(plane="sagittal", task="repair"):
+        folder = tmp_path_factory.mktemp(f"{plane}_{task}") / "1"
+        return folder, *untrained.export_brains(folder, plane, task=task)
+
+    return functools.cache(export)
+
+
+@pytest.mark.parametrize(
+    ("plane", "task"),
+    [*((plane, "repair") for plane in PLANES), ("sagittal", "denoise"), ("coronal", "reconstruct")],
+)
+def test_a_volume_comes_out_as_its_slices_one_by_one(plane, task, exported):
+    folder, network, _ = exported(plane, task)
     volume, mask = a_brain()
-    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    loaded = tf.saved_model.load(str(folder))
     assert set(loaded.signatures) == {"serving_default", "volume"}
     found = loaded.signatures["volume"](volume=volume, mask=mask)
     marks = task == "repair"
@@ -67,10 +81,10 @@ def test_a_volume_comes_out_as_its_slices_one_by_one(plane, task, tmp_path):
     )
 
 
-def test_slices_are_served_as_those_of_other_models(tmp_path):
-    network, slices = untrained.export_brains(tmp_path / "1")
+def test_slices_are_served_as_those_of_other_models(exported):
+    folder, network, slices = exported()
     unit = np.random.default_rng(0).random((3, *slices.size, 1), np.float32)
-    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    loaded = tf.saved_model.load(str(folder))
     found = loaded.signatures["serving_default"](slices=unit)
     expected = np.clip(network(unit, training=False)[..., :1], 0, 1)
     assert set(found) == {"reconstruction"}
@@ -94,21 +108,21 @@ def test_plain_tensorflow_gives_the_same(name, tmp_path):
         np.testing.assert_allclose(theirs[f"volume_{output}"], values, atol=1e-6)
 
 
-def test_a_second_export_has_the_same_bytes(tmp_path):
-    for folder in ("first", "again"):
-        untrained.export_brains(tmp_path / folder / "1", "axial")
-    first = {p.relative_to(tmp_path / "first"): p for p in tmp_path.glob("first/**/*.*")}
-    again = {p.relative_to(tmp_path / "again"): p for p in tmp_path.glob("again/**/*.*")}
+def test_a_second_export_has_the_same_bytes(exported, tmp_path):
+    folder, *_ = exported("axial")
+    untrained.export_brains(tmp_path / "1", "axial")
+    first = {path.relative_to(folder): path for path in folder.glob("**/*.*")}
+    again = {path.relative_to(tmp_path / "1"): path for path in tmp_path.glob("1/**/*.*")}
     assert first.keys() == again.keys() and len(first) >= 6
     for name, path in first.items():
         if path.is_file():
             assert path.read_bytes() == again[name].read_bytes(), name
 
 
-def test_the_warmup_requests_run_through_their_signatures(tmp_path):
-    untrained.export_brains(tmp_path / "1", "axial")
-    loaded, seen = tf.saved_model.load(str(tmp_path / "1")), []
-    for record in tf.data.TFRecordDataset(str(tmp_path / "1" / warmup.FILE)).as_numpy_iterator():
+def test_the_warmup_requests_run_through_their_signatures(exported):
+    folder, *_ = exported("axial")
+    loaded, seen = tf.saved_model.load(str(folder)), []
+    for record in tf.data.TFRecordDataset(str(folder / warmup.FILE)).as_numpy_iterator():
         request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
         inputs = {key: tf.constant(tf.make_ndarray(p)) for key, p in request.inputs.items()}
         name = request.model_spec.signature_name
@@ -120,19 +134,19 @@ def test_the_warmup_requests_run_through_their_signatures(tmp_path):
     ]
 
 
-def test_the_evaluator_takes_the_signature(tmp_path):
-    untrained.export_brains(tmp_path / "1")
-    (model,) = served.load_models([tmp_path / "1"], allow_changed_model=False)
+def test_the_evaluator_takes_the_signature(exported):
+    folder, *_ = exported()
+    (model,) = served.load_models([folder], allow_changed_model=False)
     assert model.volume is not None
 
 
 @pytest.mark.parametrize(
     ("plane", "across"), [*zip(PLANES, ("right", "superior", "posterior"), strict=True)]
 )
-def test_the_card_says_what_goes_in_and_comes_out(plane, across, tmp_path):
-    untrained.export_brains(tmp_path / "1", plane)
-    told = json.loads((tmp_path / "1" / model_card.CARD).read_text())["signatures"]["volume"]
-    loaded = tf.saved_model.load(str(tmp_path / "1")).signatures["volume"]
+def test_the_card_says_what_goes_in_and_comes_out(plane, across, exported):
+    folder, *_ = exported(plane)
+    told = json.loads((folder / model_card.CARD).read_text())["signatures"]["volume"]
+    loaded = tf.saved_model.load(str(folder)).signatures["volume"]
     takes = loaded.structured_input_signature[1]
     assert told["takes"].keys() == takes.keys()
     assert told["gives"].keys() == loaded.structured_outputs.keys()
@@ -146,9 +160,8 @@ def test_the_card_says_what_goes_in_and_comes_out(plane, across, tmp_path):
     assert f"each slice across {across}, divided by 1.6" in told["prepare"]["network"]
 
 
-def test_the_card_names_the_functions_and_numbers_that_make_a_volume_of_a_scan(tmp_path):
-    untrained.export_brains(tmp_path / "1", "axial")
-    extra = tmp_path / "1/assets.extra"
+def test_the_card_names_the_functions_and_numbers_that_make_a_volume_of_a_scan(exported):
+    extra = exported("axial")[0] / "assets.extra"
     told = json.loads((extra / "model_card.json").read_text())["signatures"]["volume"]["prepare"]
     assert list(told) == [
         *("mask", "box", "bias field", "white matter", "scans from elsewhere", "network")
@@ -174,17 +187,17 @@ def test_the_card_names_the_functions_and_numbers_that_make_a_volume_of_a_scan(t
     assert "`raw`" not in page
 
 
-def test_the_program_of_the_card_runs_on_a_scan(tmp_path):
+def test_the_program_of_the_card_runs_on_a_scan(exported, tmp_path):
     """The volume by the functions that the card names, then the card's own program."""
-    _, slices = untrained.export_brains(tmp_path / "1", "sagittal")
+    folder, _, slices = exported()
     people = write_people(tmp_path / "people", people=1)
     (scan,), (mask,) = people.glob("scans/*"), people.glob("masks/*")
     volume = read_volume(str(scan))
     inside = brain.brain_mask(volume, str(scan), read_volume(str(mask)))
     found = brain.brain_of(volume, str(scan), inside, slices)
-    text = (tmp_path / "1/assets.extra/model_card.md").read_text()
+    text = (folder / "assets.extra/model_card.md").read_text()
     program = text.split("```python\n")[1].split("```")[0]
     names = {"volume": found.values, "mask": found.mask.astype(np.float32)}
-    program = program.replace('load(".")', f"load({str(tmp_path / '1')!r})")
+    program = program.replace('load(".")', f"load({str(folder)!r})")
     exec(program, names)
     assert names["brain"]["repaired"].shape == found.values.shape
