@@ -155,7 +155,9 @@ def rates_of_steps(config, run_state, *, epochs, first=0):
     """The rate of each of four steps an epoch, from epoch `first` on."""
     seen = []
     network = a_network()
-    checkpoint = tf.train.Checkpoint(network=network)
+    # As a checkpoint restores it.
+    network.optimizer.learning_rate = run_state.learning_rate
+    checkpoint = tf.train.Checkpoint(network=network, optimizer=network.optimizer)
     workdir = pathlib.Path(config.workdir)
     network.fit(
         np.ones((16, 2)),

@@ -176,11 +176,11 @@ def test_the_card_names_the_functions_and_numbers_that_make_a_volume_of_a_scan(e
         assert told[step].startswith(f"{function.__module__}.{function.__name__}")
     assert "48x32x16 voxels of 4x4x4 mm along posterior, superior and right" in told["box"]
     for number in (tissue.WHITE_MATTER, tissue.HIGHEST, tissue._BINS, tissue._LEAST_PEAK):
-        assert f" {number}" in told["white matter"]
+        assert str(number) in told["white matter"]
     for number in (tissue._NEAR, tissue._ROUNDS, tissue._LINEAR_ROUNDS, tissue._MOST_SAMPLES):
-        assert f" {number}" in told["bias field"]
+        assert str(number) in told["bias field"]
     for number in tissue.TISSUES:
-        assert f"{number}" in told["scans from elsewhere"]
+        assert str(number) in told["scans from elsewhere"]
     page = (extra / "model_card.md").read_text()
     for number, (step, meaning) in enumerate(told.items(), start=1):
         assert f"{number}. {step}: {meaning}." in page
