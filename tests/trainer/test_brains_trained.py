@@ -39,9 +39,8 @@ def heads_dir(tmp_path_factory):
 def train(data_dir, folder, *flags, before=(), code=0):
     """A run in a process of its own; returns its folder."""
     argv = [f"--data_dir={data_dir}", f"--workdir={folder}/run", *FLAGS, *flags]
-    assert forked.finish(forked.start(argv, folder / "log.txt", *before)) == [code], (
-        folder / "log.txt"
-    ).read_text()
+    started = forked.start(argv, folder / "log.txt", *before)
+    assert forked.finish(started, seconds=900) == [code], (folder / "log.txt").read_text()
     return folder / "run"
 
 
