@@ -203,6 +203,7 @@ def test_brains_of_two_planes_are_not_learned_together(data_dir, tmp_path, capsy
     (tmp_path / "both/ixi_t1").mkdir(parents=True)
     for folder in (data_dir / "ixi_t1/small", other / "ixi_t1/other"):
         (tmp_path / "both/ixi_t1" / folder.name).symlink_to(folder)
+    capsys.readouterr()
     flags = [f"--data_dir={tmp_path}/both", "--dataset=ixi_t1/small,ixi_t1/other"]
     line = refused(capsys, *flags, f"--workdir={tmp_path}/run", "--task=denoise")
     assert "scaled by tissue and sagittal of 5x5x5 mm, of preprocessing" in line
