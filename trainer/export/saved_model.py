@@ -69,6 +69,22 @@ def signatures(
     def serving(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"reconstruction": reconstruct(slices)}
 
+    default = tf.function(serving, input_signature=[_spec("slices", *size, 1)])
+    if scaling == "tissue":
+        whole = _of_volumes(network, size, plane, marks=marks)
+        return {"serving_default": default, "volume": whole}
+    return {"serving_default": default, "raw": _of_raw_slices(reconstruct, size, scaling)}
+
+
+def _spec(name: str, *shape: int) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *shape], tf.float32, name=name)
+
+
+def _of_raw_slices(
+    reconstruct: Callable[[tf.Tensor], tf.Tensor], size: tuple[int, int], scaling: str
+) -> Any:
+    """The signature `raw`."""
+
     def raw_by_slice(slices: tf.Tensor) -> dict[str, tf.Tensor]:
         values = tf.cast(slices, tf.float64)
         low = tf.reduce_min(values, axis=(1, 2), keepdims=True)
@@ -79,20 +95,10 @@ def signatures(
         low, high = (tf.cast(value, tf.float64)[:, None, None] for value in (low, high))
         return _raw(reconstruct, slices, low, high)
 
-    def spec(name: str, *shape: int) -> tf.TensorSpec:
-        return tf.TensorSpec([None, *shape], tf.float32, name=name)
-
-    default = tf.function(serving, input_signature=[spec("slices", *size, 1)])
-    if scaling == "tissue":
-        whole = _of_volumes(network, size, plane, marks=marks)
-        return {"serving_default": default, "volume": whole}
     by_volume = scaling == "volume"
-    limits = [spec("low"), spec("high")] if by_volume else []
+    limits = [_spec("low"), _spec("high")] if by_volume else []
     raw: Callable[..., dict[str, tf.Tensor]] = raw_by_volume if by_volume else raw_by_slice
-    return {
-        "serving_default": default,
-        "raw": tf.function(raw, input_signature=[spec("slices", *size), *limits]),
-    }
+    return tf.function(raw, input_signature=[_spec("slices", *size), *limits])
 
 
 def _of_volumes(
