@@ -1,6 +1,7 @@
 """Datasets of brains: masks, planes, copies, and what is refused."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -125,6 +126,48 @@ def test_a_whole_head_without_a_mask_is_refused_in_one_line(people, tmp_path, ca
     (error,) = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert "is a whole head, and a model of brains needs a mask of its brain" in error
     assert "--brain_masks" in error and not dataset(tmp_path).exists()
+
+
+def test_a_whole_head_among_stripped_ones_is_named(tmp_path, capsys):
+    folder = write_people(tmp_path, strip=True)
+    head, _ = head_and_mask(9)
+    nib.save(image(head), folder / "scans/IXI711-HH-0009-T1.nii.gz")
+    assert run(flags(folder, tmp_path, "--max_rejected_fraction=0.5", masks=False)) == 0
+    (line,) = (dataset(tmp_path) / "rejected.jsonl").read_text().splitlines()
+    refused = json.loads(line)
+    assert refused["reason"] == "no_brain_mask" and refused["path"] == "IXI711-HH-0009-T1.nii.gz"
+    assert refused["detail"].startswith("is a whole head, and a model of brains needs a mask")
+    assert "\n" not in refused["detail"] and "rejected: no_brain_mask" in capsys.readouterr().out
+
+
+def test_damaged_brains_are_made_again_from_scans_and_masks(people, made, tmp_path, capsys):
+    data = shutil.copytree(made, tmp_path / "data")
+    train = next(dataset(data).glob("*-train.tfrecord-*"))
+    whole = train.read_bytes()
+    train.write_bytes(whole[:-1])
+    repair = ["verify", f"--data_dir={data}", "--repair", f"--source_dir={people}/scans"]
+    assert run(repair) == 2
+    assert "with other flags such as --subjects" in capsys.readouterr().err
+    assert run([*repair, f"--brain_masks={people}/masks"]) == 0
+    assert train.read_bytes() == whole
+    assert "none of them in two splits by name" in capsys.readouterr().out
+
+
+def test_masks_of_bids_derivatives_are_found(people, tmp_path):
+    scans, masks = (sorted((people / kind).iterdir()) for kind in ("scans", "masks"))
+    for number, (scan, mask) in enumerate(zip(scans, masks, strict=True), 1):
+        name = f"sub-{number:02d}"
+        for path, there in (
+            (scan, f"{name}/anat/{name}_T1w.nii.gz"),
+            (mask, f"derivatives/synthstrip/{name}/anat/{name}_desc-brain_mask.nii.gz"),
+        ):
+            (tmp_path / "bids" / there).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "bids" / there)
+    masks = f"--brain_masks={tmp_path / 'bids/derivatives/synthstrip'}"
+    where = [f"--source_dir={tmp_path / 'bids'}", masks, f"--data_dir={tmp_path}"]
+    assert run([*where, "--config=small", *GEOMETRY]) == 0
+    counts = manifests.read(dataset(tmp_path)).splits
+    assert sum(each.volumes for each in counts.values()) == len(scans)
 
 
 @pytest.mark.parametrize(
