@@ -79,6 +79,7 @@ class TrainConfig:
     replicas: int = flag(
         "Number of devices; 0 uses every GPU, or the CPU if there is none.", 0, least=0
     )
+    export_half: bool = flag("Store the weights of the exported model in 16 bits.", False)
     profile_steps: int = flag(
         "Number of steps to profile for TensorBoard; needs the package tensorboard-plugin-profile.",
         0,

@@ -21,7 +21,7 @@ from trainer.autoencoder import Autoencoder
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import OPTIMIZERS, TrainConfig
 from trainer.data import TrainingData
-from trainer.export import card, saved_model
+from trainer.export import card, half, saved_model
 from trainer.models import pretrained
 
 _SHOWN = 4
@@ -342,11 +342,14 @@ def _export_best(run: _Run, state: workdir.RunState) -> Outcome:
     keras.backend.reset_uids()
     size = run.data.train.size
     marks = tasks.TASKS[run.config.task].marks
-    network = models.build(run.config.model, size, marks=marks)
+    build_network = functools.partial(models.build, run.config.model, size, marks=marks)
+    network = build_network()
     path = workdir.checkpoint_path(run.folder, state.best_epoch)
     with workdir.restoring(path) as plain:
         restored = tf.train.Checkpoint(network=network).read(plain)
         restored.assert_existing_objects_matched().expect_partial()
+    if run.config.export_half:
+        network = half.in_half(network, build_network)
     made = card.make_card(
         run.config,
         run.data,

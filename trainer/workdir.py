@@ -25,6 +25,7 @@ _FREE_TO_CHANGE = {
     "epochs",
     "replicas",
     "jit_compile",
+    "export_half",
     "profile_steps",
     "verify",
 }

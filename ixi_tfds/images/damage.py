@@ -93,8 +93,9 @@ def varied(slices: tf.Tensor, masks: tf.Tensor, uniform: Uniform) -> tf.Tensor:
     batch, height, width, _ = slices.shape
     gamma = tf.exp(0.25 * (2.0 * _each(uniform("gamma", batch)) - 1.0))
     varied = 0.8 * tf.pow(tf.maximum(slices, 1e-4) / 0.8, gamma)
+    # Bilinear: XLA has no bicubic.
     bias = _normal(uniform("bias", batch, 3, 3, 1))
-    varied *= 1.0 + 0.05 * tf.image.resize(bias, (height, width), "bicubic")
+    varied *= 1.0 + 0.05 * tf.image.resize(bias, (height, width))
     varied *= 1.0 + 0.08 * (2.0 * _each(uniform("gain", batch)) - 1.0)
     blur = _each(uniform("blur_share", batch)) * tf.cast(
         _each(uniform("blur", batch)) < 0.3, tf.float32
