@@ -92,8 +92,8 @@ def _other_source(name: str) -> DatasetError:
     return DatasetError(
         f"{name}: cannot be made again byte for byte, because the dataset was made from other "
         "volumes or another workbook than those in --source_dir, or with other flags such as "
-        "--subjects, --subject_pattern, --allow_names and --brain_masks; find the original ones, or "
-        "make the dataset again with --overwrite"
+        "--subjects, --subject_pattern, --allow_names and --brain_masks; find the original ones, "
+        "or make the dataset again with --overwrite"
     )
 
 

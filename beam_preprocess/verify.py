@@ -16,7 +16,8 @@ from ixi_tfds.system.errors import DatasetError, UserError
 from ixi_tfds.system.flags import flag, like
 
 _USAGE = """
-python -m beam_preprocess verify --data_dir=D [--config=C] [--repair --source_dir=S [--brain_masks=M]]
+python -m beam_preprocess verify --data_dir=D [--config=C]
+  [--repair --source_dir=S [--brain_masks=M]]
 
 Reads every byte of the datasets in D. Lists the files that are damaged, missing, edited or of
 another run, the people and slices in more than one split, and the people of different splits whose

@@ -14,7 +14,7 @@ from evaluator.lesions.maps import BASELINES
 from ixi_tfds.demo import cohort
 from trainer import __main__ as trainer
 
-FLAGS = "--scaling=tissue --spacing=4 --size=56x40 --slices=0:40 --plane=axial --copies=1".split()
+FLAGS = ("--scaling=tissue", "--spacing=4", "--size=56x40", "--slices=0:40", "--plane=axial")
 
 
 def commands(*variables):
@@ -72,7 +72,7 @@ def test_models_of_made_up_brains_find_made_up_lesions(tmp_path):
     scans, data = tmp_path / "scans", f"--data_dir={tmp_path / 'data'}"
     cohort.write_cohort(scans, subjects=12, coarsen=2, brain_masks=tmp_path / "masks")
     where = [f"--source_dir={scans}", f"--brain_masks={tmp_path / 'masks'}", data]
-    assert beam_preprocess.run([*where, "--config=small", *FLAGS]) == 0
+    assert beam_preprocess.run([*where, "--config=small", "--copies=1", *FLAGS]) == 0
     models = []
     for task in ("repair", "denoise"):
         recipe = f"--flagfile={ROOT}/trainer/recipes/lesions/{task}.flags"
