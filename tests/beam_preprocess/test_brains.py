@@ -1,17 +1,22 @@
 """Datasets of brains: masks, planes, copies, and what is refused."""
 
+import base64
+import io
 import json
+import re
 import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from scipy import ndimage
 from volumes import image
 
 from beam_preprocess.__main__ import run
 from ixi_tfds.documents import manifest as manifests
+from ixi_tfds.images.tissue import tissue_means
 
 SHAPE = (52, 44, 40)
 ZOOMS = np.array([4.0, 4.0, 5.0])
@@ -186,6 +191,57 @@ def test_planes_are_cuts_of_one_box(people, tmp_path, plane, axis, turned):
     middle = (np.array(sides) - 1) / 2
     mark = np.argwhere(box > 0.94 / 1.6 * 255).mean(axis=0)
     assert (mark - middle) * 5 == pytest.approx((-20, 25, 30), abs=6)
+
+
+@pytest.mark.parametrize(
+    ("plane", "corner", "said"),
+    [
+        ("sagittal", "top left", "superior up, nose to the left"),
+        ("axial", "top right", "nose up, the right side to the right"),
+        ("coronal", "top right", "superior up, the right side to the right"),
+    ],
+)
+def test_thumbnails_are_upright_in_every_plane(tmp_path, plane, corner, said):
+    folder = write_people(tmp_path, people=3)
+    at = (np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2) * ZOOMS
+    # In front, above and on the right, up to the middle of the brain.
+    bright = ((at > (-45, -5, -5)) & (at < (5, 45, 45))).all(axis=-1).T
+    for path in (folder / "scans").iterdir():
+        head = np.asanyarray(nib.load(path).dataobj)
+        nib.save(image(np.where(bright, 1200, head).astype(np.int16)), path)
+    assert run(flags(folder, tmp_path, f"--plane={plane}")) == 0
+    page = (dataset(tmp_path) / "quality.html").read_text()
+    assert said in page and "crop the brains" not in page and "No brain is cropped" in page
+    for found in re.findall(r'base64,([^"]+)"', page):
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(found))), float)
+        rows, columns = (np.array_split(np.arange(n), 2) for n in picture.shape)
+        means = {
+            f"{row} {column}": picture[np.ix_(rows[i], columns[j])].mean()
+            for i, row in enumerate(("top", "bottom"))
+            for j, column in enumerate(("left", "right"))
+        }
+        assert max(means, key=means.get) == corner
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("plane", ["sagittal", "axial", "coronal"])
+def test_a_real_brain_of_full_resolution_fits_the_box_of_1_mm(real_data, tmp_path, plane):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(min((real_data / "ixi/stripped").glob("*.nii.gz")), scans)
+    where = [f"--source_dir={scans}", f"--data_dir={tmp_path}"]
+    assert run([*where, f"--config=brain_1mm_{plane}"]) == 0
+    folder = tmp_path / f"ixi_t1/brain_1mm_{plane}/1.0.0"
+    builder = tfds.builder_from_directory(str(folder))
+    slices = [*tfds.as_numpy(builder.as_dataset(split="train"))]
+    shape = {"sagittal": (160, 208, 160), "axial": (160, 208, 160), "coronal": (208, 160, 160)}
+    assert (len(slices), *slices[0]["image"].shape[:2]) == shape[plane]
+    masks = np.stack([each["mask"] for each in slices])
+    assert 1000 < masks.sum() / 1000 < 1900
+    assert "No brain is cropped" in (folder / "quality.html").read_text()
+    values = np.concatenate([each["image"][each["mask"] == 1] for each in slices]) * 1.6 / 255
+    assert tissue_means(values)[2] == pytest.approx(0.8, abs=0.03)
 
 
 def test_the_bytes_follow_from_scans_masks_and_settings_alone(people, made, tmp_path, capsys):
