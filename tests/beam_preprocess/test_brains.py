@@ -9,6 +9,7 @@ import shutil
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow  # noqa: F401  # it sets environment variables, which no test may
 import tensorflow_datasets as tfds
 from PIL import Image
 from scipy import ndimage
