@@ -22,6 +22,9 @@ from ixi_tfds.system.flags import flag
 with epy.lazy_imports():
     import tensorflow as tf
 
+ONLY_WITH = "task=reconstruct"
+"""Other tasks damage slices in their own ways."""
+
 _GENERATOR = "philox"  # TensorFlow's default differs under XLA.
 
 _SEEDS = (
@@ -38,7 +41,7 @@ _Config = TypeVar("_Config")
 def _with_flags_of_corruptions(config: type[_Config]) -> type[_Config]:
     for found in _training_flags():
         config.__annotations__[found.name] = float
-        setattr(config, found.name, flag(found.help, 0.0, least=0, most=1))
+        setattr(config, found.name, flag(found.help, 0.0, least=0, most=1, only_with=ONLY_WITH))
     return config
 
 
@@ -71,7 +74,12 @@ class AugmentationConfig:
     """
 
     fraction: float = flag(
-        "Share of the training inputs to corrupt.", 1.0, name="augment_fraction", least=0, most=1
+        "Share of the training inputs to corrupt.",
+        1.0,
+        name="augment_fraction",
+        least=0,
+        most=1,
+        only_with=ONLY_WITH,
     )
     blur_fraction: float = 0.5
     blur_sigmas: tuple[float, ...] = (0.5, 1.0, 1.5)
@@ -156,8 +164,7 @@ def uniform_of_rows(index: tf.Tensor, *, seed: int, batch_size: int) -> Callable
       seed: seed of the run.
       batch_size: size of the global batch.
     """
-    block = tf.reduce_max(index) // batch_size
-    uniform = _uniform_by_name(tf.stack([tf.constant(seed, tf.int64), block]))
+    uniform = _uniform_by_name(_seed_of_batch(index, seed, batch_size))
 
     def of_rows(name: str, *sides: int) -> tf.Tensor:
         if not sides:
@@ -165,6 +172,12 @@ def uniform_of_rows(index: tf.Tensor, *, seed: int, batch_size: int) -> Callable
         return tf.gather(uniform(name, batch_size, *sides[1:]), index % batch_size)
 
     return of_rows
+
+
+def _seed_of_batch(index: tf.Tensor, seed: int, batch_size: int) -> tf.Tensor:
+    """The seed of the global batch that rows are of; rows that fill it up have the index -1."""
+    block = tf.reduce_max(index) // batch_size
+    return tf.stack([tf.constant(seed, tf.int64), block])
 
 
 def apply(
@@ -201,11 +214,10 @@ def augment(
       seed: seed of the run.
       batch_size: size of the global batch.
     """
-    block = tf.reduce_max(index) // batch_size
     rows = index % batch_size
     _, height, width, _ = images.shape
     # Every replica draws for the whole global batch, which is cheap, and takes its own rows.
-    seeds = tf.stack([tf.constant(seed, tf.int64), block])
+    seeds = _seed_of_batch(index, seed, batch_size)
     parameters = sample(config, seed=seeds, shape=(batch_size, height, width))
     sigma = parameters.pop("sigma")
     mine = {name: tf.gather(values, rows) for name, values in parameters.items()}

@@ -48,7 +48,8 @@ class Autoencoder(keras.Model):
         task: tasks.Task = tasks.TASKS["reconstruct"],
         place: tasks.Place | None = None,
     ) -> None:
-        super().__init__()
+        # Keras would round the slices to 16 bits; the network's own layers cast what they compute.
+        super().__init__(autocast=False)
         # The results of a step are already means over all replicas; Keras would sum over workers.
         self.distribute_reduction_method = "first"
         self.network = network

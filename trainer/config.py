@@ -8,14 +8,14 @@ from ixi_tfds.integrity import CHECKS
 from ixi_tfds.system import flags
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
-from trainer.augmentation import AugmentationConfig
+from trainer.augmentation import ONLY_WITH, AugmentationConfig
 from trainer.losses import LOSSES
 from trainer.models import ModelSpec
 from trainer.tasks import TASKS
 
 OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
 """Names for `--optimizer`, and their classes in `keras.optimizers`."""
-SCHEDULES = ("plateau", "cosine", "constant")
+SCHEDULES = ("plateau", "cosine", "cosine_steps", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +31,19 @@ class TrainConfig:
         "Folder for state, checkpoints, history, logs and export of this run.", path=True
     )
     task: str = flag(
-        "What the network learns on slices of brains: to remove coarse noise (denoise), or to "
-        "repair and mark damage (repair). On others: to reconstruct them.",
+        "What the network learns: to reconstruct slices, or, on slices of brains only, to remove "
+        "coarse noise (denoise) or to repair and mark damage (repair). These two have losses and "
+        "corruptions of their own, so they go with no --loss and no --augment.",
         "reconstruct",
         choices=TASKS,
     )
     model: ModelSpec = dataclasses.field(default_factory=ModelSpec, kw_only=True)
-    loss: str = flag("Loss; mix is a weighted sum of mse and dssim.", "mse", choices=LOSSES)
+    loss: str = flag(
+        "Loss; mix is a weighted sum of mse and dssim.",
+        "mse",
+        choices=LOSSES,
+        only_with=ONLY_WITH,
+    )
     dssim_weight: float = flag(
         "Share of dssim in --loss=mix.", 0.5, above=0, below=1, only_with="loss=mix"
     )
@@ -45,7 +51,8 @@ class TrainConfig:
     learning_rate: float = flag("Learning rate at the start.", 1e-3, above=0)
     schedule: str = flag(
         "When the learning rate falls: after two epochs without a lower loss (plateau), along half "
-        "a cosine to almost 0 (cosine), or never (constant).",
+        "a cosine to almost 0, after each epoch (cosine) or each step (cosine_steps), or never "
+        "(constant).",
         "plateau",
         choices=SCHEDULES,
     )
@@ -62,7 +69,7 @@ class TrainConfig:
     seed: int = flag(
         "Seed of the weights, the order of slices and the augmentation.", 0, least=0, below=2**31
     )
-    augment: bool = flag("Corrupt the training inputs.", True)
+    augment: bool = flag("Corrupt the training inputs.", True, only_with=ONLY_WITH)
     augmentation: AugmentationConfig = dataclasses.field(
         default_factory=AugmentationConfig, kw_only=True
     )
@@ -70,6 +77,7 @@ class TrainConfig:
         "Also corrupt validation inputs; their loss then decides on the learning rate and the best "
         "weights, as the thesis probably did.",
         False,
+        only_with=ONLY_WITH,
     )
     mixed_precision: bool = flag("Compute in 16 bits, with weights in 32 bits.", False)
     jit_compile: str = flag(
@@ -98,6 +106,8 @@ class TrainConfig:
             raise UserError(f"--learning_rate={self.learning_rate}: must be finite")
         if self.augment_validation and not self.augment:
             raise UserError("--augment_validation needs --augment")
+        if self.augment_validation and self.task != "reconstruct":
+            raise UserError(f"--augment_validation goes with --{ONLY_WITH} only")
 
     @property
     def datasets(self) -> tuple[str, ...]:
@@ -105,9 +115,14 @@ class TrainConfig:
         return tuple(self.dataset.split(","))
 
     @property
+    def falls_by_cosine(self) -> bool:
+        """Whether the number of epochs decides on the learning rate."""
+        return self.schedule.startswith("cosine")
+
+    @property
     def corruptions(self) -> AugmentationConfig | None:
-        """The corruptions of training inputs; None if they stay clean."""
-        return self.augmentation if self.augment else None
+        """The corruptions of training inputs; None if they stay clean, or the task damages them."""
+        return self.augmentation if self.augment and self.task == "reconstruct" else None
 
     @property
     def monitored(self) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from ixi_tfds import datasets, features, integrity
-from ixi_tfds.config import PLANES, SliceConfig
+from ixi_tfds.config import PLANES, SliceConfig, in_words
 from ixi_tfds.documents import manifest
 from ixi_tfds.documents.manifest import Counts, Manifest
 from ixi_tfds.documents.model_card import DatasetFacts
@@ -103,8 +103,8 @@ def _place(config: SliceConfig) -> Place | None:
 
 def _check_alike(names: Sequence[str], train: list[Shards], manifests: list[Manifest]) -> None:
     kinds = [
-        f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}, of "
-        f"preprocessing {made.version}"
+        f"{shards.size[0]}x{shards.size[1]}, scaled by {made.config.scaling}{_cut(made.config)}, "
+        f"of preprocessing {made.version}"
         for shards, made in zip(train, manifests, strict=True)
     ]
     for number, name in enumerate(names):
@@ -115,6 +115,13 @@ def _check_alike(names: Sequence[str], train: list[Shards], manifests: list[Mani
             )
         if name in names[:number]:
             raise UserError(f"--dataset={','.join(names)}: {name} is named twice")
+
+
+def _cut(config: SliceConfig) -> str:
+    """How slices of brains are cut, for a model of brains knows one plane and voxel size."""
+    if config.scaling != "tissue":
+        return ""
+    return f" and {config.plane or PLANES[0]} of {in_words(config.spacing or ())} mm"
 
 
 def _facts(folder: pathlib.Path, made: Manifest) -> DatasetFacts:

@@ -15,8 +15,7 @@ from tensorflow import keras
 
 from ixi_tfds import gpus, integrity
 from ixi_tfds.system import flags, folders, storage
-from ixi_tfds.system.errors import UserError
-from trainer import callbacks, data, distribution, losses, models, tasks, workdir
+from trainer import callbacks, data, distribution, fitting, losses, models, tasks, workdir
 from trainer.autoencoder import Autoencoder
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import OPTIMIZERS, TrainConfig
@@ -91,38 +90,12 @@ def _prepare(config: TrainConfig) -> _Run:
     cluster = read_cluster()
     opened = data.open_data(config.data_dir, config.datasets, config.verify)
     strategy = distribution.make_strategy(config.replicas, cluster)
-    _check(config, strategy.num_replicas_in_sync, opened.train, opened.place)
+    fitting.check_fits(config, strategy.num_replicas_in_sync, opened)
     print(
         gpus.describe(_policy(config), _compiles(config, strategy.num_replicas_in_sync)), flush=True
     )
     weights = pretrained.read_resnet50(config.model.weights) if config.model.rgb else None
     return _Run(config, opened, cluster, strategy, weights)
-
-
-def _check(
-    config: TrainConfig, replicas: int, shards: data.Shards, place: tasks.Place | None
-) -> None:
-    if config.batch_size % replicas:
-        raise UserError(
-            f"--batch_size={config.batch_size}: must be divisible by the {replicas} replicas"
-        )
-    if config.task != "reconstruct" and place is None:
-        raise UserError(
-            f"--task={config.task}: --dataset={config.dataset} holds no brains; make one by "
-            "beam_preprocess --config=brain_2mm_axial"
-        )
-    stride = models.stride(config.model)
-    if any(side % stride for side in shards.size):
-        raise UserError(
-            f"--dataset={config.dataset}: its slices are {shards.size[0]}x{shards.size[1]}; height "
-            f"and width must be multiples of {stride} for --model={config.model.name}"
-        )
-    if shards.slices < config.batch_size:
-        raise UserError(
-            f"--batch_size={config.batch_size}: the train split has {shards.slices} slices only"
-        )
-    if config.jit_compile == "on" and replicas > 1 and not tf.config.list_physical_devices("GPU"):
-        raise UserError("--jit_compile=on: without a GPU it works with one replica only")
 
 
 def _writing(run: _Run) -> contextlib.AbstractContextManager[None]:
@@ -286,7 +259,7 @@ def _fit(
             callbacks=[
                 *bar,
                 *(profile if is_chief and config.profile_steps else []),
-                *([callbacks.WarmUp(config, state)] if config.warmup_steps else []),
+                callbacks.StepRates(config, state),
                 callbacks.FiniteLoss(run.folder, functools.partial(_keys_of, run)),
                 callbacks.EpochEnd(config, folder, state, checkpoint),
                 callbacks.TensorBoard(tensorboard, state, shown),

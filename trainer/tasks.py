@@ -83,6 +83,8 @@ def _broken(clean: tf.Tensor, masks: tf.Tensor, uniform: Uniform, place: Place) 
 def _masked(values: tf.Tensor, masks: tf.Tensor) -> tf.Tensor:
     """Mean in the brain of each image, [B]; 0 for an image without brain."""
     inside = tf.reduce_sum(masks, axis=(1, 2, 3))
+    # Networks with ImageNet weights have three channels.
+    values = tf.reduce_mean(values, axis=-1, keepdims=True)
     return tf.reduce_sum(values * masks, axis=(1, 2, 3)) / tf.maximum(inside, 1.0)
 
 

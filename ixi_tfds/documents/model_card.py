@@ -53,7 +53,8 @@ class ModelCard:
       not_for: uses that the model is unfit for, in one sentence.
       data_licence: of the training data.
       size: (height, width) of input slices, in pixels.
-      signatures: by signature, then "takes" and "gives", then one sentence for each tensor.
+      signatures: by signature, then "takes" and "gives", then one sentence for each tensor; of
+        `volume` also "prepare", one sentence for each step from a scan to its result.
       preprocessing_version: of the training slices, as in `config.VERSION`.
       data_fingerprint: of all training datasets together.
       datasets: the training datasets, by name.

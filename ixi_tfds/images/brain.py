@@ -10,11 +10,11 @@ import math
 import numpy as np
 import scipy.ndimage
 
-from ixi_tfds.config import PLANES, SliceConfig
+from ixi_tfds.config import PLANES, SliceConfig, in_words
 from ixi_tfds.images.head import background_of
 from ixi_tfds.images.look import BETWEEN_KINDS, look_of
 from ixi_tfds.images.resampling import Places, places_of, resample, weights
-from ixi_tfds.images.tissue import clean_mask, scale_tissues
+from ixi_tfds.images.tissue import clean_mask, scale_tissues, scaling_steps
 from ixi_tfds.nifti import Volume
 from ixi_tfds.system.errors import ScanError
 
@@ -109,6 +109,22 @@ def brain_of(volume: Volume, path: str, mask: np.ndarray, config: SliceConfig) -
     except ValueError as error:
         raise ScanError("near_empty", path, str(error)) from None
     return Brain(scaled, inside, (p, s, r), round(outside, 4))
+
+
+def steps(config: SliceConfig) -> dict[str, str]:
+    """What makes a `Brain` of a scan, by step, exactly enough to do it again."""
+    box, spacing = in_words(config.box), in_words(config.spacing or ())
+    return {
+        "mask": "ixi_tfds.images.brain.brain_mask: what is above 0.5, or without a mask what is "
+        f"not background; gaps closed by max(1, round({_CLOSING_MM:g} mm / longest side of a "
+        f"voxel)) voxels, without a mask {_CLOSING_STRIPPED_MM:g} mm; the largest piece, its holes "
+        "filled",
+        "box": f"ixi_tfds.images.brain.brain_of: {box} voxels of {spacing} mm along posterior, "
+        "superior and right around the middle of the mask's bounds; the scan less its background "
+        "is averaged over the brain's voxels by ixi_tfds.images.resampling, and where half of a "
+        "voxel or more is brain, it is brain",
+        **scaling_steps(),
+    }
 
 
 def moved(brain: Brain, name: str) -> Brain:

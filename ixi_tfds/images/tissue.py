@@ -139,6 +139,28 @@ def tissue_means(values: np.ndarray) -> tuple[float, float, float]:
     return fluid, grey, white
 
 
+def scaling_steps() -> dict[str, str]:
+    """What `scale_tissues` and `match_tissues` do, by step, exactly enough to do it again."""
+    fluid, grey, white = TISSUES
+    return {
+        "bias field": "ixi_tfds.images.tissue.scale_tissues: values below 0 become 0; the field is "
+        f"exp of a polynomial of order {_ORDER} in three variables, from -1 to 1 over the samples "
+        "and held beyond +-1.1, fitted by least squares to ln(value / white matter) of the "
+        f"samples within {_NEAR} of 0, in {_ROUNDS} rounds, of order 1 in the first "
+        f"{_LINEAR_ROUNDS}; samples are every k-th brain voxel above 0, the mask eroded by "
+        f"{_ERODED_MM:g} mm, k = max(1, number // {_MOST_SAMPLES}); the field is divided out",
+        "white matter": "ixi_tfds.images.tissue.white_peak: the brightest mode of the histogram of "
+        f"the brain's values above 0 ({_BINS} bins from 0 to the 99.9th percentile, smoothed by a "
+        f"Gaussian of {_SMOOTHED:g} bins) that is at least {_LEAST_PEAK} times as high as the "
+        f"highest; it becomes {WHITE_MATTER}, what is above {HIGHEST} becomes {HIGHEST}",
+        "scans from elsewhere": f"ixi_tfds.images.tissue.match_tissues, not for the training "
+        f"cohort: the means of three normal distributions, fitted to the brain's histogram by "
+        f"expectation maximization, are mapped to the medians of fluid, grey and white matter "
+        f"in ensemble.json ({fluid}, {grey} and {white} without one), linearly between, slopes "
+        "from 0.6 to 1.6; left alone if white matter lies outside 0.7 to 1.0",
+    }
+
+
 def _bias(values: np.ndarray, brain: np.ndarray, zooms: Sequence[float]) -> np.ndarray:
     """Logarithm of the bias field, a cubic polynomial fitted to what is near white matter."""
     rounds = max(1, round(_ERODED_MM / max(zooms)))

@@ -172,6 +172,19 @@ def as_flags(config: Any) -> dict[str, Any]:
     return values
 
 
+def in_force(config: Any) -> dict[str, Any]:
+    """The values of a config's flags, by name, without those whose `only_with` is not met."""
+    values = as_flags(config)
+    wanted = {
+        name: found.only_with.partition("=") for name, found in flags_of(type(config)).items()
+    }
+    return {
+        name: value
+        for name, value in values.items()
+        if not wanted[name][0] or values[wanted[name][0]] == wanted[name][2]
+    }
+
+
 def as_lines(values: Mapping[str, Any]) -> list[str]:
     """Flags as the lines of a `--flagfile`."""
     lines = []

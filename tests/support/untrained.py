@@ -7,7 +7,7 @@ from tensorflow import keras
 from ixi_tfds import config as configs
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import DatasetFacts
-from trainer import models
+from trainer import models, tasks
 from trainer.config import TrainConfig
 from trainer.data import Shards, TrainingData
 from trainer.export import card, saved_model
@@ -29,6 +29,49 @@ def export_untrained(
     # As they start, the outputs are all but zero; these fill a good part of [0, 1].
     network.trainable_variables[-1].assign(100 * network.trainable_variables[-1])
     return export_network(network, folder, name, scaling, size)
+
+
+def export_brains(
+    folder: pathlib.Path, plane: str = "sagittal", *, task: str = "repair", name: str = "unet"
+) -> tuple[keras.Model, configs.SliceConfig]:
+    """Export a model of brains to `folder`; returns its network and the config of its slices."""
+    keras.utils.set_random_seed(0)
+    keras.backend.reset_uids()
+    box = {"posterior": 48, "superior": 32, "right": 16}
+    across = {"sagittal": "right", "axial": "superior", "coronal": "posterior"}[plane]
+    height, width = (n for axis, n in box.items() if axis != across)
+    slices = configs.SliceConfig(
+        f"tiny_{plane}",
+        in_plane=None,
+        size=(height, width),
+        window=(0, box[across]),
+        scaling="tissue",
+        spacing=(4.0, 4.0, 4.0),
+        plane=None if plane == "sagittal" else plane,
+    )
+    marks = tasks.TASKS[task].marks
+    spec = models.ModelSpec(name=name)
+    network = models.build(spec, slices.size, marks=marks)
+    # A U-Net that was not trained gives what it gets.
+    for variable in network.trainable_variables[-2:]:
+        variable.assign(keras.initializers.RandomNormal(0, 0.3, seed=1)(variable.shape))
+    split = Shards((), 24, slices.size)
+    facts = DatasetFacts("abc", configs.VERSION, slices, description=slices.description)
+    place = tasks.Place(4.0, plane)
+    made = card.make_card(
+        TrainConfig(data_dir="D", workdir="W", model=spec, task=task),
+        TrainingData(
+            split, split, "tissue", configs.VERSION, "abc", {f"ixi_t1/{slices.name}": facts}, place
+        ),
+        None,
+        parameters=network.count_params(),
+        best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
+        epochs_trained=3,
+    )
+    saved_model.export(
+        network, folder, size=slices.size, scaling="tissue", card=made, plane=plane, marks=marks
+    )
+    return network, slices
 
 
 def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pathlib
 
 import numpy as np
 import pytest
@@ -150,6 +151,58 @@ def test_an_epoch_whose_loss_is_no_number_is_not_entered(name, value, tmp_path):
     assert names == {"epoch-00001"}
 
 
+def rates_of_steps(config, run_state, *, epochs, first=0):
+    """The rate of each of four steps an epoch, from epoch `first` on."""
+    seen = []
+    network = a_network()
+    # As a checkpoint restores it.
+    network.optimizer.learning_rate = run_state.learning_rate
+    checkpoint = tf.train.Checkpoint(network=network, optimizer=network.optimizer)
+    workdir = pathlib.Path(config.workdir)
+    network.fit(
+        np.ones((16, 2)),
+        np.ones(16),
+        batch_size=4,
+        initial_epoch=first,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[
+            callbacks.StepRates(config, run_state),
+            Scripted(loss=[1.0] * epochs, val_loss=[0.5] * epochs),
+            callbacks.EpochEnd(config, workdir, run_state, checkpoint),
+            keras.callbacks.LambdaCallback(
+                on_train_batch_end=lambda batch, logs: seen.append(
+                    float(network.optimizer.learning_rate.numpy())
+                )
+            ),
+        ],
+    )
+    return seen
+
+
+@pytest.mark.parametrize("warmup", [1, 4, 6, 20])
+def test_the_rate_rises_in_equal_steps_to_that_of_the_schedule(warmup, tmp_path):
+    """Over the end of an epoch, too, and after a resume as without one."""
+    (tmp_path / "checkpoints").mkdir()
+    config = TrainConfig(
+        data_dir="D", workdir=str(tmp_path), schedule="cosine", epochs=3, warmup_steps=warmup
+    )
+    run_state = RunState(RATE)
+    seen = rates_of_steps(config, run_state, epochs=3)
+    expected = [
+        RATE * (1 + math.cos(math.pi * (step // 4) / 3)) / 2 * min((step + 1) / warmup, 1)
+        for step in range(12)
+    ]
+    assert seen == pytest.approx(expected, rel=1e-5)
+    # The history has the rate of the schedule.
+    told = [row["learning_rate"] for row in run_state.history]
+    assert told == pytest.approx([RATE, RATE * 0.75, RATE * 0.25])
+    resumed = RunState(RATE * 0.75, run_state.history[:1], 1, 0.5)
+    assert rates_of_steps(config, resumed, epochs=3, first=1) == pytest.approx(
+        expected[4:], rel=1e-5
+    )
+
+
 class Loss:
     """A loss on a device, which knows when somebody waited for it."""
 
@@ -232,7 +285,9 @@ def events(folder):
 
 def test_tensorboard_shows_each_value_and_slices_beside_their_reconstructions(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1)).astype(np.uint8)
-    network = keras.Sequential([keras.layers.Lambda(lambda x: x / 2, input_shape=(4, 6, 1))])
+    marking = keras.layers.Lambda(lambda x: tf.concat([x / 2, x], axis=-1), input_shape=(4, 6, 1))
+    network = keras.Sequential([marking])
+    network.grey_of = lambda result: result[..., :1]
     run_state = RunState(RATE)
     board = callbacks.TensorBoard(tmp_path, run_state, images)
     board.set_model(network)

@@ -16,6 +16,7 @@ GIVEN = {
     "data_dir": "D",
     "dataset": "ixi_t1/one,ixi_t1/two",
     "workdir": "W",
+    "task": "reconstruct",
     "model": "resnet_like",
     "weights": "none",
     "stem_filters": 4,
@@ -27,6 +28,8 @@ GIVEN = {
     "optimizer": "adam",
     "learning_rate": 0.02,
     "schedule": "cosine",
+    "warmup_steps": 11,
+    "clip_norm": 0.5,
     "epochs": 7,
     "batch_size": 12,
     "seed": 5,
@@ -39,11 +42,13 @@ GIVEN = {
     "jit_compile": "off",
     "cache": True,
     "replicas": 3,
+    "export_half": True,
     "profile_steps": 2,
     "verify": "quick",
 }
 DEFAULT = {
     "dataset": "ixi_t1/thesis",
+    "task": "reconstruct",
     "model": "small_resnet",
     "weights": "none",
     "stem_filters": 32,
@@ -55,6 +60,8 @@ DEFAULT = {
     "optimizer": "rmsprop",
     "learning_rate": 1e-3,
     "schedule": "plateau",
+    "warmup_steps": 0,
+    "clip_norm": 0.0,
     "epochs": 100,
     "batch_size": 32,
     "seed": 0,
@@ -67,6 +74,7 @@ DEFAULT = {
     "jit_compile": "auto",
     "cache": False,
     "replicas": 0,
+    "export_half": False,
     "profile_steps": 0,
     "verify": "full",
 }
@@ -87,7 +95,7 @@ def test_every_flag_has_its_field():
     assert flags.as_flags(parsed()) == {"data_dir": "D", "workdir": "W", **DEFAULT}
     assert parsed() == TrainConfig(data_dir="D", workdir="W")
     same = {name for name in DEFAULT if GIVEN[name] == DEFAULT[name]}
-    assert same == {"weights", "augment"}
+    assert same == {"task", "weights", "augment"}
     assert not parsed("--noaugment").augment
     assert parsed("--model=resnet50", "--weights=F.h5").model.weights == "F.h5"
 
@@ -101,6 +109,9 @@ def test_what_follows_from_the_flags():
     assert both.datasets == ("ixi_t1/one", "ixi_t1/two")
     assert both.monitored == "val_loss_augmented"
     assert a_config(augment_validation=False).monitored == "val_loss"
+    assert both.corruptions == both.augmentation
+    # Tasks of brains have damage of their own.
+    assert a_config(augment_validation=False, task="repair").corruptions is None
     assert not both.model.rgb and a_config(model="resnet50", weights="imagenet").model.rgb
 
 
@@ -122,9 +133,12 @@ def test_what_follows_from_the_flags():
         ({"augment_fraction": 1.0}, {"augment_fraction": 1.001}),
         ({"gaussian_noise": 1.0}, {"gaussian_noise": 1.001}),
         ({"rician_noise": 0.0}, {"rician_noise": -0.001}),
+        ({"warmup_steps": 0}, {"warmup_steps": -1}),
+        ({"clip_norm": 0.0}, {"clip_norm": -0.001}),
         ({"stage_filters": (1, 1)}, {"stage_filters": (8, 0)}),
         ({"upsampling_filters": ()}, {"upsampling_filters": (8, 8)}),
         ({"augment_validation": False, "augment": False}, {"augment": False}),
+        ({"augment_validation": False, "task": "repair"}, {"task": "repair"}),
     ],
 )
 def test_limits_are_where_the_message_says(good, bad):
@@ -138,6 +152,7 @@ def test_limits_are_where_the_message_says(good, bad):
 OTHERWISE = {
     **{name: value for name, value in DEFAULT.items() if GIVEN[name] != value},
     "data_dir": "E",
+    "task": "repair",
     "weights": "F.h5",
     "augment": False,
     # Three stages go with three numbers of blocks.
@@ -145,7 +160,7 @@ OTHERWISE = {
     "stage_blocks": (1, 1),
     "epochs": 9,
 }
-FREE = {"data_dir", "epochs", "replicas", "jit_compile", "profile_steps", "verify"}
+FREE = {"data_dir", "epochs", "replicas", "jit_compile", "export_half", "profile_steps", "verify"}
 
 
 def claim(folder, fingerprint="abc", **changes):
@@ -157,7 +172,7 @@ def test_a_run_goes_on_with_nothing_changed_but_where_and_how(name, tmp_path):
     keep = {"schedule": "constant"}
     if name == "weights":
         keep["model"] = "resnet50"
-    if name == "augment":
+    if name in ("augment", "task"):
         keep["augment_validation"] = False
     claim(tmp_path, **keep)
     before = (tmp_path / "config.json").read_bytes()

@@ -92,6 +92,21 @@ def test_the_recipes_are_the_thesis_twelve_runs(monkeypatch):
         assert given == plain | {flag: given[flag] for flag in stated}
 
 
+def test_recipes_of_models_of_brains_lie_apart_and_hold_flags_of_today(monkeypatch, tmp_path):
+    folder = thesis.RECIPES / "lesions"
+    assert {path.stem for path in folder.iterdir()} == {"denoise", "repair"}
+    for path in folder.iterdir():
+        config = config_of(monkeypatch, f"--flagfile={path}")
+        assert config.task == path.stem and config.model.name == "unet"
+        assert config.corruptions is None
+        command = f"python -m trainer --flagfile=trainer/recipes/lesions/{path.name}"
+        assert command in path.read_text()
+    # The thesis's command does not know them.
+    flags = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}"]
+    for name in ("repair", "lesions/repair"):
+        assert thesis.run([*flags, f"--recipes={name}"]) == 2
+
+
 @pytest.fixture
 def commands(tmp_path, monkeypatch):
     """What the thesis's command runs, noted instead: runs leave a result at once.

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 import jinja2
 
 from ixi_tfds import lanes
+from ixi_tfds.config import SliceConfig
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import ModelCard
+from ixi_tfds.images.brain import slice_axis, steps
+from ixi_tfds.images.tissue import HIGHEST, WHITE_MATTER
 from ixi_tfds.system import flags
 from trainer.augmentation import AugmentationConfig
 from trainer.config import TrainConfig
@@ -48,7 +51,8 @@ def make_card(
     """
     # They describe the machine and not the model.
     left_out = ("data_dir", "workdir", "verify")
-    values = {k: v for k, v in flags.as_flags(config).items() if k not in left_out}
+    given = flags.as_flags(config) if config.task == "reconstruct" else flags.in_force(config)
+    values = {k: v for k, v in given.items() if k not in left_out}
     return ModelCard(
         name=config.model.name,
         intended_use=_INTENDED_USE,
@@ -59,6 +63,7 @@ def make_card(
             data.train.size,
             data.scaling,
             by_background=_pad_with_background(data),
+            brains=_of_brains(data),
             marks=TASKS[config.task].marks,
         ),
         preprocessing_version=data.version,
@@ -79,13 +84,29 @@ def _pad_with_background(data: TrainingData) -> bool:
     return any(config.padding is not None or config.spacing is not None for config in configs)
 
 
+def _of_brains(data: TrainingData) -> SliceConfig | None:
+    """The config of the slices of brains in the data."""
+    configs = [facts.slices for facts in data.facts.values() if facts.slices]
+    return next((config for config in configs if config.scaling == "tissue"), None)
+
+
 def describe_signatures(
-    size: tuple[int, int], scaling: str, *, by_background: bool = False, marks: bool = False
+    size: tuple[int, int],
+    scaling: str,
+    *,
+    by_background: bool = False,
+    brains: SliceConfig | None = None,
+    marks: bool = False,
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Inputs and outputs of each signature of `saved_model.signatures`, in words.
 
-    `by_background` tells that the training slices are padded with the background of their scan,
-    `marks` that the network marks damage.
+    Args:
+      size: (H, W) of the slices.
+      scaling: scaling of the dataset.
+      by_background: whether the training slices are padded with the background of their scan.
+      brains: config of training slices of brains; the steps that make its volumes of scans are
+        then told, too.
+      marks: whether the network marks damage.
     """
     padded = "the background of the scan" if by_background else "scanner zeros"
     plane = f"{size[0]}, {size[1]}"
@@ -96,22 +117,40 @@ def describe_signatures(
     }
     default = {"takes": {"slices": unit}, "gives": {"reconstruction": unit}}
     if scaling == "tissue":
-        box = "float32 [posterior, superior, right]"
-        values = f"{box}, white matter at 0.8, 0 outside the mask"
-        return {
-            "serving_default": default,
-            "volume": {
-                "takes": {"volume": values, "mask": f"{box}, 1 in the brain"},
-                "gives": {"repaired": values, "residual": f"{box}, volume less repaired"}
-                | ({"mark": f"{box}, probability of damage"} if marks else {}),
-            },
-        }
+        default["takes"]["slices"] += f": values of brains divided by {HIGHEST}, 0 outside"
+        return {"serving_default": default, "volume": _volumes(size, brains, marks=marks)}
     return {
         "serving_default": default,
         "raw": {
             "takes": {"slices": f"{scanner}, padded with {padded}"}
             | (limits if scaling == "volume" else {}),
             "gives": {"reconstruction": scanner, "residual": f"{scanner}, slices less these"},
+        },
+    }
+
+
+def _volumes(
+    size: tuple[int, int], brains: SliceConfig | None, *, marks: bool
+) -> dict[str, dict[str, str]]:
+    """The signature `volume` in words."""
+    axis = slice_axis(brains.plane if brains else None)
+    sides: list[str] = [str(side) for side in size]
+    sides.insert(axis, "any number")
+    names = ("posterior", "superior", "right")
+    box = "float32 [" + ", ".join(f"{n}: {s}" for n, s in zip(names, sides, strict=True)) + "]"
+    values = f"{box}, white matter at {WHITE_MATTER}, at most {HIGHEST}, 0 outside the mask"
+    mark = {"mark": f"{box}, probability of damage from 0 to 1, 0 outside the mask"}
+    network = (
+        f"each slice across {names[axis]}, divided by {HIGHEST}, goes through the network; its "
+        f"result, clipped to 0 to 1 and times {HIGHEST}, is `repaired`"
+    )
+    return {
+        "prepare": (steps(brains) if brains else {}) | {"network": network},
+        "takes": {"volume": values, "mask": f"{box}, 1 in the brain and 0 elsewhere"},
+        "gives": {
+            "repaired": values,
+            "residual": f"{box}, volume less repaired, 0 outside the mask",
+            **(mark if marks else {}),
         },
     }
 

@@ -69,7 +69,8 @@ class UNet(keras.Model):
     """
 
     def __init__(self, *, filters: Sequence[int], marks: bool) -> None:
-        super().__init__()
+        # What is subtracted is small, so the slices are not rounded to 16 bits.
+        super().__init__(autocast=False)
         self.down = [blocks.NormalizedPair(number) for number in filters]
         self.up = [blocks.NormalizedPair(number) for number in reversed(filters[:-1])]
         self.last = keras.layers.Conv2D(1 + marks, 1, kernel_initializer="zeros")

@@ -18,6 +18,7 @@ class SearchConfig:
 
     data_dir: str = like(TrainConfig, "data_dir")
     dataset: str = like(TrainConfig, "dataset")
+    task: str = like(TrainConfig, "task", help="What the networks learn; see python -m trainer.")
     tuning_dir: str = flag(
         "Folder of this search: its state, a folder for each trial, trials.csv and best.flags.",
         path=True,

@@ -141,15 +141,11 @@ def run_config(config: SearchConfig, values: Mapping[str, Any], workdir: str) ->
 
 def flagfile(config: TrainConfig) -> str:
     """The run as a file for `python -m trainer --flagfile=`, with absolute paths."""
-    values = flags.as_flags(config)
+    values = flags.in_force(config)
     for name in ("data_dir", "workdir"):
         values[name] = pathlib.Path(values[name]).resolve()
     # A run outside the search checks its dataset by the default.
     del values["verify"]
-    for name, declared in flags.flags_of(TrainConfig).items():
-        other, _, wanted = declared.only_with.partition("=")
-        if other and values[other] != wanted:
-            del values[name]
     return "\n".join(flags.as_lines(values)) + "\n"
 
 

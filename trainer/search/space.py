@@ -21,8 +21,11 @@ _STEP = 4
 """Filters are multiples of this."""
 
 
-def space(batch_sizes: Sequence[int]) -> Any:
-    """The hyper-parameters and their ranges, as keras-tuner's `HyperParameters`."""
+def space(batch_sizes: Sequence[int], task: str = "reconstruct") -> Any:
+    """The hyper-parameters and their ranges, as keras-tuner's `HyperParameters`.
+
+    Loss and augmentation belong to the task of the thesis only.
+    """
     import keras_tuner
 
     # None is conditional: keras-tuner prints a message when it sends one of these to a worker.
@@ -31,9 +34,10 @@ def space(batch_sizes: Sequence[int]) -> Any:
     hp.Choice("optimizer", list(OPTIMIZERS))
     hp.Choice("schedule", list(SCHEDULES))
     hp.Choice("batch_size", sorted(set(batch_sizes)))
-    hp.Choice("dssim_weight", [0.0, 0.01, 0.03, 0.1, 0.3, 1.0])
-    hp.Choice("augment_fraction", [0.0, 0.25, 0.5, 1.0], default=1.0)
-    hp.Choice("gaussian_noise", [0.0, 0.01, 0.03])
+    if task == "reconstruct":
+        hp.Choice("dssim_weight", [0.0, 0.01, 0.03, 0.1, 0.3, 1.0])
+        hp.Choice("augment_fraction", [0.0, 0.25, 0.5, 1.0], default=1.0)
+        hp.Choice("gaussian_noise", [0.0, 0.01, 0.03])
     hp.Float("share", _LEAST_SHARE, 1.0, sampling="log", default=1.0)
     hp.Choice("growth", [1.5, 2.0, 3.0], default=2.0)
     hp.Int("blocks_1", 1, 3, default=2)
@@ -52,7 +56,8 @@ def flags_of(values: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
         filters that fit. `growth` is the ratio of a stage's filters to those of the stage before,
         `stem` that of the stem to the first stage, `upsampling` that of the decoder to the encoder.
         `dssim_weight` is 0 for mse, 1 for dssim, otherwise the weight of dssim in a sum of both.
-        `augment_fraction` 0 means no augmentation.
+        `augment_fraction` 0 means no augmentation. Points of tasks other than that of the thesis
+        lack these two.
       max_parameters: highest number of parameters of a model.
     """
     # Rounding to three digits removes the errors of 32-bit messages from chief to worker.
@@ -63,13 +68,17 @@ def flags_of(values: Mapping[str, Any], max_parameters: int) -> dict[str, Any]:
     filters = _STEP
     while count_parameters(**_shape(plain, filters + 1)) <= plain["share"] * max_parameters:
         filters += 1
+    shape = _shape(plain, filters)
+    steps = {name: plain[name] for name in ("optimizer", "learning_rate", "schedule", "batch_size")}
+    if "dssim_weight" not in plain:
+        return shape | steps
     loss = {0.0: "mse", 1.0: "dssim"}.get(plain["dssim_weight"], "mix")
     augment = plain["augment_fraction"] > 0
     return {
-        **_shape(plain, filters),
+        **shape,
         "loss": loss,
         "dssim_weight": plain["dssim_weight"] if loss == "mix" else 0.5,
-        **{name: plain[name] for name in ("optimizer", "learning_rate", "schedule", "batch_size")},
+        **steps,
         "augment": augment,
         "augment_fraction": plain["augment_fraction"] if augment else 1.0,
         "gaussian_noise": plain["gaussian_noise"] if augment else 0.0,

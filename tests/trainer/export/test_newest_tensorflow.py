@@ -64,3 +64,20 @@ def test_both_signatures_give_the_same_in_the_newest_tensorflow(
         with capsys.disabled():
             print(f"\n{name}, {scaling}, {output}, {version(newest)}: off by {difference:.1e}")
         assert difference < 1e-5
+
+
+@pytest.mark.parametrize("plane", ["sagittal", "axial", "coronal"])
+def test_volumes_of_brains_come_out_the_same_in_the_newest_tensorflow(newest, plane, tmp_path):
+    _, slices = untrained.export_brains(tmp_path / "1", plane)
+    rng = np.random.default_rng(0)
+    given = {
+        "unit": rng.random((2, *slices.size, 1), np.float32),
+        "volume": rng.uniform(0, 1.6, slices.box).astype(np.float32),
+        "mask": rng.integers(0, 2, slices.box).astype(np.float32),
+    }
+    ours = plain_tensorflow.run_elsewhere(tmp_path / "1", tmp_path, **given)
+    theirs = plain_tensorflow.run_elsewhere(tmp_path / "1", tmp_path, python=newest, **given)
+    assert set(ours) == set(theirs) >= {"volume_repaired", "volume_residual", "volume_mark"}
+    for output, values in ours.items():
+        assert values.std() > 0.01
+        np.testing.assert_allclose(theirs[output], values, atol=3e-5, err_msg=output)
