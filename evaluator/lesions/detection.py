@@ -145,10 +145,10 @@ def print_lesions(
             f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
             f"AUPRC {row['auprc_difference']:+.4f}{interval}"
         )
-    alarms = [row for row in facts.get("false_alarms", ()) if row["looks_for"] == "either"]
-    if alarms:
-        print(f"\nAbove the threshold in {facts['healthy_heads']} healthy test brains:")
-    for row in alarms:
-        print(f"{row['method']}: {row['share']:.2%} of the brain, {row['ml']:.1f} ml a head")
     if caution := bootstrap.caution(len({row["subject"] for row in rows if row["subject"]})):
         print(f"Intervals: {caution[0].lower()}{caution[1:]}")
+    alarms = [row for row in facts.get("false_alarms", ()) if row["looks_for"] == "either"]
+    if alarms:
+        print(f"\nAbove the threshold in healthy test brains ({facts['healthy_heads']}):")
+    for row in alarms:
+        print(f"{row['method']}: {row['share']:.2%} of the brain, {row['ml']:.1f} ml a head")
