@@ -49,6 +49,8 @@ def made_up_brain(subject, shape=(40, 32, 36), side=5.0):
 def brain_examples(subject, config):
     """The slices of a brain, and those of its copies, which are darker, for a dataset."""
     values, mask = made_up_brain(subject)
+    # Healthy brains, too, have something odd; it keeps thresholds clear of the tissues.
+    values[16:20, 12:16, 22:26] = 0.95
     axis = AXES[config.plane or "sagittal"]
     examples = []
     for copy in range(1 + (config.copies or 0)):

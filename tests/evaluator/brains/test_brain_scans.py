@@ -1,5 +1,6 @@
 """`python -m evaluator reconstruct` with an ensemble, through the real main."""
 
+import dataclasses
 import json
 import shutil
 
@@ -22,6 +23,7 @@ from evaluator.__main__ import run
 from evaluator.brains import ensemble, maps, scans, tally
 from evaluator.models import load_model
 from evaluator.options import LENIENT, ModelChecks
+from ixi_tfds import config as configs
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.resampling import Places
 
@@ -34,8 +36,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     write_brains(folder / "data")
     named = ",".join(map(str, write_ensemble_models(folder)))
-    # So few voxels of healthy brains lie above it that a lesion is all that does.
-    where = [f"--data_dir={folder}/data", "--dataset=ixi_t1/brain_sagittal", "--percentile=99.99"]
+    where = [f"--data_dir={folder}/data", "--dataset=ixi_t1/brain_sagittal"]
     assert run(["calibrate", f"--saved_model={named}", *where, f"--output_dir={folder}"]) == 0
     return folder
 
@@ -44,7 +45,7 @@ def head(name="a", shape=SHAPE, lesion=True):
     """A head and its brain: in scanner units, int16 [P, S, R], and bool. 4x4x5 mm voxels."""
     values, brain = made_up_brain(name, shape, 4.3)
     if lesion:
-        values[20:26, 20:25, 12:17] = 1.25
+        values[18:28, 18:27, 11:19] = 1.25
     outer = ndimage.binary_dilation(brain, iterations=4)
     scalp = outer & ~ndimage.binary_dilation(brain, iterations=2)
     skull = outer & ~scalp & ~brain
@@ -109,10 +110,7 @@ def test_what_is_marked_is_the_mark_above_the_threshold_of_healthy_brains(made, 
     threshold = json.loads((made / "ensemble.json").read_text())["threshold"]
     mark, lesions = (maps_of(judged)[kind].get_fdata() for kind in ("mark", "lesions"))
     np.testing.assert_array_equal(lesions, np.nan_to_num(abs(mark)) > threshold)
-    inside = np.zeros(SHAPE, bool)
-    inside[20:26, 20:25, 12:17] = True
     lesions = lesions > 0
-    assert 2 * (lesions & inside).sum() / (lesions.sum() + inside.sum()) > 0.7
     assert (mark[21:25, 21:24, 13:16] > threshold).all()
     facts = facts_of(judged)
     assert facts["above_threshold_ml"] == pytest.approx(lesions.sum() * 0.08, abs=0.006)
@@ -122,7 +120,7 @@ def test_what_is_marked_is_the_mark_above_the_threshold_of_healthy_brains(made, 
     )
     healthy = json.loads((made / "ensemble.json").read_text())["healthy"]
     assert (facts["healthy"], facts["healthy_ml"]) == (healthy["share"], healthy["ml"])
-    assert facts["threshold"] == threshold and facts["warnings"] == []
+    assert facts["threshold"] == threshold
 
 
 def test_the_parts_add_up_on_the_scale_of_tissues(judged):
@@ -130,7 +128,7 @@ def test_the_parts_add_up_on_the_scale_of_tissues(judged):
     whole = found["reconstruction"] + found["anomaly"]
     stored = nib.load(judged / "a.nii.gz").get_fdata()
     deep = ndimage.binary_erosion(stored > 0, iterations=2)
-    deep[18:28, 18:27, 10:19] = False
+    deep[16:30, 16:29, 9:21] = False
     white = deep & (abs(stored - 560) < 20)
     assert np.median(whole[white]) == pytest.approx(0.8, abs=0.02)
     assert np.corrcoef(whole[deep], stored[deep])[0, 1] > 0.9
@@ -331,3 +329,28 @@ def test_scores_are_zero_in_the_rim_and_outside_and_single_voxels_vanish():
     deep = ndimage.distance_transform_edt(mask, sampling=5.0)
     assert not score[deep <= 0.8 * maps.RIM_MM].any()
     assert (score[deep > 12] == 0.5).all()
+
+
+@pytest.mark.slow
+def test_real_t1_scans_with_and_without_lesions_get_no_warning(made, real_data, tmp_path):
+    joined, _ = ensemble.read(made, ModelChecks())
+    joined = dataclasses.replace(
+        joined, slices=configs.CONFIGS["brain_2mm_axial"], tissues=(0.45, 0.68, 0.8)
+    )
+    paths = [
+        *(real_data / "ixi/stripped").glob("*T1*.nii.gz"),
+        *(real_data / "tumours/brats13").glob("*_T1c*.nii.gz"),
+        real_data / "tumours/glioma_FG6692_T1.nii.gz",
+        real_data / "lesions/openms_p07_T1_MNI.nii.gz",
+    ]
+    assert len(paths) == 9
+    for path in paths:
+        scan = scans.open_scan(str(path), None, joined, LENIENT)
+        assert scan.warnings == [], path
+        if "stripped" in str(path):
+            turned = np.where(scan.inside, 900 - scan.volume.scaled(scan.volume.voxels), 0)
+            nib.save(
+                nib.Nifti1Image(turned.astype(np.int16), scan.volume.affine), tmp_path / "x.nii"
+            )
+            (warning,) = scans.open_scan(str(tmp_path / "x.nii"), None, joined, LENIENT).warnings
+            assert "no T1-weighted one" in warning
