@@ -4,8 +4,8 @@
 BIN := .venv/bin
 DEMO := demo
 
-.PHONY: setup demo thesis test gpu-test planted mutants soak lint bench audit lock clean flink-up flink-test \
-  flink-down
+.PHONY: setup demo thesis lesions test gpu-test planted mutants soak lint bench audit lock clean flink-up flink-test \
+  flink-down made-up-brains
 
 setup:
 	@sh requirements/setup.sh
@@ -25,6 +25,41 @@ RUNS ?= runs/thesis
 thesis: setup
 	@test -n "$(DATA_DIR)" || { echo "error: say where the datasets are: make thesis DATA_DIR=..." >&2; exit 2; }
 	$(BIN)/python -m trainer.thesis --data_dir=$(DATA_DIR) --workdir=$(RUNS) $(FLAGS)
+
+# Models that find lesions (docs/lesions.md): make lesions SCANS=heads MASKS=masks [OUT=runs/lesions]
+# [LESIONS=L [LESION_BRAINS=B]]. The same command again goes on. Without SCANS all is made up, and small.
+ifdef SCANS
+OUT ?= runs/lesions
+COPIES ?= 3
+else
+OUT ?= $(DEMO)/lesions
+COPIES := 1
+STEPS ?= --epochs=4 --warmup_steps=50
+lesions: SCANS := $(OUT)/scans
+lesions: MASKS := $(OUT)/masks
+lesions: made-up-brains
+endif
+HELD_OUT := --data_dir=$(OUT)/data --dataset=ixi_t1/brain_2mm_axial
+LESION_MODELS := $(OUT)/repair_axial/export/unet,$(OUT)/repair_sagittal/export/unet,$(strip \
+  )$(OUT)/denoise_axial/export/unet,$(OUT)/denoise_sagittal/export/unet
+lesions: setup
+	for plane in axial sagittal; do \
+	  $(BIN)/python -m beam_preprocess --source_dir=$(SCANS) $(if $(MASKS),--brain_masks=$(MASKS)) \
+	    --data_dir=$(OUT)/data --config=brain_2mm_$$plane --copies=$(COPIES) \
+	    --direct_running_mode=multi_processing --direct_num_workers=2 || exit; done
+	for task in repair denoise; do for plane in axial sagittal; do \
+	  $(BIN)/python -m trainer --flagfile=trainer/recipes/lesions/$$task.flags --data_dir=$(OUT)/data \
+	    --dataset=ixi_t1/brain_2mm_$$plane --workdir=$(OUT)/$${task}_$$plane $(STEPS) || exit; done; done
+	$(BIN)/python -m evaluator calibrate $(HELD_OUT) --saved_model=$(LESION_MODELS) --output_dir=$(OUT)/ensemble
+	$(BIN)/python -m evaluator anomalies $(HELD_OUT) --saved_model=$(OUT)/ensemble --output_dir=$(OUT)/synthetic
+ifdef LESIONS
+	$(BIN)/python -m evaluator anomalies $(HELD_OUT) --saved_model=$(OUT)/ensemble --source_dir=$(LESIONS) \
+	  $(if $(LESION_BRAINS),--brain_masks=$(LESION_BRAINS)) --output_dir=$(OUT)/real
+endif
+	@echo "Look at $(OUT)/synthetic/anomalies.html$(if $(LESIONS), and $(OUT)/real/anomalies.html)."
+
+made-up-brains: setup
+	$(BIN)/python -m ixi_tfds cohort --output_dir=$(OUT)/scans --brain_masks=$(OUT)/masks --subjects=16
 
 # Files of tests side by side; more than 2 at once want 3 GB of memory each.
 WORKERS ?= 2

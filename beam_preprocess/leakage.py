@@ -53,10 +53,13 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
                 pixels = np.frombuffer(fields["image"].bytes_list.value[0], np.uint8)
                 constant = pixels.min() == pixels.max()
                 sha256 = "" if constant else hashlib.sha256(pixels.tobytes()).hexdigest()
-                rows.append((split_of(shard), subject, slice_key(subject, index), sha256))
+                copy = fields["copy"].int64_list.value[0] if "copy" in fields else 0
+                rows.append((split_of(shard), subject, slice_key(subject, index, copy), sha256))
+                bar.update()
+                if copy:
+                    continue
                 head = heads.setdefault(rows[-1][:2], np.zeros(grid.shape, np.float32))
                 alike.add_slice(head, index - window[0], pixels.reshape(size), limits, grid)
-                bar.update()
     return Slices(pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"]), heads, grid)
 
 

@@ -18,6 +18,10 @@ from ixi_tfds.splits import SPLITS
 
 _TEMPLATE = pathlib.Path(__file__).with_name("quality.html")
 _BALANCED = ("sex", "ethnicity", "site")
+_UP = {
+    "axial": "nose up, the right side to the right",
+    "coronal": "superior up, the right side to the right",
+}
 _ORIGINAL = {True: "original", False: "not the original", None: "no checksum known"}
 
 
@@ -55,6 +59,8 @@ def render(
         sites=_sites(volumes),
         volumes=volumes,
         spacing=manifest.config.spacing and in_words(manifest.config.spacing),
+        part="brain" if manifest.config.scaling == "tissue" else "head",
+        up=_UP.get(manifest.config.plane or "", "superior up, nose to the left"),
         cropped=sorted(
             (volume for volume in volumes if volume["cropped"]), key=lambda v: -v["cropped"]
         ),

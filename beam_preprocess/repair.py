@@ -25,6 +25,8 @@ def repair(
     source_dir: str | None,
     people: CohortFlags,
     names: NameFlags = AS_NAMED,
+    *,
+    brain_masks: str | None = None,
 ) -> None:
     """Make the damaged files of a dataset again, byte for byte, and replace them.
 
@@ -38,6 +40,7 @@ def repair(
       source_dir: folder of the volumes; None if no shard is damaged.
       people: the workbook of the volumes; the cohort is that of the dataset, whatever `people` has.
       names: who is the person in a file, as when the dataset was made.
+      brain_masks: folder of the masks that a dataset of brains was made with, if any.
 
     Raises:
       DatasetError: the dataset was not made by the Beam job, or was made from other volumes or
@@ -61,7 +64,7 @@ def repair(
             _put(scratch / name, folder / name, digests[name])
         shards = [damage.name for damage in damaged if damage.name in manifest.shards]
         if shards:
-            tasks = _tasks(folder, manifest, source_dir, people, names)
+            tasks = _tasks(folder, manifest, source_dir, people, names, brain_masks)
         for name in shards:
             task = dataclasses.replace(_task_of(name, manifest, tasks), work_dir=str(scratch))
             write_shard(task)
@@ -89,8 +92,8 @@ def _other_source(name: str) -> DatasetError:
     return DatasetError(
         f"{name}: cannot be made again byte for byte, because the dataset was made from other "
         "volumes or another workbook than those in --source_dir, or with other flags such as "
-        "--subjects, --subject_pattern and --allow_names; find the original ones, or make the "
-        "dataset again with --overwrite"
+        "--subjects, --subject_pattern, --allow_names and --brain_masks; find the original ones, "
+        "or make the dataset again with --overwrite"
     )
 
 
@@ -114,6 +117,7 @@ def _tasks(
     source_dir: str | None,
     people: CohortFlags,
     names: NameFlags,
+    brain_masks: str | None,
 ) -> Sequence[ShardTask]:
     if source_dir is None:
         raise UserError("--repair needs --source_dir, the volumes that the dataset was made from")
@@ -122,6 +126,7 @@ def _tasks(
         people=dataclasses.replace(people, cohort=_cohort_of(folder).name),
         bids=BidsFlags(bids_filter=manifest.bids_filter),
         names=names,
+        brain_masks=brain_masks,
         volumes_per_shard=manifest.volumes_per_shard or 1,
         splits=manifest.splitting or "roster",
         # Of the volumes in the dataset, this is known to have been allowed.

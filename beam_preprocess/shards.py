@@ -235,7 +235,7 @@ def _describe(
     cropped = round(share_cropped(volume, task.config, head), 4) if head else None
     if checked.brain:
         cropped, examples = checked.brain.outside, examples[: task.config.slices_per_volume]
-    pixel = (task.config.spacing or volume.zooms)[:2]
+    middle = examples[len(examples) // 2][1]["image"][..., 0]
     return VolumeRecord(
         path=task.relative(scan),
         subject=scan.subject,
@@ -249,7 +249,7 @@ def _describe(
         lowest=round(lowest, 3),
         mean=round(mean, 3),
         highest=round(highest, 3),
-        thumbnail=_thumbnail(examples[len(examples) // 2][1]["image"][..., 0], pixel),
+        thumbnail=_thumbnail(middle, task.config.spacing or volume.zooms, task.config.plane),
         background=round(head.background, 3) if head else None,
         cropped=cropped or None,
         off_middle=_off_middle(task.config, volume, head) if head else None,
@@ -268,12 +268,22 @@ def _off_middle(config: SliceConfig, volume: Volume, head: Head) -> float | None
     return round((middle - head.middle[2]) * volume.zooms[2], 1)
 
 
-def _thumbnail(image: np.ndarray, pixel: Sequence[float] = (1, 1)) -> str:
-    """A small, upright JPEG of a slice, in base64; `pixel` is (posterior, superior) in mm."""
+def _thumbnail(image: np.ndarray, spacing: Sequence[float], plane: str | None = None) -> str:
+    """A small, upright JPEG of a slice, in base64.
+
+    Nose to the left, or up in axial slices; `spacing` is along posterior, superior and right.
+    """
     from PIL import Image
 
-    picture = Image.fromarray(np.rot90(image))
-    sides = [side / min(pixel) for side in pixel]
+    p, s, r = spacing
+    if plane == "axial":
+        upright, width, height = image, r, p
+    elif plane == "coronal":
+        upright, width, height = image[::-1], r, s
+    else:
+        upright, width, height = np.rot90(image), p, s
+    picture = Image.fromarray(np.ascontiguousarray(upright))
+    sides = [side / min(width, height) for side in (width, height)]
     if max(sides) > _SQUARE:
         width, height = (round(n * side) for n, side in zip(picture.size, sides, strict=True))
         picture = picture.resize((width, height))

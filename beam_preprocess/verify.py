@@ -16,7 +16,8 @@ from ixi_tfds.system.errors import DatasetError, UserError
 from ixi_tfds.system.flags import flag, like
 
 _USAGE = """
-python -m beam_preprocess verify --data_dir=D [--config=C] [--repair --source_dir=S]
+python -m beam_preprocess verify --data_dir=D [--config=C]
+  [--repair --source_dir=S [--brain_masks=M]]
 
 Reads every byte of the datasets in D. Lists the files that are damaged, missing, edited or of
 another run, the people and slices in more than one split, and the people of different splits whose
@@ -45,6 +46,7 @@ class VerifyConfig:
     dataset: str | None = flag("Check only this dataset, as COHORT/CONFIG.", None)
     repair: bool = flag("Make damaged files again.", False)
     source_dir: str | None = flag("Folder of the volumes, for --repair.", None, path=True)
+    brain_masks: str | None = flag("Folder of the brain masks, for --repair.", None, path=True)
     strict: bool = flag("Fail where heads of different splits look like one.", False)
 
 
@@ -82,7 +84,15 @@ def verify(folder: pathlib.Path, config: VerifyConfig) -> str:
     if damaged and config.repair:
         from beam_preprocess import repair
 
-        repair.repair(folder, made, damaged, config.source_dir, config.people, config.names)
+        repair.repair(
+            folder,
+            made,
+            damaged,
+            config.source_dir,
+            config.people,
+            config.names,
+            brain_masks=config.brain_masks,
+        )
         damaged = integrity.find_damage(folder, made)
         print(f"{folder}: still damaged" if damaged else f"{folder}: repaired")
     if damaged:

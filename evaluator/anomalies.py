@@ -8,7 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from evaluator.options import LENIENT, Dataset, ModelChecks, ScanChecks, check_folders
+from evaluator.options import (
+    LENIENT,
+    ONLY_WITH_ENSEMBLE,
+    Dataset,
+    ModelChecks,
+    ScanChecks,
+    check_folders,
+    names_ensemble,
+)
 from ixi_tfds.cohorts import AS_NAMED, NameFlags
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.system import flags, folders, storage
@@ -17,13 +25,12 @@ from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from evaluator.lesions.pairs import Pair
-    from evaluator.lesions.tallies import Found, Scorer, View
+    from evaluator.lesions.tallies import Found, Scorer
     from evaluator.models import Model
+    from evaluator.report.page import Section
     from evaluator.scoring import Split
-    from evaluator.volumes import Geometry, Stack
+    from evaluator.volumes import Geometry
 
 USAGE = """
 python -m evaluator anomalies --saved_model=M[,M2] --data_dir=D --output_dir=O
@@ -58,9 +65,14 @@ class LesionSettings:
         99.0,
         above=0,
         below=100,
+        unless=names_ensemble,
     )
     blur_sigma: float = flag(
-        "Sigma of the blur baseline, as a share of the slice's height.", 0.02, above=0, most=1
+        "Sigma of the blur baseline, as a share of the slice's height.",
+        0.02,
+        above=0,
+        most=1,
+        unless=names_ensemble,
     )
     smooth_sigma: float = flag(
         "Sigma of a Gaussian over the scores of all methods, as a share of the slice's height; 0 "
@@ -68,12 +80,14 @@ class LesionSettings:
         0.0,
         least=0,
         most=1,
+        unless=names_ensemble,
     )
     region: str = flag(
         "Which pixels count: the whole head, or its inner upper part, where brain is expected in "
         "a scan with skull and face.",
         "head",
         choices=("head", "inner"),
+        unless=names_ensemble,
     )
     seed: int = flag("Seed of synthetic lesions and of the bootstrap.", 0, least=0)
 
@@ -118,7 +132,7 @@ class AnomaliesConfig:
     )
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
-    batch_size: int = flag("Slices in a batch.", 32, least=1)
+    batch_size: int = flag("Slices in a batch.", 32, least=1, unless=names_ensemble)
     view: bool = flag(
         "With --source_dir, write a page and a picture of each volume to look at.", True
     )
@@ -141,14 +155,13 @@ def main(config: AnomaliesConfig) -> None:
     """
     from evaluator import scoring
     from evaluator.brains import ensemble
-    from evaluator.lesions import detection
-    from evaluator.report import lesions, page
+    from evaluator.report import lesions
 
     if any(ensemble.is_ensemble(storage.at(path)) for path in config.saved_model):
         _judge_brains(config)
         return
     if config.brain_masks:
-        raise UserError("--brain_masks goes with an ensemble only, the folder of an ensemble.json")
+        raise UserError(f"--brain_masks {ONLY_WITH_ENSEMBLE}")
     with folders.writing(config.output_dir, "output_dir"):
         data = config.data
         validation = scoring.open_split(
@@ -166,45 +179,45 @@ def main(config: AnomaliesConfig) -> None:
         scored = score_lesions(
             models, data, config.settings, volumes=volumes or None, batch_size=config.batch_size
         )
-        facts, rows, comparisons, _ = scored
-        texts = detection.result_files(rows, comparisons, facts)
-        sections, lead = lesions.sections(*scored), lesions.lead(facts, rows)
-        texts["anomalies.html"] = page.render("Do residuals find lesions?", lead, sections)
-        folders.write_files(output_dir, texts)
-        if not facts.get("views"):
-            storage.remove_tree(output_dir / VIEWS)
-        print_lesions(facts, rows, comparisons)
-        print(f"\nReport: {output_dir / 'anomalies.html'}")
+        sections = lesions.sections(*scored)
+        _publish(output_dir, "Do residuals find lesions?", scored[:3], sections)
 
 
 def _judge_brains(config: AnomaliesConfig) -> None:
     """Score lesions by an ensemble, write the files and print the tables."""
     from evaluator.brains import scoring
-    from evaluator.lesions import detection, tallies
-    from evaluator.report import brains, lesions, page
+    from evaluator.lesions import tallies
+    from evaluator.report import brains, lesions
 
     with folders.writing(config.output_dir, "output_dir"):
         output_dir = storage.at(config.output_dir)
         views = output_dir / VIEWS if config.view and config.source_dir else None
-        (facts, rows, comparisons, counted), pictures = scoring.score(config, views)
-        texts = detection.result_files(rows, comparisons, facts)
+        scored, pictures = scoring.score(config, views)
+        facts, rows, comparisons, counted = scored
         found = tallies.Found(counted, facts["counts"], [])
         table, *others = lesions.sections(facts, rows, comparisons, found)
         sections = [table, *brains.sections(facts, rows, pictures), *others]
-        lead = lesions.lead(facts, rows)
-        texts["anomalies.html"] = page.render("Does the ensemble find lesions?", lead, sections)
-        folders.write_files(output_dir, texts)
-        if not facts.get("views"):
-            storage.remove_tree(output_dir / VIEWS)
-        print_lesions(facts, rows, comparisons)
-        print(
-            f"\nAbove the threshold in {facts['healthy_heads']} healthy test brains, either sign:"
-        )
-        for row in facts["false_alarms"]:
-            if row["looks_for"] == "either":
-                share, ml = row["share"], row["ml"]
-                print(f"  {row['method']}: {share:.2%} of the brain, {ml:.1f} ml a head")
-        print(f"\nReport: {output_dir / 'anomalies.html'}")
+        _publish(output_dir, "Does the ensemble find lesions?", scored[:3], sections)
+
+
+def _publish(
+    output_dir: pathlib.Path,
+    title: str,
+    scored: tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]],
+    sections: Sequence[Section],
+) -> None:
+    """Write the files and print the tables; `scored` are facts, rows and comparisons."""
+    from evaluator.lesions import detection
+    from evaluator.report import lesions, page
+
+    facts, rows, comparisons = scored
+    texts = detection.result_files(rows, comparisons, facts)
+    texts["anomalies.html"] = page.render(title, lesions.lead(facts, rows), sections)
+    folders.write_files(output_dir, texts)
+    if not facts.get("views"):
+        storage.remove_tree(output_dir / VIEWS)
+    detection.print_lesions(facts, rows, comparisons)
+    print(f"\nReport: {output_dir / 'anomalies.html'}")
 
 
 def score_lesions(
@@ -317,9 +330,10 @@ def _tally_volumes(
     facts: dict[str, Any],
 ) -> Found:
     """Score volumes and write their views; tells in `facts` and on standard error what is odd."""
+    from evaluator import views
     from evaluator.lesions import tallies
 
-    view = None if asked.views is None else _viewer_into(asked.views, facts)
+    view = None if asked.views is None else views.views_into(asked.views, facts)
     found = tallies.tally_volumes(scorer, pairs, geometry, asked.scans, view=view)
     facts["unlike_training"] = {name: said["unlike_training"] for name, said in found.scans.items()}
     facts["warnings"] = {n: said["warnings"] for n, said in found.scans.items() if said["warnings"]}
@@ -334,55 +348,6 @@ def _tally_volumes(
             file=sys.stderr,
         )
     return found
-
-
-def _viewer_into(folder: pathlib.Path, facts: dict[str, Any]) -> View:
-    """A function that writes the view of a volume and adds its name to `facts`.
-
-    The first view replaces the folder.
-    """
-    from evaluator.views import write_view
-
-    def write(
-        subject: str,
-        stack: Stack,
-        anomaly: np.ndarray,
-        lesion: np.ndarray,
-        said: dict[str, Any],
-    ) -> None:
-        if "views" not in facts:
-            storage.remove_tree(folder)
-            folder.mkdir(parents=True)
-        name = subject.replace("/", "_")
-        write_view(folder, name, stack, anomaly, said, lesion)
-        facts.setdefault("views", []).append(name)
-
-    return write
-
-
-def print_lesions(
-    facts: dict[str, Any], rows: Sequence[dict[str, Any]], comparisons: Sequence[dict[str, Any]]
-) -> None:
-    """Print the overall rows and the comparisons."""
-    import pandas as pd
-
-    from evaluator import bootstrap
-    from evaluator.lesions.detection import STATISTICS
-
-    overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
-    print(f"\nLesions: {facts['lesions']}; ", end="")
-    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels\n")
-    columns = ["method", "looks_for", *STATISTICS]
-    print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
-    print()
-    for row in comparisons:
-        interval = "" if row["low"] != row["low"] else f" ({row['low']:+.4f} to {row['high']:+.4f})"
-        print(
-            f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
-            f"AUPRC {row['auprc_difference']:+.4f}{interval}"
-        )
-    if caution := bootstrap.caution(len({row["subject"] for row in rows if row["subject"]})):
-        print(f"Intervals: {caution[0].lower()}{caution[1:]}")
 
 
 COMMAND = Command(AnomaliesConfig, main, "score how well residuals find lesions", USAGE)

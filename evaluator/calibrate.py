@@ -57,13 +57,13 @@ def main(config: CalibrateConfig) -> None:
     healthy = made.healthy
     print(
         f"threshold {made.threshold:.4f}: {made.percentile:g}% of the voxels of {healthy.heads} "
-        f"healthy brains of {healthy.dataset} lie at or below it; above it {healthy.ml:.1f} ml a "
-        "head"
+        f"healthy brains of {healthy.dataset} lie at or below it; {healthy.ml:.1f} ml a "
+        "head lie above it"
     )
     if healthy.heads < calibration.FEW:
         print(
-            f"note: {healthy.heads} brains are few for a threshold; with others, false alarms may "
-            "be twice as many or half"
+            f"note: {healthy.heads} healthy brains are few for a threshold: with others, false "
+            "alarms may well be twice as many, or half as many"
         )
     print(f"ensemble: {folder / ensemble.NAME}")
 

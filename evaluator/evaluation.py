@@ -56,7 +56,7 @@ def evaluate(config: ScoreConfig) -> None:
     folders.write_files(output_dir, texts)
     _print(facts)
     if config.lesions:
-        anomalies.print_lesions(*scored[:3])
+        detection.print_lesions(*scored[:3])
     print(f"\nReport: {output_dir / 'report.html'}")
 
 

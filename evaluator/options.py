@@ -1,7 +1,8 @@
 """Flags that several commands share, as parts of their configs."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ixi_tfds.cohorts import DEFAULT_DATASET
 from ixi_tfds.integrity import CHECKS
@@ -53,6 +54,20 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_folders("data_dir", [self.data_dir])
+
+
+ONLY_WITH_ENSEMBLE = "goes with an ensemble only, the folder of an ensemble.json"
+
+
+def names_ensemble(values: Mapping[str, Any]) -> str:
+    """Why a flag cannot be given where `--saved_model` is an ensemble; "" where it is none."""
+    from evaluator.brains.ensemble import is_ensemble
+
+    named = values["saved_model"]
+    folders = [named] if isinstance(named, str) else named
+    if any(is_ensemble(storage.at(path)) for path in folders):
+        return "does not go with an ensemble, which judges all brains as its ensemble.json says"
+    return ""
 
 
 def check_folders(flag: str, paths: Iterable[str]) -> None:

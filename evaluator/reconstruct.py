@@ -11,7 +11,7 @@ from typing import Any
 from etils import epy
 
 from evaluator.models import Model, check_preprocessing, load_model
-from evaluator.options import ModelChecks, ScanChecks
+from evaluator.options import ONLY_WITH_ENSEMBLE, ModelChecks, ScanChecks, names_ensemble
 from ixi_tfds.cohorts import NameFlags, bids
 from ixi_tfds.cohorts.bids_filter import BidsFlags, Filter
 from ixi_tfds.cohorts.brain_masks import find_masks
@@ -55,7 +55,8 @@ whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
   x_lesions.nii.gz          1 where that lies above the threshold from healthy brains
   x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
   x_reconstruction.nii.gz   what the models expect, in the same unit
-and x_seen, the view and the JSON. O has the same subfolders as the input. For research only: this is not a medical device.
+and x_seen, the view and the JSON. O has the same subfolders as the input. For research only: this
+is not a medical device.
 """
 
 _SUFFIXES = ("_reconstruction", "_anomaly", "_seen", "_mark", "_lesions")
@@ -82,7 +83,7 @@ class ReconstructConfig:
         path=True,
     )
     allow_names: bool = like(NameFlags, "allow_names")
-    batch_size: int = flag("Slices in a batch.", 16, least=1)
+    batch_size: int = flag("Slices in a batch.", 16, least=1, unless=names_ensemble)
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
@@ -222,6 +223,8 @@ def main(config: ReconstructConfig) -> None:
         if ensembles.is_ensemble(storage.at(config.saved_model)):
             refused = _judge_all(jobs, config)
         else:
+            if config.brain_masks:
+                raise UserError(f"--brain_masks {ONLY_WITH_ENSEMBLE}")
             model, geometry = _load(config)
             refused = _reconstruct_all(model, geometry, jobs, config)
     if refused:
@@ -273,13 +276,7 @@ def _judge_all(jobs: list[Job], config: ReconstructConfig) -> list[ScanError]:
     refused: list[ScanError] = []
     for job in tqdm.tqdm(jobs, unit="scan", disable=None, leave=False):
         try:
-            scan = scans.open_scan(
-                job.path,
-                masks.get(job.path),
-                ensemble.slices,
-                ensemble.tissues,
-                allow_unknown_orientation=config.scans.allow_unknown_orientation,
-            )
+            scan = scans.open_scan(job.path, masks.get(job.path), ensemble, config.scans)
             facts = writing.write_maps(
                 models, ensemble, scan, job.folder, job.name, view=config.view
             )

@@ -1,11 +1,13 @@
 """Views of scans that a model has reconstructed; `evaluator.viewer` draws them."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from evaluator import scan_facts, viewer, volumes
+from ixi_tfds.system import storage
 
 
 def write_view(
@@ -48,3 +50,26 @@ def write_view(
         lesion=lesion,
         warnings=facts["warnings"],
     )
+
+
+def views_into(folder: pathlib.Path, facts: dict[str, Any]) -> Callable[..., None]:
+    """A function that writes the view of a volume and adds its name to `facts`.
+
+    Its arguments are those of `lesions.tallies.View`. The first view replaces the folder.
+    """
+
+    def write(
+        subject: str,
+        stack: volumes.Stack,
+        anomaly: np.ndarray,
+        lesion: np.ndarray,
+        said: dict[str, Any],
+    ) -> None:
+        if "views" not in facts:
+            storage.remove_tree(folder)
+            folder.mkdir(parents=True)
+        name = subject.replace("/", "_")
+        write_view(folder, name, stack, anomaly, said, lesion)
+        facts.setdefault("views", []).append(name)
+
+    return write

@@ -5,6 +5,7 @@ writes the same slices as the Beam job, in a single process. The Beam job is fas
 cohort, and the builder reads its datasets too.
 """
 
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -19,7 +20,7 @@ from ixi_tfds.cohorts import COHORTS, DEFAULT
 from ixi_tfds.cohorts.catalog import Scan, find_scans
 from ixi_tfds.cohorts.cohort import Cohort
 from ixi_tfds.cohorts.roster import read_roster
-from ixi_tfds.config import VERSION, WHOLE_HEADS, SliceConfig
+from ixi_tfds.config import CONFIGS, VERSION, SliceConfig
 from ixi_tfds.documents import manifest
 from ixi_tfds.features import slice_features
 from ixi_tfds.formats import READ_FORMATS
@@ -51,7 +52,7 @@ class SliceBuilder(
     """
 
     VERSION = tfds.core.Version(VERSION)
-    BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in WHOLE_HEADS.values()]  # noqa: RUF012
+    BUILDER_CONFIGS = [SliceBuilderConfig(config) for config in CONFIGS.values()]  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         f"A folder with the volumes ({READ_FORMATS}, in any subfolder) and the workbook. "
         "Without it, a published cohort is downloaded (IXI: 4.5 GB)."
@@ -77,6 +78,12 @@ class SliceBuilder(
     def _split_generators(
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
+        if self.slices.scaling == "tissue":
+            raise UserError(
+                f"{self.name}/{self.slices.name}: TFDS makes no datasets of brains, only "
+                "python -m beam_preprocess does, which finds the masks and writes moved copies; "
+                "TFDS then reads them"
+            )
         try:
             source_dir = str(dl_manager.manual_dir)
         except AssertionError:
@@ -160,6 +167,7 @@ IxiT1 = builder_class(DEFAULT)
 
 def builder_for(config: SliceConfig, data_dir: str, cohort: Cohort = DEFAULT) -> SliceBuilder:
     """The builder of any config, also of brains; `data_dir` is the root of all datasets."""
-    known = config == WHOLE_HEADS.get(config.name)
+    # Neither features nor description depend on copies.
+    known = dataclasses.replace(config, copies=None) == CONFIGS.get(config.name)
     given = config.name if known else SliceBuilderConfig(config)
     return builder_class(cohort)(config=given, data_dir=data_dir)

@@ -201,7 +201,4 @@ def _brain(side: int, plane: str) -> SliceConfig:
 
 
 BRAINS = tuple(_brain(side, plane) for side in (2, 1) for plane in PLANES)
-WHOLE_HEADS = {config.name: config for config in (THESIS, VOLUME_SCALED)}
-"""The configs that TFDS's own builder can make, which knows no brain masks and no copies."""
-
-CONFIGS = WHOLE_HEADS | {config.name: config for config in BRAINS}
+CONFIGS = {config.name: config for config in (THESIS, VOLUME_SCALED, *BRAINS)}

@@ -52,9 +52,9 @@ def slice_features(size: tuple[int, int], *, brain: bool = False) -> tfds.featur
     )
 
 
-def slice_key(subject: str, slice_index: int) -> str:
-    """The name of a slice in scores and messages, such as `IXI002/052`."""
-    return f"{subject}/{slice_index:03d}"
+def slice_key(subject: str, slice_index: int, copy: int = 0) -> str:
+    """The name of a slice in scores and messages, such as `IXI002/052`, or `IXI002~1/052`."""
+    return f"{subject}~{copy}/{slice_index:03d}" if copy else f"{subject}/{slice_index:03d}"
 
 
 def encode_slice(example: Mapping[str, Any]) -> bytes:

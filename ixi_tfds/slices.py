@@ -202,14 +202,13 @@ def _of_brain(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The slices of a brain, then those of its moved copies."""
     for copy in range(copies + 1):
-        name = f"{about['subject']}~{copy}" if copy else about["subject"]
-        each = moved(brain, name) if copy else brain
+        each = moved(brain, f"{about['subject']}~{copy}") if copy else brain
         images = planes_of(quantize(each.values, 0, HIGHEST), config)
         masks = planes_of(each.mask.astype(np.uint8), config)
         for index, (image, mask) in enumerate(zip(images, masks, strict=True)):
             fields = {"image": image[..., None], "mask": mask[..., None], "copy": copy}
             fields |= {"slice_index": index, "low": 0.0, "high": HIGHEST}
-            yield slice_key(name, index), about | fields
+            yield slice_key(about["subject"], index, copy), about | fields
 
 
 def _check_inside(volume: Volume, path: str, config: SliceConfig, head: Head) -> None:

@@ -15,7 +15,14 @@ from ixi_tfds import lanes
 from ixi_tfds.images.scaling import to_unit
 from ixi_tfds.system.errors import UserError
 from trainer.config import TrainConfig
-from trainer.workdir import RunState, add_epoch, check_whole, checkpoint_path, write_state
+from trainer.workdir import (
+    RunState,
+    add_epoch,
+    check_whole,
+    checkpoint_path,
+    cosine_rate,
+    write_state,
+)
 
 Logs = dict[str, Any]
 
@@ -70,23 +77,27 @@ def _diverged(where: str, epochs_done: int, workdir: pathlib.Path) -> DivergedEr
     return DivergedError(f"{where}{kept}; take a lower --learning_rate and another --workdir")
 
 
-class WarmUp(keras.callbacks.Callback):
-    """Raises the learning rate in equal steps to that of the schedule.
+class StepRates(keras.callbacks.Callback):
+    """Sets the learning rate of each step: the warm-up, and the fall of --schedule=cosine_steps.
 
-    It goes by the number of the step in the whole run, so a resumed run rises as one that was never
-    stopped. `state` has the learning rate of the epoch.
+    It goes by the number of the step in the whole run, so a resumed run has the rates of one that
+    was never stopped. `state` has the learning rate of the epoch.
     """
 
     def __init__(self, config: TrainConfig, state: RunState) -> None:
         super().__init__()
-        self.steps, self.state = config.warmup_steps, state
+        self.config, self.state = config, state
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         """Set the learning rate of step `batch` of the epoch."""
-        done = self.state.epochs_done * self.params["steps"] + batch
-        if done < self.steps:
-            share = (done + 1) / self.steps
-            self.model.optimizer.learning_rate = self.state.learning_rate * share
+        steps, warm = self.params["steps"], self.config.warmup_steps
+        done = self.state.epochs_done * steps + batch
+        rate = self.state.learning_rate
+        if self.config.schedule == "cosine_steps":
+            rate = cosine_rate(self.state, done / steps, self.config)
+        elif done >= warm:
+            return
+        self.model.optimizer.learning_rate = rate * min(1.0, (done + 1) / max(1, warm))
 
 
 class EpochEnd(keras.callbacks.Callback):

@@ -15,7 +15,7 @@ from trainer.tasks import TASKS
 
 OPTIMIZERS = {"rmsprop": "RMSprop", "adam": "Adam"}
 """Names for `--optimizer`, and their classes in `keras.optimizers`."""
-SCHEDULES = ("plateau", "cosine", "constant")
+SCHEDULES = ("plateau", "cosine", "cosine_steps", "constant")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,8 @@ class TrainConfig:
     learning_rate: float = flag("Learning rate at the start.", 1e-3, above=0)
     schedule: str = flag(
         "When the learning rate falls: after two epochs without a lower loss (plateau), along half "
-        "a cosine to almost 0 (cosine), or never (constant).",
+        "a cosine to almost 0, after each epoch (cosine) or each step (cosine_steps), or never "
+        "(constant).",
         "plateau",
         choices=SCHEDULES,
     )
@@ -112,6 +113,11 @@ class TrainConfig:
     def datasets(self) -> tuple[str, ...]:
         """The names in `--dataset`."""
         return tuple(self.dataset.split(","))
+
+    @property
+    def falls_by_cosine(self) -> bool:
+        """Whether the number of epochs decides on the learning rate."""
+        return self.schedule.startswith("cosine")
 
     @property
     def corruptions(self) -> AugmentationConfig | None:

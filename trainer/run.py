@@ -259,7 +259,7 @@ def _fit(
             callbacks=[
                 *bar,
                 *(profile if is_chief and config.profile_steps else []),
-                *([callbacks.WarmUp(config, state)] if config.warmup_steps else []),
+                callbacks.StepRates(config, state),
                 callbacks.FiniteLoss(run.folder, functools.partial(_keys_of, run)),
                 callbacks.EpochEnd(config, folder, state, checkpoint),
                 callbacks.TensorBoard(tensorboard, state, shown),

@@ -42,7 +42,7 @@ def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -
     """Make the working folder of a run, or check that it belongs to the same run.
 
     A resumed run may change folders and devices, and have more epochs. All other flags must be as
-    before; with --schedule=cosine also the number of epochs.
+    before; if the learning rate falls by a cosine also the number of epochs.
 
     `fingerprint` is the digest of the dataset. Only the chief of several workers has `write` set,
     and writes the flags.
@@ -50,7 +50,7 @@ def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -
     Raises:
       UserError: the folder belongs to another run, or cannot be made.
     """
-    free = _FREE_TO_CHANGE - ({"epochs"} if config.schedule == "cosine" else set())
+    free = _FREE_TO_CHANGE - ({"epochs"} if config.falls_by_cosine else set())
     asked = {**flags.as_flags(config), "dataset_fingerprint": fingerprint}
     folder = storage.at(config.workdir)
     epochs = check_same_run(folder, "workdir", asked, free).get("epochs", 0)
@@ -134,7 +134,8 @@ def add_epoch(state: RunState, metrics: dict[str, float], config: TrainConfig) -
     "plateau" is the rule of Keras's `ReduceLROnPlateau` with the settings of the thesis: factor
     sqrt(0.1), patience 2, no cooldown, a minimum of 0.5e-6. But every lower loss counts as better:
     Keras's default difference of 1e-4 is a quarter of the typical mean squared error here. "cosine"
-    falls along half a period to almost 0 after the last epoch. "constant" does not change.
+    and "cosine_steps" fall along half a period to almost 0 after the last epoch, the second within
+    epochs, too (`callbacks.StepRates`). "constant" does not change.
 
     `state` is changed in place. `metrics` must contain `config.monitored`.
     """
@@ -146,12 +147,17 @@ def add_epoch(state: RunState, metrics: dict[str, float], config: TrainConfig) -
     else:
         state.wait += 1
     falls = state.wait >= PATIENCE and state.learning_rate > LEAST_RATE
-    if config.schedule == "cosine":
-        share = (1 + math.cos(math.pi * epoch / config.epochs)) / 2
-        state.learning_rate = max(state.history[0]["learning_rate"] * share, LEAST_RATE)
+    if config.falls_by_cosine:
+        state.learning_rate = cosine_rate(state, epoch, config)
     elif config.schedule == "plateau" and falls:
         state.learning_rate = max(state.learning_rate * FACTOR, LEAST_RATE)
         state.wait = 0
+
+
+def cosine_rate(state: RunState, epochs: float, config: TrainConfig) -> float:
+    """The learning rate after so many epochs, along half a cosine over all of them."""
+    first = state.history[0]["learning_rate"] if state.history else state.learning_rate
+    return max(first * (1 + math.cos(math.pi * epochs / config.epochs)) / 2, LEAST_RATE)
 
 
 def checkpoint_path(workdir: pathlib.Path, epoch: int) -> pathlib.Path:

@@ -1,1 +1,1 @@
-"""Models of brains as one ensemble: its file, its maps of a brain, and how well they find lesions."""
+"""Models of brains as one ensemble: its file, its maps of a brain, how well they find lesions."""

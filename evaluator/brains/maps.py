@@ -23,6 +23,7 @@ BLUR_MM = 4.0
 """Sigma of the blurred input."""
 
 _MEDIAN = 3  # voxels
+_NEARBY = 5  # voxels
 
 
 def judged(signed: np.ndarray, brain: Brain) -> np.ndarray:
@@ -45,9 +46,14 @@ def run(models: Sequence[Model], brain: Brain) -> dict[str, dict[str, np.ndarray
 
 
 def signed(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A model's map: its mark with the sign of its residual, or the residual if it has no mark."""
+    """A model's map: its mark with the sign of its residual, or the residual if it has no mark.
+
+    The sign is that of the mean residual nearby: where it is near zero, it says nothing.
+    """
     residual = outputs["residual"]
-    return outputs["mark"] * np.sign(residual) if "mark" in outputs else residual / HIGHEST
+    if "mark" not in outputs:
+        return residual / HIGHEST
+    return outputs["mark"] * np.sign(ndimage.uniform_filter(residual, _NEARBY))
 
 
 def of_models(

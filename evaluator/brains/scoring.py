@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import pathlib
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +59,10 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
     if not ensemble.is_ensemble(first) or any(map(ensemble.is_ensemble, others)):
         raise UserError("--saved_model: name one ensemble, and that first; others are models")
     joined, models = ensemble.read(first, config.checks)
-    beside = load_models(others, allow_changed_model=config.checks.allow_changed_model)
+    beside = [
+        dataclasses.replace(model, name=f"{model.name} alone")
+        for model in load_models(others, allow_changed_model=config.checks.allow_changed_model)
+    ]
     judge = tally.Judge(tuple(models), tuple(beside))
     ensemble.check_same_space([*models, *beside])
     data, root = config.data, storage.at(config.data.data_dir)
@@ -143,13 +148,11 @@ def _scans(
     for pair in tqdm.tqdm(chosen, unit="scan", disable=None):
         subject, path = pair.scan.subject, pair.scan.path
         allowed = config.scans.allow_unknown_orientation
-        scan = scans.open_scan(
-            path,
-            masks.get(path),
-            joined.slices,
-            joined.tissues,
-            allow_unknown_orientation=allowed,
-        )
+        scan = scans.open_scan(path, masks.get(path), joined, config.scans)
+        if scan.warnings:
+            facts.setdefault("warnings", {})[subject] = scan.warnings
+        for warning in scan.warnings:
+            print(f"warning: {subject}: {warning}", file=sys.stderr)
         lesion = pairs.read_mask(pair, scan.volume, allow_unknown_orientation=allowed)
         found = judge.judge(scan.brain, subject)
         scores = {name: scans.on_scan(scan, each) for name, each in found.scores.items()}

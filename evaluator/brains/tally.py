@@ -1,6 +1,7 @@
 """Histograms of the scores of brains by every method, and lesions found by size."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -223,7 +224,7 @@ def by_size(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     table = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        for low, high in zip(SIZES_ML, SIZES_ML[1:], strict=False):
+        for low, high in itertools.pairwise(SIZES_ML):
             found = [
                 row["found"] >= FOUND
                 for row in rows

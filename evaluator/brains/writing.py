@@ -16,11 +16,6 @@ from evaluator.models import Model
 from ixi_tfds.images.tissue import WHITE_MATTER
 from ixi_tfds.system import folders
 
-MOST_OUTSIDE = 0.02
-"""A warning is given if a larger share of the brain lies outside the models' box."""
-
-MOST_MATCHED = 0.1
-
 
 def write_maps(
     models: Sequence[Model],
@@ -57,7 +52,7 @@ def write_maps(
         map_files.write_map(folder / f"{name}_{kind}.nii.gz", values, scan.volume)
     facts = _facts(models, joined, scan, marked)
     if view:
-        scans.write_view(folder, name, scan, score, joined, warnings=facts["warnings"])
+        scans.write_view(folder, name, scan, score, joined)
     text = json.dumps(facts, indent=1) + "\n"
     folders.write_files(folder, {f"{name}_reconstruction.json": text})
     return facts
@@ -92,22 +87,5 @@ def _facts(
         "above_threshold": round(above / brain, 6),
         "healthy_ml": joined.healthy.ml,
         "healthy": joined.healthy.share,
-        "warnings": _warnings(joined, scan),
+        "warnings": scan.warnings,
     }
-
-
-def _warnings(joined: Ensemble, scan: scans.BrainScan) -> list[str]:
-    found = []
-    if scan.brain.outside > MOST_OUTSIDE:
-        found.append(
-            f"{scan.brain.outside:.0%} of the brain lies outside the models' box and was not judged"
-        )
-    apart = max(abs(a - b) for a, b in zip(scan.tissues, joined.tissues, strict=True))
-    if apart > MOST_MATCHED:
-        told = ", ".join(f"{mean:.2f}" for mean in scan.tissues)
-        usual = ", ".join(f"{mean:.2f}" for mean in joined.tissues)
-        found.append(
-            f"fluid, grey and white matter lie at {told}, those of the training brains at {usual}: "
-            "the scan may be no T1-weighted one, or its mask may hold more than brain"
-        )
-    return found

@@ -1,7 +1,7 @@
 """How well each method finds lesions: statistics, intervals and comparisons from histograms."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,3 +125,30 @@ def result_files(
         "anomalies.csv": frame.to_csv(index=False, float_format="%.6f"),
         "anomalies.json": results.as_json(content),
     }
+
+
+def print_lesions(
+    facts: Mapping[str, Any],
+    rows: Sequence[dict[str, Any]],
+    comparisons: Sequence[dict[str, Any]],
+) -> None:
+    """Print the overall rows and the comparisons."""
+    overall = pd.DataFrame([row for row in rows if not row["subject"] and not row["group"]])
+    print(f"\nLesions: {facts['lesions']}; ", end="")
+    print(f"{overall['prevalence'][0]:.3%} of {overall['pixels'][0]} pixels\n")
+    columns = ["method", "looks_for", *STATISTICS]
+    print(overall[columns].to_string(index=False, float_format="{:.4f}".format))
+    print()
+    for row in comparisons:
+        interval = "" if row["low"] != row["low"] else f" ({row['low']:+.4f} to {row['high']:+.4f})"
+        print(
+            f"{row['model']}, {row['looks_for']}, against {row['baseline']}: {row['verdict']}, "
+            f"AUPRC {row['auprc_difference']:+.4f}{interval}"
+        )
+    if caution := bootstrap.caution(len({row["subject"] for row in rows if row["subject"]})):
+        print(f"Intervals: {caution[0].lower()}{caution[1:]}")
+    alarms = [row for row in facts.get("false_alarms", ()) if row["looks_for"] == "either"]
+    if alarms:
+        print(f"\nAbove the threshold in healthy test brains ({facts['healthy_heads']}):")
+    for row in alarms:
+        print(f"{row['method']}: {row['share']:.2%} of the brain, {row['ml']:.1f} ml a head")

@@ -1,6 +1,7 @@
 """Volumes and their lesion masks, matched by file names."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -15,6 +16,9 @@ from ixi_tfds.cohorts.names import LESION_MASKS, T1, is_mask, words_of
 from ixi_tfds.cohorts.walking import find_files
 from ixi_tfds.nifti import Volume, read_volume
 from ixi_tfds.system.errors import UserError
+
+# As in ATLAS: label-L_desc-T1lesion_mask. Other descriptions, such as desc-brain, mark no lesion.
+_DESCRIBED = re.compile(r"(_label-[a-z0-9]+)?_desc-[a-z0-9]*lesion[a-z0-9]*", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,8 @@ def find_pairs(
     Names are split into words at `-`, `_`, `.` and spaces. The name of a mask has one of
     `LESION_MASKS` among its words. A mask belongs to the volume with the same other words, apart
     from the modality (T1, T1w): `a_T1.nii.gz` and `a_lesion.nii.gz`, `a.nii.gz` and
-    `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz`. If a volume has
+    `a_mask.nii.gz`, `sub-01_T1w.nii.gz` and `sub-01_label-lesion_mask.nii.gz` or
+    `sub-01_label-L_desc-T1lesion_mask.nii.gz`. If a volume has
     several masks, those in its own folder and then those with the word lesion are preferred. Of a
     person with several volumes, the first that has a mask is taken.
 
@@ -52,7 +57,7 @@ def find_pairs(
     masks: dict[tuple[str, ...], list[str]] = {}
     for path in find_files(source_dir).volumes:
         if is_mask(path):
-            masks.setdefault(_identity(words_of(path)), []).append(path)
+            masks.setdefault(_identity(words_of(_DESCRIBED.sub("", path))), []).append(path)
     pairs, alone = [], []
     for person in catalog.scans:
         for scan in person.candidates:

@@ -66,9 +66,9 @@ def shown_of(
 ) -> Shown:
     """The view of a scan; the arguments are those of `write_view`.
 
-    Without `levels`, limit and threshold are percentiles of the absolute anomaly in the window, deep in the head:
-    in whole heads, eyes and scalp differ most. The view opens where the smoothed absolute anomaly
-    there is largest, or at the thickest place of the lesion.
+    Without `levels`, limit and threshold are percentiles of the absolute anomaly in the window,
+    deep in the head: in whole heads, eyes and scalp differ most. The view opens where the smoothed
+    absolute anomaly there is largest, or at the thickest place of the lesion.
     """
     turn = orientations.ornt_transform(
         orientations.axcodes2ornt(AXES), orientations.axcodes2ornt(VIEW_AXES)

@@ -13,9 +13,12 @@ from ixi_tfds.system.errors import UserError
 
 _SHOWN = 3
 _ENDINGS = re.compile(
-    r"([-_.](desc-)?(brain|brainmask|bet|hd-?bet|synthstrip|strip|stripped|mask|labels?|d?seg))+$",
+    r"([-_.]((desc|label)-)?"
+    r"(brain|brainmask|bet|hd-?bet|synthstrip|strip|stripped|mask|labels?|d?seg))+$",
     re.IGNORECASE,
 )
+_ANY_MASK = re.compile(r"(mask|labels?|seg)$", re.IGNORECASE)
+_SAME_SPACE = re.compile(r"_space-(T1w|orig)(?=_|$)")
 _BIDS_SUFFIX = re.compile(r"^(sub-.*)_(T1w|UNIT1)$")
 
 
@@ -24,7 +27,8 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
 
     A mask has the name of its volume, perhaps followed by words such as `_mask`, `_brain_mask`,
     `_bet_mask`, `.labels` or, after the name without `_T1w`, `_desc-brain_mask`. Where names repeat
-    in several folders, the folders below `mask_dir` and `source_dir` have to agree, too.
+    in several folders, the folders below `mask_dir` and `source_dir` have to agree, too. A stripped
+    head may lie beside its mask, as HD-BET writes them, with fewer of these words in its name.
 
     Args:
       mask_dir: folder with the masks at any depth.
@@ -44,10 +48,11 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
         by_name[_name_of_mask(mask)].append(mask)
     found = {}
     for path in paths:
-        fitting = by_name.get(_name_of_volume(path), [])
+        fitting = by_name.get(_name_of_volume(stem_of(path)), [])
         if len(fitting) > 1:
             folder = _folder(path, source_dir)
             fitting = [mask for mask in fitting if _folder(mask, mask_dir) == folder] or fitting
+        fitting = _without_stripped(fitting)
         if len(fitting) > 1:
             raise UserError(
                 f"--brain_masks={mask_dir}: {' and '.join(sorted(fitting)[:2])} both fit {path}; "
@@ -59,7 +64,7 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
     if not found:
         raise UserError(
             f"--brain_masks={mask_dir}: none of its {sum(map(len, by_name.values()))} volumes has "
-            f"the name of a scan, such as {_name_of_volume(paths[0])}_mask.nii.gz"
+            f"the name of a scan, such as {stem_of(paths[0])}_mask.nii.gz"
         )
     return found
 
@@ -76,14 +81,20 @@ def _refuse_shared(mask_dir: str, found: dict[str, str]) -> None:
             )
 
 
+def _without_stripped(masks: Sequence[str]) -> Sequence[str]:
+    """Files of one name without those that are stripped heads, by the words in their names."""
+    for words in (_ANY_MASK, _ENDINGS):
+        named = [mask for mask in masks if words.search(stem_of(mask))]
+        if named:
+            return named
+    return masks
+
+
 def _name_of_mask(path: str) -> str:
-    stem = _ENDINGS.sub("", stem_of(path))
-    bids = _BIDS_SUFFIX.match(stem)
-    return (bids[1] if bids else stem).lower()
+    return _name_of_volume(_SAME_SPACE.sub("", _ENDINGS.sub("", stem_of(path))))
 
 
-def _name_of_volume(path: str) -> str:
-    stem = stem_of(path)
+def _name_of_volume(stem: str) -> str:
     bids = _BIDS_SUFFIX.match(stem)
     return (bids[1] if bids else stem).lower()
 

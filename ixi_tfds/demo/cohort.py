@@ -14,10 +14,12 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import openpyxl
 from tqdm import tqdm
 
-from ixi_tfds.demo.head import make_head
+from ixi_tfds.demo.head import brain_mask, make_head
 from ixi_tfds.demo.head_model import head_model
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.files import generator, write_bytes
@@ -101,6 +103,7 @@ def write_cohort(
     first_id: int = 701,
     progress: bool = True,
     coarsen: int = 1,
+    brain_masks: str | os.PathLike[str] | None = None,
 ) -> list[str]:
     """Write the volumes of a cohort and their workbook.
 
@@ -113,6 +116,8 @@ def write_cohort(
       first_id: number of the first subject, above 662, the last of IXI. No id may exceed 999.
       progress: show a progress bar.
       coarsen: factor by which voxels are larger, and their number smaller, along each side.
+      brain_masks: folder for a mask of each brain, such as `IXI701-Guys-3701-T1_mask.nii.gz`, made
+        if missing; None writes none.
 
     Returns:
       The paths of the volumes, in the order of their ids. The workbook `IXI.xlsx` is beside them.
@@ -121,16 +126,17 @@ def write_cohort(
       UserError: as `cohort`, or the folder cannot be made.
     """
     people = cohort(subjects, first_id)
-    folder = pathlib.Path(output_dir)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    folder = _made(output_dir)
+    masks = _made(brain_masks) if brain_masks else None
     write_workbook(folder / WORKBOOK, people, seed=seed)
 
     def write_volume(subject: Subject) -> str:
         path = folder / subject.file_name
-        write_bytes(path, volume_bytes(subject, seed=seed, coarsen=coarsen))
+        head = _head(subject, seed, coarsen)
+        write_bytes(path, _zipped(head))
+        if masks:
+            name = subject.file_name.replace(".nii.gz", "_mask.nii.gz")
+            write_bytes(masks / name, _zipped(_brain_in(head, subject, seed, coarsen)))
         return str(path)
 
     head_model()  # Made here, or each thread would make its own.
@@ -143,13 +149,40 @@ def write_cohort(
 
 def volume_bytes(subject: Subject, *, seed: int, coarsen: int = 1) -> bytes:
     """The `.nii.gz` file of a subject; its gzip header has no name and no time."""
-    image = make_head(
-        subject.name,
-        subject.site,
-        seed=seed,
-        shape=(256 // coarsen, 256 // coarsen, subject.slices // coarsen),
-        zooms=(0.9375 * coarsen, 0.9375 * coarsen, 1.2 * coarsen),
-    )
+    return _zipped(_head(subject, seed, coarsen))
+
+
+def _head(subject: Subject, seed: int, coarsen: int) -> nib.Nifti1Image:
+    return make_head(subject.name, subject.site, seed=seed, **_grid(subject, coarsen))
+
+
+def _brain_in(head: nib.Nifti1Image, subject: Subject, seed: int, coarsen: int) -> nib.Nifti1Image:
+    """The mask of the brain in a subject's head, on its grid; uint8, 1 in the brain."""
+    mask = brain_mask(subject.name, subject.site, seed=seed, **_grid(subject, coarsen))
+    image = nib.Nifti1Image(mask.astype(np.uint8), head.affine)
+    image.set_qform(head.affine, code=1)
+    return image
+
+
+def _made(path: str | os.PathLike[str]) -> pathlib.Path:
+    """The folder, made if missing."""
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    return folder
+
+
+def _grid(subject: Subject, coarsen: int) -> dict[str, Any]:
+    """Shape and zooms of a subject's volume."""
+    return {
+        "shape": (256 // coarsen, 256 // coarsen, subject.slices // coarsen),
+        "zooms": (0.9375 * coarsen, 0.9375 * coarsen, 1.2 * coarsen),
+    }
+
+
+def _zipped(image: nib.Nifti1Image) -> bytes:
     deflate = zlib.compressobj(1, wbits=zlib.MAX_WBITS | 16)
     return deflate.compress(image.to_bytes()) + deflate.flush()
 

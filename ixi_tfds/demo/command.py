@@ -16,6 +16,7 @@ class DemoConfig:
     output_dir: str = flag("Folder for the volumes and the workbook.", path=True)
     subjects: int = flag("Number of heads to make.", 24, least=1)
     seed: int = flag("Another seed gives other heads.", 0, least=0)
+    brain_masks: str | None = flag("Folder for a mask of each brain.", None, path=True)
 
     def __post_init__(self) -> None:
         flags.check(self)
@@ -23,10 +24,14 @@ class DemoConfig:
 
 def main(config: DemoConfig) -> None:
     """Write the volumes, and print the next command."""
-    folder = config.output_dir
+    folder, masks = config.output_dir, config.brain_masks
     storage.check_local(folder, "output_dir")
+    if masks:
+        storage.check_local(masks, "brain_masks")
     with folders.writing(folder, "output_dir"):
-        cohort.write_cohort(folder, subjects=config.subjects, seed=config.seed, progress=True)
+        cohort.write_cohort(
+            folder, subjects=config.subjects, seed=config.seed, progress=True, brain_masks=masks
+        )
     print(f"{config.subjects} made-up heads and their workbook are in {folder}")
     print(f"next: python -m beam_preprocess --source_dir={shlex.quote(folder)} --data_dir=datasets")
 
@@ -35,5 +40,5 @@ COMMAND = Command(
     config=DemoConfig,
     main=main,
     summary="make up heads and their workbook, for trying out the project",
-    usage="python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0]",
+    usage="python -m ixi_tfds cohort --output_dir=S [--subjects=24] [--seed=0] [--brain_masks=M]",
 )

@@ -119,8 +119,8 @@ def _blob(masks: tf.Tensor, uniform: Uniform, least: float, most: float) -> tf.T
     place = tf.argmax(tf.reshape(order, (-1, height * width)), axis=1, output_type=tf.int32)
     row = tf.cast(place // width, tf.float32)[:, None, None]
     column = tf.cast(place % width, tf.float32)[:, None, None]
-    size = _one(uniform("size", batch))
-    radius = 0.5 * least * tf.exp(size * math.log(most / least))
+    size = tf.pow(_one(uniform("size", batch)), 1.5)
+    radius = 0.5 * (least + (most - least) * size)
     stretch = tf.exp(0.5 * (2.0 * _one(uniform("stretch", batch)) - 1.0))
     angle = math.pi * _one(uniform("angle", batch))
     y = tf.range(float(height))[None, :, None] - row
@@ -144,8 +144,12 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
     texture = tf.image.resize(
         _normal(uniform("texture", batch, height // 3, width // 3, 1)), (height, width)
     )
-    # Of the same slice: others would differ between numbers of replicas.
-    far = tf.reverse(slices, [2])
+    # From elsewhere in the same slice: other slices would differ between numbers of replicas.
+    places = [
+        tf.cast(uniform(f"from_{n}") * side, tf.int32) for n, side in enumerate((height, width))
+    ]
+    far = tf.roll(tf.reverse(slices, [1]), places, [1, 2])
+    far = tf.where(far > 0.05, far, now)
     fillings = {
         "shift": now + sign * (0.08 + 0.42 * amount),
         "constant": 0.1 + 1.2 * amount + 0.03 * texture,

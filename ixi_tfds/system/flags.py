@@ -31,6 +31,7 @@ class _Flag:
     above: float | None = None
     below: float | None = None
     only_with: str = ""
+    unless: Callable[[Mapping[str, Any]], str] | None = None
     path: bool = False
     kind: type = str
     many: bool = False
@@ -47,6 +48,7 @@ def flag(
     above: float | None = None,
     below: float | None = None,
     only_with: str = "",
+    unless: Callable[[Mapping[str, Any]], str] | None = None,
     path: bool = False,
 ) -> Any:
     """A field of a config that is also a flag.
@@ -64,9 +66,11 @@ def flag(
       above: allowed values are greater than this.
       below: allowed values are less than this.
       only_with: another flag and its value, such as "loss=mix", that this flag requires.
+      unless: function of the values of all flags that tells why this one may not be given, "" if it
+        may.
       path: the value, or each item, is a path; `~` at its start is the user's home.
     """
-    made = _Flag(help, default, name, choices, least, most, above, below, only_with, path)
+    made = _Flag(help, default, name, choices, least, most, above, below, only_with, unless, path)
     return dataclasses.field(default=default, kw_only=True, metadata={"flag": made})
 
 
@@ -108,7 +112,8 @@ def config_of(config: type[Config], values: flags.FlagValues) -> Config:
     """The config with the values of parsed flags.
 
     Raises:
-      UserError: a flag is missing, out of bounds, or given without the flag that it requires.
+      UserError: a flag is missing, out of bounds, or given without the flag that it requires, or
+        with one that it does not go with.
     """
     for name, found in flags_of(config).items():
         if found.default is dataclasses.MISSING and values[name].value in (None, "", []):
@@ -117,6 +122,9 @@ def config_of(config: type[Config], values: flags.FlagValues) -> Config:
         if other and values[name].present and values[other].value != wanted:
             raise UserError(f"--{name} goes with --{found.only_with} only")
     given = {name: values[name].value for name in flags_of(config)}
+    for name, found in flags_of(config).items():
+        if found.unless and values[name].present and (reason := found.unless(given)):
+            raise UserError(f"--{name}: {reason}")
     return from_flags(config, given | _without_tilde(config, given))
 
 

@@ -1,16 +1,23 @@
 """Datasets of brains: masks, planes, copies, and what is refused."""
 
+import base64
+import io
 import json
+import re
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tensorflow  # noqa: F401  # it sets environment variables, which no test may
 import tensorflow_datasets as tfds
+from PIL import Image
 from scipy import ndimage
 from volumes import image
 
 from beam_preprocess.__main__ import run
 from ixi_tfds.documents import manifest as manifests
+from ixi_tfds.images.tissue import tissue_means
 
 SHAPE = (52, 44, 40)
 ZOOMS = np.array([4.0, 4.0, 5.0])
@@ -127,6 +134,48 @@ def test_a_whole_head_without_a_mask_is_refused_in_one_line(people, tmp_path, ca
     assert "--brain_masks" in error and not dataset(tmp_path).exists()
 
 
+def test_a_whole_head_among_stripped_ones_is_named(tmp_path, capsys):
+    folder = write_people(tmp_path, strip=True)
+    head, _ = head_and_mask(9)
+    nib.save(image(head), folder / "scans/IXI711-HH-0009-T1.nii.gz")
+    assert run(flags(folder, tmp_path, "--max_rejected_fraction=0.5", masks=False)) == 0
+    (line,) = (dataset(tmp_path) / "rejected.jsonl").read_text().splitlines()
+    refused = json.loads(line)
+    assert refused["reason"] == "no_brain_mask" and refused["path"] == "IXI711-HH-0009-T1.nii.gz"
+    assert refused["detail"].startswith("is a whole head, and a model of brains needs a mask")
+    assert "\n" not in refused["detail"] and "rejected: no_brain_mask" in capsys.readouterr().out
+
+
+def test_damaged_brains_are_made_again_from_scans_and_masks(people, made, tmp_path, capsys):
+    data = shutil.copytree(made, tmp_path / "data")
+    train = next(dataset(data).glob("*-train.tfrecord-*"))
+    whole = train.read_bytes()
+    train.write_bytes(whole[:-1])
+    repair = ["verify", f"--data_dir={data}", "--repair", f"--source_dir={people}/scans"]
+    assert run(repair) == 2
+    assert "with other flags such as --subjects" in capsys.readouterr().err
+    assert run([*repair, f"--brain_masks={people}/masks"]) == 0
+    assert train.read_bytes() == whole
+    assert "none of them in two splits by name" in capsys.readouterr().out
+
+
+def test_masks_of_bids_derivatives_are_found(people, tmp_path):
+    scans, masks = (sorted((people / kind).iterdir()) for kind in ("scans", "masks"))
+    for number, (scan, mask) in enumerate(zip(scans, masks, strict=True), 1):
+        name = f"sub-{number:02d}"
+        for path, there in (
+            (scan, f"{name}/anat/{name}_T1w.nii.gz"),
+            (mask, f"derivatives/synthstrip/{name}/anat/{name}_desc-brain_mask.nii.gz"),
+        ):
+            (tmp_path / "bids" / there).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "bids" / there)
+    masks = f"--brain_masks={tmp_path / 'bids/derivatives/synthstrip'}"
+    where = [f"--source_dir={tmp_path / 'bids'}", masks, f"--data_dir={tmp_path}"]
+    assert run([*where, "--config=small", *GEOMETRY]) == 0
+    counts = manifests.read(dataset(tmp_path)).splits
+    assert sum(each.volumes for each in counts.values()) == len(scans)
+
+
 @pytest.mark.parametrize(
     ("plane", "axis", "turned"),
     [("sagittal", 2, (0, 1)), ("axial", 1, (0, 2)), ("coronal", 0, (1, 2))],
@@ -143,6 +192,57 @@ def test_planes_are_cuts_of_one_box(people, tmp_path, plane, axis, turned):
     middle = (np.array(sides) - 1) / 2
     mark = np.argwhere(box > 0.94 / 1.6 * 255).mean(axis=0)
     assert (mark - middle) * 5 == pytest.approx((-20, 25, 30), abs=6)
+
+
+@pytest.mark.parametrize(
+    ("plane", "corner", "said"),
+    [
+        ("sagittal", "top left", "superior up, nose to the left"),
+        ("axial", "top right", "nose up, the right side to the right"),
+        ("coronal", "top right", "superior up, the right side to the right"),
+    ],
+)
+def test_thumbnails_are_upright_in_every_plane(tmp_path, plane, corner, said):
+    folder = write_people(tmp_path, people=3)
+    at = (np.indices(SHAPE).T - (np.array(SHAPE) - 1) / 2) * ZOOMS
+    # In front, above and on the right, up to the middle of the brain.
+    bright = ((at > (-45, -5, -5)) & (at < (5, 45, 45))).all(axis=-1).T
+    for path in (folder / "scans").iterdir():
+        head = np.asanyarray(nib.load(path).dataobj)
+        nib.save(image(np.where(bright, 1200, head).astype(np.int16)), path)
+    assert run(flags(folder, tmp_path, f"--plane={plane}")) == 0
+    page = (dataset(tmp_path) / "quality.html").read_text()
+    assert said in page and "crop the brains" not in page and "No brain is cropped" in page
+    for found in re.findall(r'base64,([^"]+)"', page):
+        picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(found))), float)
+        rows, columns = (np.array_split(np.arange(n), 2) for n in picture.shape)
+        means = {
+            f"{row} {column}": picture[np.ix_(rows[i], columns[j])].mean()
+            for i, row in enumerate(("top", "bottom"))
+            for j, column in enumerate(("left", "right"))
+        }
+        assert max(means, key=means.get) == corner
+
+
+@pytest.mark.real_data
+@pytest.mark.slow
+@pytest.mark.parametrize("plane", ["sagittal", "axial", "coronal"])
+def test_a_real_brain_of_full_resolution_fits_the_box_of_1_mm(real_data, tmp_path, plane):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    shutil.copy(min((real_data / "ixi/stripped").glob("*.nii.gz")), scans)
+    where = [f"--source_dir={scans}", f"--data_dir={tmp_path}"]
+    assert run([*where, f"--config=brain_1mm_{plane}"]) == 0
+    folder = tmp_path / f"ixi_t1/brain_1mm_{plane}/1.0.0"
+    builder = tfds.builder_from_directory(str(folder))
+    slices = [*tfds.as_numpy(builder.as_dataset(split="train"))]
+    shape = {"sagittal": (160, 208, 160), "axial": (160, 208, 160), "coronal": (208, 160, 160)}
+    assert (len(slices), *slices[0]["image"].shape[:2]) == shape[plane]
+    masks = np.stack([each["mask"] for each in slices])
+    assert 1000 < masks.sum() / 1000 < 1900
+    assert "No brain is cropped" in (folder / "quality.html").read_text()
+    values = np.concatenate([each["image"][each["mask"] == 1] for each in slices]) * 1.6 / 255
+    assert tissue_means(values)[2] == pytest.approx(0.8, abs=0.03)
 
 
 def test_the_bytes_follow_from_scans_masks_and_settings_alone(people, made, tmp_path, capsys):

@@ -85,6 +85,24 @@ def test_the_builder_and_the_beam_job_give_the_same_slices(tmp_path):
                 np.testing.assert_array_equal(value, other[key][field])
 
 
+def test_brains_are_made_by_the_beam_job_and_read_by_tfds(tmp_path):
+    builder = tfds.builder("ixi_t1/brain_2mm_axial", data_dir=tmp_path)
+    assert builder.info.features["mask"].shape == (104, 80, 1)
+    manual = tfds.download.DownloadConfig(manual_dir=str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"ixi_t1/brain_2mm_axial: TFDS makes no .* beam_preprocess"
+    ):
+        builder.download_and_prepare(download_config=manual)
+    for number in range(3):
+        brain = np.zeros((60, 60, 48), np.int16)
+        brain[8:-8, 12:-12, 12:-12] = 600 + np.random.default_rng(number).normal(0, 9, (44, 36, 24))
+        write_head(tmp_path, f"IXI{701 + number}-HH-000{number}-T1", voxels=brain)
+    where = [f"--source_dir={tmp_path}", f"--data_dir={tmp_path / 'data'}"]
+    assert run([*where, "--config=brain_2mm_axial", "--copies=1"]) == 0
+    train = tfds.load("ixi_t1/brain_2mm_axial", data_dir=tmp_path / "data", split="train")
+    assert {int(each["copy"]) for each in tfds.as_numpy(train)} == {0, 1}
+
+
 def test_a_published_name_with_another_geometry_is_refused(tmp_path):
     """It would be taken for the published dataset."""
     mine = SliceConfig("thesis", in_plane=None, size=(64, 48), window=(3, 9))

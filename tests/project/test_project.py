@@ -11,11 +11,12 @@ import sys
 import zipfile
 
 import nibabel as nib
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ixi_tfds.demo.head import make_head
+from ixi_tfds.demo.head import brain_mask, make_head
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -121,6 +122,7 @@ def test_the_readmes_make_targets_exist():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = [command[1] for command in readme_commands() if command[0] == "make"]
     assert named == ["demo", "test"]
+    assert "lesions" in targets and "`make lesions SCANS=heads MASKS=masks`" in README
     assert set(named) <= targets
 
 
@@ -140,18 +142,25 @@ def test_the_readmes_commands_lead_from_scans_to_scores(tmp_path, monkeypatch):
     assert commands.pop(0)[:2] == ["ixi_tfds", "download"]
     assert [command[0] for command in commands] == [
         *["beam_preprocess"] * 2,
-        *["trainer", "evaluator", "evaluator"],
+        *["trainer", "evaluator", "evaluator", "evaluator"],
     ]
+    if (ROOT / "pretrained").is_dir():
+        shutil.copytree(ROOT / "pretrained", "pretrained")
+    else:
+        commands.pop()
     geometries = iter([((256, 256, 112), (0.9, 0.9, 1.2)), ((120, 120, 90), (2.0, 2.0, 2.0))])
     for command in commands:
         if command[0] == "beam_preprocess":
             shutil.rmtree("scans", ignore_errors=True)
-            write_heads(tmp_path / "scans", *next(geometries))
+            geometry = next(geometries)
+            write_heads(tmp_path / "scans", *geometry)
             shutil.copy("scans/IXI701-HH-0000-T1.nii.gz", "head.nii.gz")
+            write_mask("head_mask.nii.gz", *geometry)
         done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "scores/report.html").exists()
-    assert nib.load("maps/head_anomaly.nii.gz").shape == nib.load("head.nii.gz").shape
+    for kind in ("anomaly", *["mark"] * pathlib.Path("pretrained").exists()):
+        assert nib.load(f"maps/head_{kind}.nii.gz").shape == nib.load("head.nii.gz").shape
     for block in readme_blocks("python"):
         done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -162,6 +171,11 @@ def write_heads(folder, shape, zooms):
     for number in range(3):
         head = make_head(f"IXI{701 + number}", "HH", seed=0, shape=shape, zooms=zooms)
         nib.save(head, folder / f"IXI{701 + number}-HH-{number:04d}-T1.nii.gz")
+
+
+def write_mask(path, shape, zooms):
+    brain = brain_mask("IXI701", "HH", seed=0, shape=shape, zooms=zooms).astype(np.uint8)
+    nib.save(nib.Nifti1Image(brain, nib.load("head.nii.gz").affine), path)
 
 
 @pytest.mark.parametrize("where", [None, "empty"])

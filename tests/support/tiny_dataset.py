@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,7 @@ def write_tiny_dataset(
     *,
     subjects: dict[str, int] = SUBJECTS,
     shards: int = 2,
+    made_by: Callable[..., list[dict[str, Any]]] = slice_examples,
 ) -> pathlib.Path:
     """Write `data_dir/ixi_t1/<config>/1.0.0/` and return that folder.
 
@@ -70,6 +72,7 @@ def write_tiny_dataset(
       config: slice config; `in_plane` is not used.
       subjects: number of subjects in each split; each has `config.slices_per_volume` slices.
       shards: shards of each split.
+      made_by: gives the slices of a subject under a config, as `slice_examples` does.
     """
     folder = pathlib.Path(data_dir) / "ixi_t1" / config.name / configs.VERSION
     folder.mkdir(parents=True)
@@ -78,7 +81,9 @@ def write_tiny_dataset(
         examples = []
         for _ in range(people):
             number += 1
-            examples += slice_examples(f"IXI{900 + number}", config)
+            made = made_by(f"IXI{900 + number}", config)
+            # Copies are of training volumes only.
+            examples += [each for each in made if split == "train" or not each.get("copy")]
         template = tfds.core.ShardedFileTemplate(
             data_dir=folder, dataset_name="ixi_t1", split=split, filetype_suffix="tfrecord"
         )
@@ -99,17 +104,17 @@ def write_tiny_dataset(
         counts[split] = manifest.Counts(people, len(examples))
     tfds.folder_dataset.write_metadata(
         data_dir=str(folder),
-        features=features.slice_features(config.size),
+        features=features.slice_features(config.size, brain=config.scaling == "tissue"),
         split_infos=split_infos,
         description="Smooth random blobs.",
         check_data=False,
     )
-    made = manifest.Manifest(
+    told = manifest.Manifest(
         fingerprint=hashlib.sha256(json.dumps(digests).encode()).hexdigest(),
         config=config,
         version=configs.VERSION,
         shards=digests,
         splits=counts,
     )
-    manifest.write(folder, made)
+    manifest.write(folder, told)
     return folder

@@ -167,7 +167,7 @@ def rates_of_steps(config, run_state, *, epochs, first=0):
         epochs=epochs,
         verbose=0,
         callbacks=[
-            callbacks.WarmUp(config, run_state),
+            callbacks.StepRates(config, run_state),
             Scripted(loss=[1.0] * epochs, val_loss=[0.5] * epochs),
             callbacks.EpochEnd(config, workdir, run_state, checkpoint),
             keras.callbacks.LambdaCallback(

@@ -794,6 +794,7 @@ def test_axes_of_the_file_do_not_matter(heads_dir, model, tmp_path):
         ("p07_T1_MNI", "p07_lesion_MNI"),
         ("sub-01_T1w", "derivatives/sub-01_label-lesion_mask"),
         ("sub-01_T1w", "sub-01_T1w_seg"),
+        ("sub-r1_ses-1_T1w", "sub-r1_ses-1_label-L_desc-T1lesion_mask"),
     ],
 )
 def test_masks_are_found_by_name(tmp_path, volume, mask):

@@ -24,6 +24,16 @@ def touch(root, *names):
         ("head.nii.gz", "head_synthstrip_mask.nii.gz"),
         ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_desc-brain_mask.nii.gz"),
         ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01_T1w_mask.nii.gz"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_space-T1w_desc-brain_mask.nii.gz"),
+        ("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_space-orig_label-brain_mask.nii.gz"),
+        (
+            "sub-01/ses-2/anat/sub-01_ses-2_acq-mprage_run-1_T1w.nii.gz",
+            "sub-01/ses-2/anat/sub-01_ses-2_acq-mprage_run-1_desc-brain_mask.nii.gz",
+        ),
+        (
+            "sub-01/anat/sub-01_space-MNI152NLin2009aSym_T1w.nii.gz",
+            "sub-01/anat/sub-01_space-MNI152NLin2009aSym_desc-brain_mask.nii.gz",
+        ),
     ],
 )
 def test_a_mask_has_the_name_of_its_volume_and_words_for_masks(volume, mask, tmp_path):
@@ -43,6 +53,30 @@ def test_names_that_repeat_are_told_apart_by_folders(tmp_path):
     assert found == {
         str(scans / f"{x}/T1.nii.gz"): str(masks / f"{x}/T1_mask.nii.gz") for x in "ab"
     }
+
+
+@pytest.mark.parametrize(
+    ("mask", "stripped"),
+    [
+        ("head_bet.nii.gz", "head.nii.gz"),  # HD-BET 2
+        ("head_mask.nii.gz", "head.nii.gz"),  # HD-BET 1 of a folder
+        ("head_bet_mask.nii.gz", "head_bet.nii.gz"),  # HD-BET 1 of a file
+        ("head_mask.nii.gz", "head_stripped.nii.gz"),
+    ],
+)
+def test_a_stripped_head_beside_its_mask_is_not_taken_for_one(mask, stripped, tmp_path):
+    touch(tmp_path / "masks", mask, stripped)
+    path = str(tmp_path / "scans/head.nii.gz")
+    found = find_masks(str(tmp_path / "masks"), str(tmp_path / "scans"), [path])
+    assert found == {path: str(tmp_path / "masks" / mask)}
+
+
+def test_a_mask_in_the_space_of_a_template_is_not_that_of_the_scan(tmp_path):
+    names = [f"sub-01_{space}desc-brain_mask.nii.gz" for space in ("", "space-MNI152NLin6Asym_")]
+    touch(tmp_path / "masks", *names)
+    path = str(tmp_path / "scans/sub-01/anat/sub-01_T1w.nii.gz")
+    found = find_masks(str(tmp_path / "masks"), str(tmp_path / "scans"), [path])
+    assert found == {path: str(tmp_path / "masks" / names[0])}
 
 
 def test_a_volume_without_a_mask_is_left_out(tmp_path):

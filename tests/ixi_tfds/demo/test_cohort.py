@@ -216,6 +216,21 @@ def test_brain_masks_differ_by_subject_and_seed_and_not_by_site():
     assert (masks[0] ^ masks[3]).sum() > 0.02 * masks[0].sum()
 
 
+def test_masks_of_brains_lie_on_the_grids_of_the_heads_and_change_none(tmp_path):
+    flags = {"subjects": 2, "seed": 3, "coarsen": 4, "progress": False}
+    paths = cohort.write_cohort(tmp_path / "with", **flags, brain_masks=tmp_path / "masks")
+    alone = cohort.write_cohort(tmp_path / "without", **flags)
+    names = sorted(path.name for path in (tmp_path / "masks").iterdir())
+    assert names == [pathlib.Path(path).name.replace(".nii", "_mask.nii") for path in paths]
+    for path, other, name in zip(paths, alone, names, strict=True):
+        assert pathlib.Path(path).read_bytes() == pathlib.Path(other).read_bytes()
+        head, mask = nib.load(path), nib.load(tmp_path / "masks" / name)
+        values, inside = np.asarray(head.dataobj), np.asarray(mask.dataobj)
+        assert (head.affine == mask.affine).all() and set(np.unique(inside)) == {0, 1}
+        around = ndimage.binary_dilation(inside, iterations=2) & ~inside.astype(bool)
+        assert np.median(values[around]) < 0.6 * np.median(values[inside == 1])
+
+
 def test_air_has_the_noise_of_a_magnitude_image():
     """Rayleigh's: its mean is 1.91 of its deviation; that of a real part alone would be 1.32."""
     data = make_head("IXI701", "Guys", seed=0, **SMALL).get_fdata()

@@ -12,13 +12,16 @@ import re
 import threading
 
 import grpc
+import nibabel as nib
 import numpy as np
 import pytest
 import tensorflow as tf
 import untrained
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-from trainer.export import warmup
+from ixi_tfds.demo.head import brain_mask, make_head
+from trainer import models
+from trainer.export import saved_model, warmup
 
 PAGE = (pathlib.Path(__file__).resolve().parents[3] / "docs/serving.md").read_text()
 MODEL = "small_resnet"
@@ -89,7 +92,7 @@ def programs():
 
 
 def test_the_programs_get_what_the_model_gives(model, rest, grpc_port):
-    raw_rest, unit_rest, raw_grpc = programs()
+    raw_rest, unit_rest, raw_grpc, _ = programs()
     for program, signature in (
         (raw_rest, "raw"),
         (unit_rest, "serving_default"),
@@ -102,6 +105,25 @@ def test_the_programs_get_what_the_model_gives(model, rest, grpc_port):
         for output, values in expected.items():
             # float32 through JSON and back is the same float32.
             np.testing.assert_array_equal(np.float32(names[output]), values)
+
+
+def test_the_program_for_whole_brains_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    network = models.build(models.ModelSpec(name="unet"), (104, 80), marks=True)
+    functions = saved_model.signatures(network, (104, 80), "tissue", plane="axial", marks=True)
+    kept = tf.Module()
+    kept.weights = list(network.variables)
+    path = "runs/lesions/repair_axial/export/unet/1"
+    tf.saved_model.save(kept, path, signatures=functions)
+    grid = {"shape": (64, 64, 48), "zooms": (3.75, 3.75, 3.75)}
+    head = make_head("p1", "HH", seed=0, **grid)
+    brain = brain_mask("p1", "HH", seed=0, **grid).astype(np.uint8)
+    nib.save(head, "head.nii.gz")
+    nib.save(nib.Nifti1Image(brain, head.affine), "head_mask.nii.gz")
+    names = {}
+    exec(programs()[-1], names)
+    assert names["mark"].shape == grid["shape"] and not names["mark"][brain == 0].any()
+    assert names["scan"].brain.values.shape == (104, 80, 80) and names["mark"][brain == 1].any()
 
 
 def test_the_server_batches_to_the_sizes_that_were_warmed_up():
