@@ -180,17 +180,21 @@ def rates_of_steps(config, run_state, *, epochs, first=0):
     return seen
 
 
-@pytest.mark.parametrize("warmup", [1, 4, 6, 20])
-def test_the_rate_rises_in_equal_steps_to_that_of_the_schedule(warmup, tmp_path):
+@pytest.mark.parametrize("warmup", [0, 1, 4, 6, 20])
+@pytest.mark.parametrize("schedule", ["cosine", "cosine_steps"])
+def test_the_rate_rises_in_equal_steps_to_that_of_the_schedule(schedule, warmup, tmp_path):
     """Over the end of an epoch, too, and after a resume as without one."""
     (tmp_path / "checkpoints").mkdir()
     config = TrainConfig(
-        data_dir="D", workdir=str(tmp_path), schedule="cosine", epochs=3, warmup_steps=warmup
+        data_dir="D", workdir=str(tmp_path), schedule=schedule, epochs=3, warmup_steps=warmup
     )
     run_state = RunState(RATE)
     seen = rates_of_steps(config, run_state, epochs=3)
     expected = [
-        RATE * (1 + math.cos(math.pi * (step // 4) / 3)) / 2 * min((step + 1) / warmup, 1)
+        RATE
+        * (1 + math.cos(math.pi * (step / 4 if schedule == "cosine_steps" else step // 4) / 3))
+        / 2
+        * min((step + 1) / max(warmup, 1), 1)
         for step in range(12)
     ]
     assert seen == pytest.approx(expected, rel=1e-5)
