@@ -31,25 +31,28 @@ thesis: setup
 ifdef SCANS
 OUT ?= runs/lesions
 COPIES ?= 3
+BRAINS := brain_2mm
 else
 OUT ?= $(DEMO)/lesions
 COPIES := 1
-STEPS ?= --epochs=4 --warmup_steps=50
+STEPS ?= --epochs=7 --warmup_steps=50
+BRAINS := brain_3mm
+BOX := --scaling=tissue --spacing=3 --size=72x56 --slices=0:56 --plane=$$plane
 lesions: SCANS := $(OUT)/scans
 lesions: MASKS := $(OUT)/masks
 lesions: made-up-brains
 endif
-HELD_OUT := --data_dir=$(OUT)/data --dataset=ixi_t1/brain_2mm_axial
+HELD_OUT := --data_dir=$(OUT)/data --dataset=ixi_t1/$(BRAINS)_axial
 LESION_MODELS := $(OUT)/repair_axial/export/unet,$(OUT)/repair_sagittal/export/unet,$(strip \
   )$(OUT)/denoise_axial/export/unet,$(OUT)/denoise_sagittal/export/unet
 lesions: setup
 	for plane in axial sagittal; do \
 	  $(BIN)/python -m beam_preprocess --source_dir=$(SCANS) $(if $(MASKS),--brain_masks=$(MASKS)) \
-	    --data_dir=$(OUT)/data --config=brain_2mm_$$plane --copies=$(COPIES) \
+	    --data_dir=$(OUT)/data --config=$(BRAINS)_$$plane --copies=$(COPIES) $(BOX) \
 	    --direct_running_mode=multi_processing --direct_num_workers=2 || exit; done
 	for task in repair denoise; do for plane in axial sagittal; do \
 	  $(BIN)/python -m trainer --flagfile=trainer/recipes/lesions/$$task.flags --data_dir=$(OUT)/data \
-	    --dataset=ixi_t1/brain_2mm_$$plane --workdir=$(OUT)/$${task}_$$plane $(STEPS) || exit; done; done
+	    --dataset=ixi_t1/$(BRAINS)_$$plane --workdir=$(OUT)/$${task}_$$plane $(STEPS) || exit; done; done
 	$(BIN)/python -m evaluator calibrate $(HELD_OUT) --saved_model=$(LESION_MODELS) --output_dir=$(OUT)/ensemble
 	$(BIN)/python -m evaluator anomalies $(HELD_OUT) --saved_model=$(OUT)/ensemble --output_dir=$(OUT)/synthetic
 ifdef LESIONS

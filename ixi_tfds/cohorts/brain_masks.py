@@ -81,7 +81,7 @@ def _refuse_shared(mask_dir: str, found: dict[str, str]) -> None:
             )
 
 
-def _without_stripped(masks: Sequence[str]) -> Sequence[str]:
+def _without_stripped(masks: list[str]) -> list[str]:
     """Files of one name without those that are stripped heads, by the words in their names."""
     for words in (_ANY_MASK, _ENDINGS):
         named = [mask for mask in masks if words.search(stem_of(mask))]

@@ -379,7 +379,8 @@ def test_the_published_configs_are_those_of_the_thesis():
     assert (
         SliceConfig("volume_scaled", (256, 256), (256, 256), (50, 110), "volume") == VOLUME_SCALED
     )
-    assert CONFIGS == {"thesis": THESIS, "volume_scaled": VOLUME_SCALED}
+    others = {name: config for name, config in CONFIGS.items() if config.scaling != "tissue"}
+    assert others == {"thesis": THESIS, "volume_scaled": VOLUME_SCALED}
     assert THESIS.slices_per_volume == 60
     assert THESIS.description == (
         "slices [50, 110) of 256x256, stored as 256x256, 8 bits, each slice stretched to its own "
