@@ -1,5 +1,6 @@
 """Exported models that took no training: their weights are those that the layers start with."""
 
+import dataclasses
 import pathlib
 
 from tensorflow import keras
@@ -7,7 +8,7 @@ from tensorflow import keras
 from ixi_tfds import config as configs
 from ixi_tfds.documents import codec
 from ixi_tfds.documents.model_card import DatasetFacts
-from trainer import models
+from trainer import models, tasks
 from trainer.config import TrainConfig
 from trainer.data import Shards, TrainingData
 from trainer.export import card, saved_model
@@ -31,16 +32,31 @@ def export_untrained(
     return export_network(network, folder, name, scaling, size)
 
 
-def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):
-    """Export a network to `folder`, with a card that makes up the run, but for `known` facts."""
-    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name))
+def export_network(
+    network,
+    folder,
+    name="small_resnet",
+    scaling="slice",
+    size=SIZE,
+    known=(),
+    *,
+    brains=None,
+    task="reconstruct",
+):
+    """Export a network to `folder`, with a card that makes up the run, but for `known` facts.
+
+    `brains` is the config of the slices of brains, whose scaling and size then count.
+    """
+    slices = brains or configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
+    size, scaling = slices.size, slices.scaling
+    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name), task=task)
     split = Shards((), 24, size)
-    slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
     facts = {
         "fingerprint": "abc",
         "version": configs.VERSION,
         "description": slices.description,
         "splits": {"train": {"volumes": 6, "slices": 24}},
+        **({"slices": dataclasses.asdict(brains)} if brains else {}),
         **dict(known),
     }
     told = codec.from_plain(DatasetFacts, facts)
@@ -52,5 +68,13 @@ def export_network(network, folder, name="small_resnet", scaling="slice", size=S
         best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
         epochs_trained=3,
     )
-    saved_model.export(network, folder, size=size, scaling=scaling, card=made)
+    saved_model.export(
+        network,
+        folder,
+        size=size,
+        scaling=scaling,
+        card=made,
+        plane=slices.plane,
+        marks=tasks.TASKS[task].marks,
+    )
     return folder
