@@ -362,7 +362,7 @@ def test_the_trainers_own_exports_judge_a_scan(made, judged, tmp_path):
     members = []
     for task in ("repair", "denoise"):
         for plane in ("sagittal", "axial", "coronal"):
-            network = networks.UNet(filters=(4, 8), marks=task == "repair")
+            network = networks.UNet(filters=(8, 16), marks=task == "repair")
             network(np.zeros((1, *config_of(plane).size, 1), np.float32))
             folder = tmp_path / f"E/{task}_{plane}/1"
             members.append(
