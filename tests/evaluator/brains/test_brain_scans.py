@@ -334,6 +334,7 @@ def test_scores_are_zero_in_the_rim_and_outside_and_single_voxels_vanish():
 
 
 @pytest.mark.slow
+@pytest.mark.real_data
 def test_real_t1_scans_with_and_without_lesions_get_no_warning(made, real_data, tmp_path):
     joined, _ = ensemble.read(made, ModelChecks())
     joined = dataclasses.replace(
