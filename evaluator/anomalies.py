@@ -48,7 +48,6 @@ with its mask and the map of the first model.
 If M is the folder of an ensemble, made by python -m evaluator calibrate, whole brains are scored:
 the dataset is one of brains, such as ixi_t1/brain_2mm_axial, synthetic lesions have three
 dimensions, and the report also has false alarms on healthy brains and lesions found by size.
-Percentile and region are those of the ensemble.
 """
 
 VIEWS = "anomaly_views"
@@ -186,17 +185,14 @@ def main(config: AnomaliesConfig) -> None:
 def _judge_brains(config: AnomaliesConfig) -> None:
     """Score lesions by an ensemble, write the files and print the tables."""
     from evaluator.brains import scoring
-    from evaluator.lesions import tallies
     from evaluator.report import brains, lesions
 
     with folders.writing(config.output_dir, "output_dir"):
         output_dir = storage.at(config.output_dir)
         views = output_dir / VIEWS if config.view and config.source_dir else None
         scored, pictures = scoring.score(config, views)
-        facts, rows, comparisons, counted = scored
-        found = tallies.Found(counted, facts["counts"], [])
-        table, *others = lesions.sections(facts, rows, comparisons, found)
-        sections = [table, *brains.sections(facts, rows, pictures), *others]
+        table, *others = lesions.sections(*scored)
+        sections = [table, *brains.sections(scored[0], scored[1], pictures), *others]
         _publish(output_dir, "Does the ensemble find lesions?", scored[:3], sections)
 
 

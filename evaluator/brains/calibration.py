@@ -6,15 +6,11 @@ import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
-import tqdm
 
-from evaluator import scoring
 from evaluator.brains import ensemble, healthy, maps, tally
 from evaluator.brains.ensemble import Ensemble, Healthy
 from evaluator.lesions import histograms
-from evaluator.models import check_preprocessing, load_models
-from ixi_tfds import datasets
-from ixi_tfds.documents import manifest
+from evaluator.models import load_models
 from ixi_tfds.images.tissue import tissue_means
 from ixi_tfds.system import storage
 
@@ -36,26 +32,17 @@ def calibrate(config: CalibrateConfig) -> Ensemble:
     Raises:
       UserError: models or dataset cannot be used, or do not fit together.
     """
-    data, root = config.data, storage.at(config.data.data_dir)
+    data = config.data
     models = load_models(
         [storage.at(path) for path in config.saved_model],
         allow_changed_model=config.checks.allow_changed_model,
     )
     slices = ensemble.check_same_space(models)
-    made = manifest.read(datasets.find_dataset(root, data.dataset))
-    ensemble.check_fits(made.config, slices, data.dataset)
-    validation, train = (
-        scoring.open_split(root, data.dataset, name, data.verify)
-        for name in ("validation", "train")
+    made, (validation, train) = healthy.open_splits(
+        data, config.checks, models, slices, ("validation", "train")
     )
-    for model in models:
-        allowed = config.checks.allow_other_preprocessing
-        check_preprocessing(model, data.dataset, validation.version, allowed=allowed)
-    judge = tally.Judge(tuple(models))
-    brains = healthy.brains_of(validation, made.config)
-    total = validation.slices // made.config.slices_per_volume
-    shown = tqdm.tqdm(brains, total=total, unit="brain", desc="healthy", disable=None)
-    tallies, _ = tally.of_healthy(judge, shown)
+    brains = healthy.shown_brains(validation, "healthy", config=made.config)
+    tallies, _ = tally.of_healthy(tally.Judge(tuple(models)), brains)
     key = (maps.ENSEMBLE, "either")
     counts = tallies[key].overall
     limit = histograms.percentile_bin(counts, config.percentile)

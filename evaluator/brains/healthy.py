@@ -1,16 +1,53 @@
 """The brains of a split of a dataset, put together again from their slices."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+import tqdm
 
-from evaluator.scoring import Split, read_batches
+from evaluator.brains import ensemble
+from evaluator.models import Model, check_preprocessing
+from evaluator.options import Dataset, ModelChecks
+from evaluator.scoring import Split, open_split, read_batches
+from ixi_tfds import datasets
 from ixi_tfds.config import SliceConfig
+from ixi_tfds.documents import manifest
+from ixi_tfds.documents.manifest import Manifest
 from ixi_tfds.images.brain import Brain, slice_axis
 from ixi_tfds.images.resampling import Places
 from ixi_tfds.images.scaling import to_unit
 from ixi_tfds.images.tissue import HIGHEST
+from ixi_tfds.system import storage
 from ixi_tfds.system.errors import DatasetError
+
+
+def open_splits(
+    data: Dataset,
+    checks: ModelChecks,
+    models: Sequence[Model],
+    wanted: SliceConfig,
+    names: Sequence[str],
+) -> tuple[Manifest, list[Split]]:
+    """The manifest and splits of a dataset of brains that fits models; `wanted` are their slices.
+
+    Raises:
+      UserError: it does not exist, is damaged, or does not fit.
+    """
+    root = storage.at(data.data_dir)
+    made = manifest.read(datasets.find_dataset(root, data.dataset))
+    ensemble.check_fits(made.config, wanted, data.dataset)
+    splits = [open_split(root, data.dataset, name, data.verify) for name in names]
+    for model in models:
+        allowed = checks.allow_other_preprocessing
+        check_preprocessing(model, data.dataset, splits[0].version, allowed=allowed)
+    return made, splits
+
+
+def shown_brains(split: Split, title: str, *, config: SliceConfig) -> Iterable[tuple[str, Brain]]:
+    """`brains_of` with a bar."""
+    total = split.slices // config.slices_per_volume
+    brains = brains_of(split, config)
+    return tqdm.tqdm(brains, total=total, unit="brain", desc=title, disable=None)
 
 
 def brains_of(split: Split, config: SliceConfig) -> Iterator[tuple[str, Brain]]:

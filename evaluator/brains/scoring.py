@@ -14,15 +14,12 @@ import numpy as np
 import tqdm
 from scipy import ndimage
 
-from evaluator import scoring
 from evaluator.brains import ensemble, healthy, maps, scans, tally
 from evaluator.brains.pictures import Picture, picture_of
 from evaluator.lesions import detection, pairs
-from evaluator.lesions.tallies import Method, Tally
-from evaluator.models import check_preprocessing, load_models
-from ixi_tfds import datasets
+from evaluator.lesions.tallies import Found, Method, Tally
+from evaluator.models import load_models
 from ixi_tfds.cohorts.brain_masks import find_masks
-from ixi_tfds.documents import manifest
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
@@ -38,7 +35,7 @@ WHERE = (
     "voxels of the models' grid"
 )
 
-Scored = tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], dict[Method, Tally]]
+Scored = tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]], Found]
 
 
 def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, list[Picture]]:
@@ -65,31 +62,20 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
     ]
     judge = tally.Judge(tuple(models), tuple(beside))
     ensemble.check_same_space([*models, *beside])
-    data, root = config.data, storage.at(config.data.data_dir)
-    made = manifest.read(datasets.find_dataset(root, data.dataset))
-    ensemble.check_fits(made.config, joined.slices, data.dataset)
-    validation, test = (
-        scoring.open_split(root, data.dataset, name, data.verify) for name in ("validation", "test")
+    data, everyone = config.data, [*models, *beside]
+    made, (validation, test) = healthy.open_splits(
+        data, config.checks, everyone, joined.slices, ("validation", "test")
     )
-    for model in (*models, *beside):
-        allowed = config.checks.allow_other_preprocessing
-        check_preprocessing(model, data.dataset, validation.version, allowed=allowed)
-    brains = functools.partial(_brains, config=made.config)
+    brains = functools.partial(healthy.shown_brains, config=made.config)
     limits = detection.thresholds(
         tally.of_healthy(judge, brains(validation, "healthy"))[0], joined.percentile
     )
     held_out, quality = tally.of_healthy(judge, brains(test, "held out"))
     facts: dict[str, Any] = {
-        "models": {model.name: model.sha256 for model in (*models, *beside)},
+        "models": {model.name: model.sha256 for model in everyone},
         "dataset": data.dataset,
         "dataset_fingerprint": made.fingerprint,
-        "settings": {
-            "percentile": joined.percentile,
-            "threshold_of_the_ensemble": joined.threshold,
-            "blur_sigma_mm": maps.BLUR_MM,
-            "rim_mm": maps.RIM_MM,
-            "seed": config.settings.seed,
-        },
+        "settings": _settings(joined, config.settings.seed),
         "where": WHERE,
         "false_alarms": tally.false_alarms(held_out, limits, made.config),
         "healthy_heads": len(next(iter(held_out.values())).subjects),
@@ -103,14 +89,18 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
     facts["by_size"] = tally.by_size(sizes)
     facts["counts"] = {"lesions": len({(row["subject"], row["lesion"]) for row in sizes})}
     rows, comparisons = detection.measure(tallies, limits, seed=config.settings.seed)
-    return (facts, rows, comparisons, tallies), pictures
+    found = Found(tallies, facts["counts"], [])
+    return (facts, rows, comparisons, found), pictures
 
 
-def _brains(split: scoring.Split, shown: str, *, config: Any) -> Any:
-    """The brains of a split, with a bar."""
-    total = split.slices // config.slices_per_volume
-    brains = healthy.brains_of(split, config)
-    return tqdm.tqdm(brains, total=total, unit="brain", desc=shown, disable=None)
+def _settings(joined: Ensemble, seed: int) -> dict[str, Any]:
+    return {
+        "percentile": joined.percentile,
+        "threshold_of_the_ensemble": joined.threshold,
+        "blur_sigma_mm": maps.BLUR_MM,
+        "rim_mm": maps.RIM_MM,
+        "seed": seed,
+    }
 
 
 def _synthetic(

@@ -37,7 +37,7 @@ def _false_alarms(facts: Mapping[str, Any]) -> Section:
         if row["looks_for"] == "either"
     ]
     text = (
-        f"What lies above the threshold in the {facts['healthy_heads']} healthy test brains, which "
+        f"What lies above the threshold in healthy test brains ({facts['healthy_heads']}), which "
         "neither training nor the threshold has seen."
     )
     return Section("False alarms", [text], tables={"Looking for either": pd.DataFrame(lines)})
@@ -69,9 +69,9 @@ def _quality(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Sec
     }
     best = max(area[name] for name in BASELINES)
     note = (
-        "Each point is a model, or the models of a task. The thin line is the better baseline. "
-        "Whoever reconstructs healthy brains best need not find lesions best: a model that copies "
-        "its input reconstructs lesions too."
+        "Each point is a model, or the models of a task. The thin line is the better baseline. The "
+        "model that reconstructs healthy brains best need not find lesions best: one that copies "
+        "its input copies lesions too."
     )
     picture = figures.quality(points, best)
     return Section(

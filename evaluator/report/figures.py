@@ -194,7 +194,8 @@ def quality(points: Mapping[str, tuple[float, float]], baseline: float) -> bytes
     axes.axhline(baseline, color="#777777", linewidth=0.8)
     axes.set_xlabel("PSNR of healthy brains, dB")
     axes.set_ylabel("AUPRC of lesions, either sign")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(baseline, *(area for _, area in points.values())))
+    axes.margins(x=0.1)
     return _png(_with_legend(figure, axes))
 
 

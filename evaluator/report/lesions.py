@@ -131,16 +131,18 @@ def _compared(
         for row in comparisons
     ]
     settings = facts["settings"]
-    blur = (
-        f"slice after a Gaussian of {settings['blur_sigma_pixels']:.2f} pixels"
-        if "blur_sigma_pixels" in settings
-        else f"brain after a Gaussian of {settings['blur_sigma_mm']:g} mm"
-    )
+    if "blur_sigma_pixels" in settings:
+        blurred = f"slice after a Gaussian of {settings['blur_sigma_pixels']:.2f} pixels"
+        plain = (
+            "the brightness for bright lesions, its opposite for dark ones, and its distance from "
+            "the median of the head for either"
+        )
+    else:
+        blurred = f"brain after a Gaussian of {settings['blur_sigma_mm']:g} mm"
+        plain = "the difference from the median of the brain"
     note = (
         "Model and baseline look for the same. \u201cblurred input\u201d is the residual against "
-        f"the {blur}. "
-        "\u201cintensity\u201d is the brightness for bright lesions, its opposite for dark ones, "
-        "and its distance from the median of the head for either. A model is better or worse if "
+        f"the {blurred}. \u201cintensity\u201d is {plain}. A model is better or worse if "
         f"the interval of the paired difference excludes 0. {caution}".rstrip()
     )
     return Section(

@@ -92,10 +92,7 @@ def shown_of(
     inside = seen & _between(scan.shape, first, last) & turned(_inner(volume))
     size = np.abs(values)
     used = size[inside] if inside.any() else size[seen] if seen.any() else size.ravel()
-    limit = float(np.percentile(used, _LIMIT_PERCENTILE)) or float(size.max()) or 1.0
-    threshold = min(float(np.percentile(used, _THRESHOLD_PERCENTILE)), limit)
-    if levels:
-        threshold, limit = levels
+    threshold, limit = levels or _usual_levels(used, size)
     low, high = np.percentile(scan, _SCAN_PERCENTILES).tolist()
     return Shown(
         scan=scan,
@@ -109,6 +106,12 @@ def shown_of(
         threshold=threshold,
         place=_place(np.where(inside, size, 0), marked, zooms),
     )
+
+
+def _usual_levels(used: np.ndarray, size: np.ndarray) -> tuple[float, float]:
+    """Threshold and limit from the absolute anomaly of some voxels, and of all."""
+    limit = float(np.percentile(used, _LIMIT_PERCENTILE)) or float(size.max()) or 1.0
+    return min(float(np.percentile(used, _THRESHOLD_PERCENTILE)), limit), limit
 
 
 def shrunk(shown: Shown, side: float) -> Shown:

@@ -1,5 +1,6 @@
 """Exported models that took no training: their weights are those that the layers start with."""
 
+import dataclasses
 import pathlib
 
 from tensorflow import keras
@@ -50,50 +51,58 @@ def export_brains(
         plane=None if plane == "sagittal" else plane,
     )
     marks = tasks.TASKS[task].marks
-    spec = models.ModelSpec(name=name)
-    network = models.build(spec, slices.size, marks=marks)
+    network = models.build(models.ModelSpec(name=name), slices.size, marks=marks)
     # A U-Net that was not trained gives what it gets.
     for variable in network.trainable_variables[-2:]:
         variable.assign(keras.initializers.RandomNormal(0, 0.3, seed=1)(variable.shape))
-    split = Shards((), 24, slices.size)
-    facts = DatasetFacts("abc", configs.VERSION, slices, description=slices.description)
-    place = tasks.Place(4.0, plane)
+    export_network(network, folder, name, brains=slices, task=task)
+    return network, slices
+
+
+def export_network(
+    network,
+    folder,
+    name="small_resnet",
+    scaling="slice",
+    size=SIZE,
+    known=(),
+    *,
+    brains=None,
+    task="reconstruct",
+):
+    """Export a network to `folder`, with a card that makes up the run, but for `known` facts.
+
+    `brains` is the config of the slices of brains, whose scaling and size then count.
+    """
+    slices = brains or configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
+    size, scaling = slices.size, slices.scaling
+    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name), task=task)
+    split = Shards((), 24, size)
+    facts = {
+        "fingerprint": "abc",
+        "version": configs.VERSION,
+        "description": slices.description,
+        "splits": {"train": {"volumes": 6, "slices": 24}},
+        **({"slices": dataclasses.asdict(brains)} if brains else {}),
+        **dict(known),
+    }
+    told = codec.from_plain(DatasetFacts, facts)
+    place = tasks.Place(max(slices.spacing), slices.plane or "sagittal") if brains else None
     made = card.make_card(
-        TrainConfig(data_dir="D", workdir="W", model=spec, task=task),
-        TrainingData(
-            split, split, "tissue", configs.VERSION, "abc", {f"ixi_t1/{slices.name}": facts}, place
-        ),
+        config,
+        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": told}, place),
         None,
         parameters=network.count_params(),
         best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
         epochs_trained=3,
     )
     saved_model.export(
-        network, folder, size=slices.size, scaling="tissue", card=made, plane=plane, marks=marks
+        network,
+        folder,
+        size=size,
+        scaling=scaling,
+        card=made,
+        plane=slices.plane,
+        marks=tasks.TASKS[task].marks,
     )
-    return network, slices
-
-
-def export_network(network, folder, name="small_resnet", scaling="slice", size=SIZE, known=()):
-    """Export a network to `folder`, with a card that makes up the run, but for `known` facts."""
-    config = TrainConfig(data_dir="D", workdir="W", model=models.ModelSpec(name=name))
-    split = Shards((), 24, size)
-    slices = configs.SliceConfig("tiny", size=size, window=(0, 4), scaling=scaling)
-    facts = {
-        "fingerprint": "abc",
-        "version": configs.VERSION,
-        "description": slices.description,
-        "splits": {"train": {"volumes": 6, "slices": 24}},
-        **dict(known),
-    }
-    told = codec.from_plain(DatasetFacts, facts)
-    made = card.make_card(
-        config,
-        TrainingData(split, split, scaling, configs.VERSION, "abc", {"ixi_t1/tiny": told}),
-        None,
-        parameters=network.count_params(),
-        best={"epoch": 2, "val_loss": 0.25, "val_psnr": 20.0, "val_ssim": 0.5},
-        epochs_trained=3,
-    )
-    saved_model.export(network, folder, size=size, scaling=scaling, card=made)
     return folder

@@ -17,6 +17,7 @@ from brain_models import (
 )
 from nibabel import orientations
 from scipy import ndimage
+from untrained import export_network
 from volumes import image
 
 from evaluator.__main__ import run
@@ -26,6 +27,7 @@ from evaluator.options import LENIENT, ModelChecks
 from ixi_tfds import config as configs
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.resampling import Places
+from trainer.models import networks
 
 KINDS = ("mark", "lesions", "anomaly", "reconstruction", "seen")
 SHAPE = (52, 44, 40)
@@ -332,6 +334,7 @@ def test_scores_are_zero_in_the_rim_and_outside_and_single_voxels_vanish():
 
 
 @pytest.mark.slow
+@pytest.mark.real_data
 def test_real_t1_scans_with_and_without_lesions_get_no_warning(made, real_data, tmp_path):
     joined, _ = ensemble.read(made, ModelChecks())
     joined = dataclasses.replace(
@@ -354,3 +357,27 @@ def test_real_t1_scans_with_and_without_lesions_get_no_warning(made, real_data, 
             )
             (warning,) = scans.open_scan(str(tmp_path / "x.nii"), None, joined, LENIENT).warnings
             assert "no T1-weighted one" in warning
+
+
+def test_the_trainers_own_exports_judge_a_scan(made, judged, tmp_path):
+    members = []
+    for task in ("repair", "denoise"):
+        for plane in ("sagittal", "axial", "coronal"):
+            network = networks.UNet(filters=(8, 16), marks=task == "repair")
+            network(np.zeros((1, *config_of(plane).size, 1), np.float32))
+            folder = tmp_path / f"E/{task}_{plane}/1"
+            members.append(
+                export_network(network, folder, "unet", brains=config_of(plane), task=task)
+            )
+    named = ",".join(str(member.parent) for member in members)
+    where = [f"--data_dir={made}/data", "--dataset=ixi_t1/brain_sagittal"]
+    assert run(["calibrate", f"--saved_model={named}", *where, f"--output_dir={tmp_path}/E"]) == 0
+    told = json.loads((tmp_path / "E/ensemble.json").read_text())["members"]
+    assert [each["path"] for each in told] == [f"{m.parent.name}/1" for m in members]
+    assert [each["plane"] for each in told] == ["sagittal", "axial", "coronal"] * 2
+    assert judge(tmp_path / "E", judged / "a.nii.gz", tmp_path / "out") == 0
+    found = {kind: each.get_fdata() for kind, each in maps_of(tmp_path / "out").items()}
+    brain = found["seen"] == 2
+    # The last layer begins with zeros: nothing is changed, and all marks are one half.
+    np.testing.assert_allclose(found["anomaly"][brain], 0, atol=1e-5)
+    assert np.isfinite(found["mark"][brain]).all()
