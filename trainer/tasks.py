@@ -62,8 +62,7 @@ class Task:
 
 NOISE_SIGMA = 0.2
 NOISE_MM = 16.0
-_LARGEST_MM = {"axial": 44.0}
-_LARGEST_ELSEWHERE_MM = 30.0
+LARGEST_MM = 60.0
 
 
 def _noisy(clean: tf.Tensor, masks: tf.Tensor, uniform: Uniform, place: Place) -> Example:
@@ -73,9 +72,8 @@ def _noisy(clean: tf.Tensor, masks: tf.Tensor, uniform: Uniform, place: Place) -
 
 
 def _broken(clean: tf.Tensor, masks: tf.Tensor, uniform: Uniform, place: Place) -> Example:
-    largest = _LARGEST_MM.get(place.plane, _LARGEST_ELSEWHERE_MM)
     broken, marks = damage.damaged(
-        clean * HIGHEST, masks, uniform, sides_mm=place.side_mm, largest_mm=largest
+        clean * HIGHEST, masks, uniform, sides_mm=place.side_mm, largest_mm=LARGEST_MM
     )
     return Example(broken / HIGHEST, clean, masks, marks)
 

@@ -21,11 +21,12 @@ BLOBS = 3
 """Most damaged places in a slice."""
 
 _KINDS = (
-    ("shift", 0.35),
-    ("constant", 0.25),
-    ("foreign", 0.15),
-    ("texture", 0.13),
-    ("smooth", 0.12),
+    ("shift", 0.30),
+    ("flatten", 0.25),
+    ("constant", 0.15),
+    ("foreign", 0.10),
+    ("texture", 0.10),
+    ("smooth", 0.10),
 )
 _DAMAGED = 0.8
 _SOFT = 0.35
@@ -140,7 +141,7 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
     """What a blob is filled with, by kind."""
     batch, height, width, _ = slices.shape
     kind, sign = _each(uniform("kind", batch)), tf.sign(_each(uniform("sign", batch)) - 0.5)
-    amount = _each(uniform("amount", batch))
+    amount, fading = _each(uniform("amount", batch)), _each(uniform("fading", batch))
     texture = tf.image.resize(
         _normal(uniform("texture", batch, height // 3, width // 3, 1)), (height, width)
     )
@@ -151,7 +152,9 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
     far = tf.roll(tf.reverse(slices, [1]), places, [1, 2])
     far = tf.where(far > 0.05, far, now)
     fillings = {
-        "shift": now + sign * (0.08 + 0.42 * amount),
+        "shift": now + sign * (0.05 + 0.45 * amount),
+        # As oedema and low-grade tumours do: the anatomy fades into one grey.
+        "flatten": now + (0.4 + 0.5 * fading) * (0.25 + 0.6 * amount - now) + 0.03 * texture,
         "constant": 0.1 + 1.2 * amount + 0.03 * texture,
         "foreign": far,
         "texture": now + (0.08 + 0.17 * amount) * texture,
