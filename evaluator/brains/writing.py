@@ -85,7 +85,7 @@ def _facts(
         "brain_outside_box": scan.brain.outside,
         "above_threshold_ml": round(above, 2),
         "above_threshold": round(above / brain, 6),
-        "healthy_ml": joined.healthy.ml,
+        "healthy_ml": round(joined.healthy.ml, 2),
         "healthy": joined.healthy.share,
         "warnings": scan.warnings,
     }

@@ -40,8 +40,9 @@ def write_view(
       facts: what else to say, such as the model's name and digest; label and value of each row.
       lesion: mask on the same grid, to be outlined.
       warnings: what to know before trusting the map; above all else.
-      levels: absolute anomaly below which the overlay is transparent at first, and at which its
-        colours saturate; None takes percentiles, see `shown.shown_of`.
+      levels: given for the mark of an ensemble, which has no window: the absolute mark below which
+        the overlay is transparent at first, and at which its colours saturate. None takes
+        percentiles, see `shown.shown_of`.
 
     Raises:
       OSError: a file cannot be written.

@@ -12,7 +12,7 @@ function drawMarks(nv, marks) {
     if (!(tile.axCorSag in AXES)) return;
     const place = placing(tile);
     if (wanted) drawVoxels(pen, dots, place, marks, voxel(nv)[place.through], wanted);
-    if (byId("show-window").checked) drawWindow(pen, dots, place, voxel(nv));
+    if (byId("show-window")?.checked) drawWindow(pen, dots, place, voxel(nv));
     drawCross(pen, dots, place, nv.scene.crosshairPos);
     drawEnds(pen, dots, place);
     if (number === 0) drawScale(pen, dots, place);

@@ -78,6 +78,7 @@ def render(
         zooms=_as_mm(shown),
         averaged=None if shown is original else _as_mm(original),
         has_lesion=shown.lesion is not None,
+        is_mark=shown.is_mark,
         has_unseen=not shown.seen.all(),
         share_unseen=f"{1 - shown.seen.mean():.1%}",
     )

@@ -49,9 +49,10 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
+    window = "" if shown.is_mark else "dashed: window of training; "
     lines = [
         f"{title}{model}",
-        "dashed: window of training; hatched: not seen by the model; for research only",
+        f"{window}hatched: not seen by the model; for research only",
     ]
     if warnings:
         lines.insert(1, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
@@ -86,7 +87,7 @@ def _draw_plane(ax: Axes, shown: Shown, across: int, up: int, through: int) -> N
         hatched.set_linewidth(0)
     if shown.lesion is not None and plane(shown.lesion).any():
         ax.contour(x, y, plane(shown.lesion).astype(float), [0.5], colors="white", linewidths=0.8)
-    if across == 0:
+    if across == 0 and not shown.is_mark:
         for share in shown.window:
             ax.axvline(share * box[1], color="white", linestyle=(0, (4, 3)), linewidth=0.8)
     ax.set_facecolor("black")
@@ -126,4 +127,5 @@ def _draw_bar(figure: Figure, axes: np.ndarray, shown: Shown) -> None:
     scale = ScalarMappable(Normalize(-shown.limit, shown.limit), ListedColormap(colours))
     bar = figure.colorbar(scale, ax=axes, shrink=0.85, aspect=25, pad=0.01)
     bar.ax.tick_params(labelsize=7)
-    bar.set_label("anomaly (scan's units; grey: not shown)", fontsize=7)
+    what = "mark (grey" if shown.is_mark else "anomaly (scan's units; grey"
+    bar.set_label(f"{what}: not shown)", fontsize=7)

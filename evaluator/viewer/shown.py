@@ -36,6 +36,7 @@ class Shown:
       limit: absolute anomaly at which colours saturate.
       threshold: absolute anomaly below which the overlay is transparent at first.
       place: voxel at which the view opens.
+      is_mark: whether the map is the mark of an ensemble, which has no window of training.
     """
 
     scan: np.ndarray
@@ -48,6 +49,7 @@ class Shown:
     limit: float
     threshold: float
     place: tuple[int, int, int]
+    is_mark: bool = False
 
     @property
     def zooms(self) -> tuple[float, float, float]:
@@ -105,6 +107,7 @@ def shown_of(
         limit=limit,
         threshold=threshold,
         place=_place(np.where(inside, size, 0), marked, zooms),
+        is_mark=levels is not None,
     )
 
 

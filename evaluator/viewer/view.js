@@ -89,7 +89,7 @@ function report(nv, values, marks) {
     `scan ${number(values.scan[where], (shown.levels[1] - shown.levels[0]) / 255)}`,
     unseen ? "anomaly unknown: never seen by the model"
       : `anomaly ${beyond}${anomaly > 0 ? "+" : ""}${number(anomaly)}${anomaly ? ` (${sense} than expected)` : ""}`,
-    inWindow(at) ? "in the window of training" : "outside the window of training",
+    ...byId("show-window") ? [inWindow(at) ? "in the window of training" : "outside the window of training"] : [],
   ];
   byId("readout").replaceChildren(...parts.map((text, part) => {
     const span = document.createElement("span");

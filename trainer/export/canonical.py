@@ -6,7 +6,9 @@ import re
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-_FUNCTION = re.compile(r'"(__(?:inference|forward|backward)_\w+?)_(\d+)"')
+_FUNCTION = re.compile(
+    r'"(__(?:inference|forward|backward)_\w+?|\w*while_(?:body|cond))_(\d+)(___\w+)?"'
+)
 _CAPTURED = re.compile(r'(key: "_user_specified_name"\s+value \{\s+s: )"\d+"')
 
 
@@ -21,7 +23,7 @@ def make_canonical(folder: pathlib.Path) -> None:
     text = text_format.MessageToString(saved_model_pb2.SavedModel.FromString(path.read_bytes()))
     numbers = sorted({int(found[2]) for found in _FUNCTION.finditer(text)})
     rank = {number: place for place, number in enumerate(numbers)}
-    text = _FUNCTION.sub(lambda found: f'"{found[1]}_{rank[int(found[2])]}"', text)
+    text = _FUNCTION.sub(lambda found: f'"{found[1]}_{rank[int(found[2])]}{found[3] or ""}"', text)
     text = _CAPTURED.sub(r'\1"captured"', text)
     model = text_format.Parse(text, saved_model_pb2.SavedModel())
     for graph in model.meta_graphs:

@@ -23,6 +23,8 @@ from trainer.export import canonical, warmup
 from trainer.export import card as cards
 from trainer.models import networks
 
+_BATCH = 16
+
 
 class _Exported(tf.Module):
     """Holds the variables; the signatures are functions that close over the network."""
@@ -117,6 +119,8 @@ def _of_volumes(
     forth = [axis, *(each for each in range(3) if each != axis)]
     back = [forth.index(each) for each in range(3)]
 
+    channels = network(tf.zeros((1, *size, 1)), training=False).shape[-1]
+
     def of_volume(volume: tf.Tensor, mask: tf.Tensor) -> dict[str, tf.Tensor]:
         inside = mask > 0.5
 
@@ -124,7 +128,7 @@ def _of_volumes(
             return tf.where(inside, tf.transpose(values, back), 0.0)
 
         slices = tf.transpose(tf.where(inside, volume, 0.0), forth)[..., None] / HIGHEST
-        result = network(slices, training=False)
+        result = _in_batches(network, slices, channels)
         grey = networks.to_grey(result[..., :-1] if marks else result)
         repaired = there(grey[..., 0] * HIGHEST)
         found = {"repaired": repaired, "residual": tf.where(inside, volume - repaired, 0.0)}
@@ -132,6 +136,20 @@ def _of_volumes(
 
     signature = [tf.TensorSpec(sides, tf.float32, name=name) for name in ("volume", "mask")]
     return tf.function(of_volume, input_signature=signature)
+
+
+def _in_batches(network: keras.Model, slices: tf.Tensor, channels: int) -> tf.Tensor:
+    """The network's result for slices [n, H, W, 1], some at a time: all at 1 mm need gigabytes."""
+    n = tf.shape(slices)[0]
+    filled = tf.pad(slices, [[0, -n % _BATCH], [0, 0], [0, 0], [0, 0]])
+    batches = tf.reshape(filled, (-1, _BATCH, *slices.shape[1:]))
+    spec = tf.TensorSpec((_BATCH, *slices.shape[1:-1], channels), tf.float32)
+
+    def run(batch: tf.Tensor) -> tf.Tensor:
+        return network(batch, training=False)
+
+    made = tf.map_fn(run, batches, fn_output_signature=spec)
+    return tf.reshape(made, (-1, *spec.shape[1:]))[:n]
 
 
 def _raw(
