@@ -22,15 +22,17 @@ RIM_MM = 4.0
 BLUR_MM = 4.0
 """Sigma of the blurred input."""
 
-_MEDIAN = 3  # voxels
+MEDIAN = 5
+"""Side in voxels of the cube whose median smooths all scores: noise is smaller than lesions."""
+
 _NEARBY = 5  # voxels
 
 
 def judged(signed: np.ndarray, brain: Brain) -> np.ndarray:
-    """The score of a map: median of 3x3x3 voxels, 0 in the rim of the mask and outside it."""
+    """The score of a map: median of `MEDIAN` voxels a side, 0 in the rim of the mask and outside it."""
     side = max(places.side for places in brain.places)
     inner = ndimage.binary_erosion(brain.mask, iterations=max(1, round(RIM_MM / side)))
-    smooth = ndimage.median_filter(signed, size=_MEDIAN)
+    smooth = ndimage.median_filter(signed, size=MEDIAN)
     return np.where(inner, smooth, 0).astype(np.float32)
 
 
@@ -83,8 +85,14 @@ def by_task(models: Sequence[Model]) -> dict[str, list[str]]:
 
 
 def of_ensemble(by_task: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The map of an ensemble from those of its tasks: that of repair if there is one."""
-    return by_task["repair"] if "repair" in by_task else next(iter(by_task.values()))
+    """The map of an ensemble from those of its tasks: their geometric mean.
+
+    What only one task finds counts little: repair doubts ventricles, denoise the folds of the
+    cortex. The sign is that of repair if there is one, else of the first task.
+    """
+    sign = np.sign(by_task.get("repair", next(iter(by_task.values()))))
+    sizes = np.abs(np.stack(list(by_task.values())))
+    return sign * np.prod(sizes, axis=0) ** (1 / len(sizes))
 
 
 def of_baselines(brain: Brain) -> dict[str, np.ndarray]:

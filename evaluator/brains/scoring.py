@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 WHERE = (
     "Voxels count inside the brain; in the rim of its mask, "
-    f"{maps.RIM_MM:g} mm deep, all scores are 0. All methods are smoothed by a median of 3x3x3 "
+    f"{maps.RIM_MM:g} mm deep, all scores are 0. All methods are smoothed by a median of "
+    f"{maps.MEDIAN}x{maps.MEDIAN}x{maps.MEDIAN} "
     "voxels of the models' grid"
 )
 
