@@ -29,7 +29,7 @@ _NEARBY = 5  # voxels
 
 
 def judged(signed: np.ndarray, brain: Brain) -> np.ndarray:
-    """The score of a map: median of `MEDIAN` voxels a side, 0 in the rim of the mask and outside it."""
+    """The score of a map: median of `MEDIAN` voxels a side, 0 in the mask's rim and outside."""
     side = max(places.side for places in brain.places)
     inner = ndimage.binary_erosion(brain.mask, iterations=max(1, round(RIM_MM / side)))
     smooth = ndimage.median_filter(signed, size=MEDIAN)
