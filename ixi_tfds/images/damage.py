@@ -21,36 +21,40 @@ BLOBS = 3
 """Most damaged places in a slice."""
 
 _KINDS = (
-    ("shift", 0.30),
-    ("flatten", 0.25),
-    ("constant", 0.15),
+    ("shift", 0.25),
+    ("flatten", 0.20),
+    ("darken", 0.20),
+    ("constant", 0.10),
     ("foreign", 0.10),
-    ("texture", 0.10),
-    ("smooth", 0.10),
+    ("texture", 0.08),
+    ("smooth", 0.07),
 )
 _DAMAGED = 0.8
-_SOFT = 0.35
+_SOFT = 0.9
 
 
-def coarse_noise(masks: tf.Tensor, uniform: Uniform, *, sigma: float, pixels: int) -> tf.Tensor:
-    """Gaussian noise on a grid of so many pixels, bilinear between them, in the brain.
+def coarse_noise(
+    masks: tf.Tensor, uniform: Uniform, *, sigma: float, pixels: tuple[int, int]
+) -> tf.Tensor:
+    """Gaussian noise on two grids of so many pixels, bilinear between their points, in the brain.
 
-    As in Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain MRI",
-    MIDL 2022.
+    Each image has its own share of both. With one grid it is the noise of Kascenas et al.,
+    "Denoising autoencoders for unsupervised anomaly detection in brain MRI", MIDL 2022.
 
     Returns:
       float32 [B, H, W, 1], to be added.
     """
+    share = _each(uniform("coarse_share", masks.shape[0]))
+    first, second = (_grid_noise(masks, _named(uniform, f"coarse{n}_"), n) for n in pixels)
+    return sigma * (tf.sqrt(share) * first + tf.sqrt(1.0 - share) * second) * masks
+
+
+def _grid_noise(masks: tf.Tensor, uniform: Uniform, pixels: int) -> tf.Tensor:
     batch, height, width, _ = masks.shape
-    coarse = _normal(
-        uniform("coarse_noise", batch, -(-height // pixels) + 1, -(-width // pixels) + 1, 1)
-    )
+    coarse = _normal(uniform("noise", batch, -(-height // pixels) + 1, -(-width // pixels) + 1, 1))
     fine = tf.image.resize(coarse, [s * pixels for s in coarse.shape[1:3]])
-    top, left = (
-        tf.cast(uniform(f"coarse_{axis}") * float(pixels), tf.int32) for axis in ("rows", "columns")
-    )
-    placed = tf.slice(fine, [0, top, left, 0], [-1, height, width, 1])
-    return sigma * placed * masks
+    top, left = (tf.cast(uniform(axis) * float(pixels), tf.int32) for axis in ("rows", "columns"))
+    return tf.slice(fine, [0, top, left, 0], [-1, height, width, 1])
 
 
 def damaged(
@@ -133,7 +137,7 @@ def _blob(masks: tf.Tensor, uniform: Uniform, least: float, most: float) -> tf.T
         _normal(uniform("shape", batch, height // 8, width // 8, 1)), (height, width)
     )
     distance += 0.3 * rough[..., 0]
-    soft = 0.08 + _SOFT * _one(uniform("soft", batch))
+    soft = 0.08 + _SOFT * tf.square(_one(uniform("soft", batch)))
     return tf.clip_by_value(0.5 + (1.0 - distance) / soft, 0.0, 1.0)[..., None]
 
 
@@ -153,8 +157,11 @@ def _filling(now: tf.Tensor, blurred: tf.Tensor, slices: tf.Tensor, uniform: Uni
     far = tf.where(far > 0.05, far, now)
     fillings = {
         "shift": now + sign * (0.05 + 0.45 * amount),
-        # As oedema and low-grade tumours do: the anatomy fades into one grey.
+        # As in low-grade tumours, the anatomy fades into one grey.
         "flatten": now + (0.4 + 0.5 * fading) * (0.25 + 0.6 * amount - now) + 0.03 * texture,
+        # White matter that takes up water: what is dark already stays, so borders are anatomy's.
+        "darken": now
+        - (0.4 + 0.6 * fading) * tf.maximum(now - (0.25 + 0.4 * amount + 0.03 * texture), 0.0),
         "constant": 0.1 + 1.2 * amount + 0.03 * texture,
         "foreign": far,
         "texture": now + (0.08 + 0.17 * amount) * texture,

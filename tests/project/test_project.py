@@ -144,10 +144,7 @@ def test_the_readmes_commands_lead_from_scans_to_scores(tmp_path, monkeypatch):
         *["beam_preprocess"] * 2,
         *["trainer", "evaluator", "evaluator", "evaluator"],
     ]
-    if (ROOT / "pretrained").is_dir():
-        shutil.copytree(ROOT / "pretrained", "pretrained")
-    else:
-        commands.pop()
+    shutil.copytree(ROOT / "pretrained", "pretrained")
     geometries = iter([((256, 256, 112), (0.9, 0.9, 1.2)), ((120, 120, 90), (2.0, 2.0, 2.0))])
     for command in commands:
         if command[0] == "beam_preprocess":
