@@ -18,7 +18,7 @@ LESIONS = 4
 """Number in a head."""
 
 RADII_MM = (4.0, 14.0)
-CONTRASTS = (0.20, 0.40)
+CONTRASTS = (0.14, 0.36)
 """Ranges of their radii, and of the change of brightness where white matter is at 0.8."""
 
 _DEEP_MM = 6.0

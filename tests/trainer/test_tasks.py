@@ -76,8 +76,8 @@ def test_in_training_slices_also_vary_in_contrast_and_the_result_has_to_follow(n
         assert sigmas.max() < 0.05 and np.median(sigmas) > 0.005
 
 
-@pytest.mark.parametrize(("side", "pixels"), [(5.0, 3), (2.0, 8), (1.0, 16), (40.0, 1)])
-def test_coarse_noise_is_bilinear_between_points_16_mm_apart(side, pixels, stored):
+@pytest.mark.parametrize(("side", "grids"), [(5.0, (3, 6)), (2.0, (8, 16)), (1.0, (16, 32))])
+def test_coarse_noise_is_bilinear_between_points_16_and_32_mm_apart(side, grids, stored):
     """By hand, with the same random numbers."""
     height, width = tiny_brains.SIZE
     given = {}
@@ -93,17 +93,20 @@ def test_coarse_noise_is_bilinear_between_points_16_mm_apart(side, pixels, store
         tasks.TASKS["denoise"], tf.constant(clean), tf.constant(masks), uniform,
         tasks.Place(side, "sagittal"), vary=False,
     )  # fmt: skip
-    coarse = scipy.special.ndtri(given["coarse_noise"].astype(float))[..., 0]
-    offset = [int(given[f"coarse_{axis}"] * pixels) for axis in ("rows", "columns")]
-    rows, columns = (
-        (np.arange(n) + start + 0.5) / pixels - 0.5
-        for n, start in zip((height, width), offset, strict=True)
-    )
-    for number in range(4):
-        places = np.meshgrid(rows, columns, indexing="ij")
-        noise = scipy.ndimage.map_coordinates(coarse[number], places, order=1, mode="nearest")
-        found = (made.inputs.numpy() - clean)[number, ..., 0] * 1.6
-        np.testing.assert_allclose(found, 0.2 * noise, atol=1e-4)
+    found = (made.inputs.numpy() - clean)[..., 0] * 1.6
+    for number, share in enumerate(given["coarse_share"].astype(float)):
+        noise = np.zeros((height, width))
+        for pixels, part in zip(grids, (share, 1 - share), strict=True):
+            coarse = scipy.special.ndtri(given[f"coarse{pixels}_noise"].astype(float))[number]
+            rows, columns = (
+                (np.arange(n) + int(given[f"coarse{pixels}_{axis}"] * pixels) + 0.5) / pixels - 0.5
+                for n, axis in ((height, "rows"), (width, "columns"))
+            )
+            places = np.meshgrid(rows, columns, indexing="ij")
+            noise += np.sqrt(part) * scipy.ndimage.map_coordinates(
+                coarse[..., 0], places, order=1, mode="nearest"
+            )
+        np.testing.assert_allclose(found[number], 0.2 * noise, atol=1e-4)
 
 
 def test_damage_is_marked_where_the_slice_changed_and_nowhere_else(stored):
@@ -220,7 +223,7 @@ def test_xla_compiles_damage_and_losses_and_gives_the_same(name, stored):
     compiled, plain = tf.function(step, jit_compile=True)(*given), step(*given)
     for ours, theirs in zip(compiled[:3], plain[:3], strict=True):
         # Rounding may move the edge of a blob by a pixel.
-        assert (np.abs(ours - theirs) > 1e-3).mean() < 0.005
+        assert (np.abs(ours - theirs) > 1e-3).mean() < 0.01
     np.testing.assert_allclose(compiled[3], plain[3], rtol=0.02)
 
 
