@@ -152,7 +152,8 @@ def write_ensemble_models(folder, **given):
 
 
 def expected_mark(values, mask, sharpness=(1.0, 3.0)):
-    """What the models of repair mark together, with its sign: float [p, s, r]."""
+    """What the models of repair mark together, with the sign of the residual nearby."""
     residual = np.where(mask, values - EXPECTED, 0)
     marks = [np.minimum(abs(residual) * sharp, 1) for sharp in sharpness]
-    return np.mean(marks, axis=0) * np.sign(residual)
+    nearby = ndimage.convolve(residual.astype(float), np.full((5, 5, 5), 1 / 125))
+    return np.mean(marks, axis=0) * np.sign(nearby)
