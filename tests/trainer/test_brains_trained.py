@@ -84,12 +84,17 @@ def test_a_killed_run_comes_to_the_same_bytes(task, undisturbed, data_dir, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_two_replicas_learn_as_one_does(task, undisturbed, data_dir, tmp_path):
-    """Sums in another order differ in the last bits, which Adam's first steps make larger."""
-    ours = history(train(data_dir, tmp_path, f"--task={task}", "--replicas=2"))
-    for mine, other in zip(ours, history(undisturbed(task)), strict=True):
-        for name in ("loss", "val_loss", "val_psnr"):
-            assert mine[name] == pytest.approx(other[name], rel=3e-3), name
+def test_two_replicas_learn_as_one_does(task, data_dir, tmp_path):
+    """By small steps: sums in another order differ in bits that Adam's large ones make larger."""
+    flags = (f"--task={task}", "--epochs=1", "--learning_rate=0.00001")
+    for name in "12":
+        (tmp_path / name).mkdir()
+    one, two = (
+        history(train(data_dir, tmp_path / name, *flags, f"--replicas={name}")) for name in "12"
+    )
+    assert len(one) == len(two) == 1
+    for name in ("loss", "val_loss", "val_psnr"):
+        assert two[0][name] == pytest.approx(one[0][name], rel=1e-4), name
 
 
 @pytest.mark.slow
