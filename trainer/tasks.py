@@ -61,13 +61,13 @@ class Task:
 
 
 NOISE_SIGMA = 0.2
-NOISE_MM = (16.0, 32.0)
+NOISE_MM = 16.0
 LARGEST_MM = 60.0
 
 
 def _noisy(clean: tf.Tensor, masks: tf.Tensor, uniform: Uniform, place: Place) -> Example:
-    first, second = (max(1, round(mm / place.side_mm)) for mm in NOISE_MM)
-    noise = damage.coarse_noise(masks, uniform, sigma=NOISE_SIGMA, pixels=(first, second))
+    pixels = max(1, round(NOISE_MM / place.side_mm))
+    noise = damage.coarse_noise(masks, uniform, sigma=NOISE_SIGMA, pixels=pixels)
     return Example(clean + noise / HIGHEST, clean, masks, tf.zeros_like(masks))
 
 

@@ -33,28 +33,25 @@ _DAMAGED = 0.8
 _SOFT = 0.9
 
 
-def coarse_noise(
-    masks: tf.Tensor, uniform: Uniform, *, sigma: float, pixels: tuple[int, int]
-) -> tf.Tensor:
-    """Gaussian noise on two grids of so many pixels, bilinear between their points, in the brain.
+def coarse_noise(masks: tf.Tensor, uniform: Uniform, *, sigma: float, pixels: int) -> tf.Tensor:
+    """Gaussian noise on a grid of so many pixels, bilinear between them, in the brain.
 
-    Each image has its own share of both. With one grid it is the noise of Kascenas et al.,
-    "Denoising autoencoders for unsupervised anomaly detection in brain MRI", MIDL 2022.
+    As in Kascenas et al., "Denoising autoencoders for unsupervised anomaly detection in brain MRI",
+    MIDL 2022.
 
     Returns:
       float32 [B, H, W, 1], to be added.
     """
-    share = _each(uniform("coarse_share", masks.shape[0]))
-    first, second = (_grid_noise(masks, _named(uniform, f"coarse{n}_"), n) for n in pixels)
-    return sigma * (tf.sqrt(share) * first + tf.sqrt(1.0 - share) * second) * masks
-
-
-def _grid_noise(masks: tf.Tensor, uniform: Uniform, pixels: int) -> tf.Tensor:
     batch, height, width, _ = masks.shape
-    coarse = _normal(uniform("noise", batch, -(-height // pixels) + 1, -(-width // pixels) + 1, 1))
+    coarse = _normal(
+        uniform("coarse_noise", batch, -(-height // pixels) + 1, -(-width // pixels) + 1, 1)
+    )
     fine = tf.image.resize(coarse, [s * pixels for s in coarse.shape[1:3]])
-    top, left = (tf.cast(uniform(axis) * float(pixels), tf.int32) for axis in ("rows", "columns"))
-    return tf.slice(fine, [0, top, left, 0], [-1, height, width, 1])
+    top, left = (
+        tf.cast(uniform(f"coarse_{axis}") * float(pixels), tf.int32) for axis in ("rows", "columns")
+    )
+    placed = tf.slice(fine, [0, top, left, 0], [-1, height, width, 1])
+    return sigma * placed * masks
 
 
 def damaged(
