@@ -35,6 +35,29 @@ def reconstruction_gallery(rows):
     return figure
 
 
+def lesion_gallery(rows):
+    """Scan, outline of the lesion, mark and repair side by side, a row a brain, as a figure.
+
+    `rows` has `evaluator.brains.pictures.Picture`s.
+    """
+    figure = matplotlib.figure.Figure(figsize=(11, 2.95 * len(rows)), layout="constrained")
+    grid = figure.subplots(len(rows), 4, squeeze=False)
+    for axes, row in zip(grid, rows, strict=True):
+        for place in (0, 1):
+            axes[place].imshow(np.rot90(row.slice), cmap="gray", vmin=0, vmax=1)
+        axes[1].contour(np.rot90(row.lesion), [0.5], colors="#e69f00", linewidths=1.2)
+        mark = np.rot90(row.scores["ensemble"])
+        shown = axes[2].imshow(mark, cmap=figures.RESIDUAL_COLOURS, vmin=-1, vmax=1)
+        axes[3].imshow(np.rot90(row.repaired["repair"]), cmap="gray", vmin=0, vmax=1)
+        axes[0].set_ylabel(figures.literal(row.title))
+        figure.colorbar(shown, ax=axes[2], fraction=0.05)
+    titles = ("scan", "outline of the lesion", "mark", "repair: what is expected")
+    for axes, title in zip(grid[0], titles, strict=True):
+        axes.set_title(title)
+    _without_ticks(grid)
+    return figure
+
+
 def slice_grid(slices, columns=4):
     """Slices, [H, W] by title and each stretched to its own extrema, in a grid, as a figure."""
     lines = -(-len(slices) // columns)

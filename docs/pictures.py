@@ -5,6 +5,7 @@
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
     .venv/bin/python docs/pictures.py curves --workdir=W
+    IXI_REAL_DATA=... .venv/bin/python docs/pictures.py lesions --saved_model=ENSEMBLE
     .venv/bin/python docs/pictures.py page --page=O/report.html --sections=Robustness --name=x.png
 
 Pictures made from IXI are CC BY-SA 3.0, as IXI is (https://brain-development.org/ixi-dataset).
@@ -22,10 +23,14 @@ import tempfile
 import numpy as np
 import pandas as pd
 from etils import epy
-from galleries import reconstruction_gallery, slice_grid, write_png
+from galleries import lesion_gallery, reconstruction_gallery, slice_grid, write_png
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
+from evaluator.brains import ensemble, scans
+from evaluator.brains.pictures import picture_of
+from evaluator.brains.tally import Judge
+from evaluator.options import ModelChecks, ScanChecks
 from ixi_tfds.cohorts.catalog import Scan
 from ixi_tfds.config import THESIS, SliceConfig
 from ixi_tfds.images.scaling import stored_slice
@@ -132,6 +137,23 @@ def reconstructions(arguments):
     write_png(DOCS / "reconstructions.png", reconstruction_gallery(chosen))
 
 
+def lesions(arguments):
+    """A glioma and lesions of multiple sclerosis: what an ensemble marks and expects there."""
+    real = pathlib.Path(os.environ["IXI_REAL_DATA"])
+    joined, models = ensemble.read(pathlib.Path(arguments.saved_model), ModelChecks())
+    rows = []
+    for title, scan, mask in (
+        ("glioma", "tumours/glioma_FG6692_T1", "tumours/glioma_FG6692_mask"),
+        ("MS", "lesions/openms_p07_T1_MNI", "lesions/openms_p07_lesion_MNI"),
+    ):
+        opened = scans.open_scan(str(real / f"{scan}.nii.gz"), None, joined, ScanChecks())
+        lesion = read_volume(str(real / f"{mask}.nii.gz"))
+        on_grid = scans.on_grid(opened, lesion.scaled(lesion.voxels) > 0)
+        found = Judge(tuple(models)).judge(opened.brain, title)
+        rows.append(picture_of(title, found.with_lesion(on_grid)))
+    write_png(DOCS / "lesions.png", lesion_gallery(rows))
+
+
 def curves(arguments):
     """Validation losses of all runs in a folder, and the PSNR by which all can be compared."""
     runs = {
@@ -195,7 +217,7 @@ STYLES = (
 
 PICTURES = {
     each.__name__: each
-    for each in (slices, same_places, augmentations, reconstructions, curves, page)
+    for each in (slices, same_places, augmentations, reconstructions, lesions, curves, page)
 }
 
 

@@ -50,7 +50,7 @@ and in its units,
                             model whether it is in the window; all others are extrapolated
 If M is the folder of an ensemble (python -m evaluator calibrate), the scan's brain is judged as a
 whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
-  x_mark.nii.gz             how sure the ensemble is that a voxel is damaged, from -1 (darker than
+  x_mark.nii.gz             how unlike a healthy brain a voxel is, from -1 (darker than
                             expected) to 1 (brighter)
   x_lesions.nii.gz          1 where that lies above the threshold from healthy brains
   x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
@@ -59,7 +59,8 @@ and x_seen, the view and the JSON. O has the same subfolders as the input. For r
 is not a medical device.
 """
 
-_SUFFIXES = ("_reconstruction", "_anomaly", "_seen", "_mark", "_lesions")
+_SUFFIXES = ("_reconstruction", "_anomaly", "_seen")
+_OF_ENSEMBLES = ("_mark", "_lesions")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def find_jobs(
     jobs = [
         Job(path, output_dir / storage.at(path).parent.relative_to(source), stem_of(path))
         for path in found.paths
-        if not stem_of(path).endswith(_SUFFIXES)
+        if not _is_result(path)
     ]
     if not jobs:
         raise UserError(f"--input={source}: holds nothing but earlier results of this command")
@@ -232,6 +233,15 @@ def main(config: ReconstructConfig) -> None:
         raise UserError(
             listed if len(jobs) == 1 else f"{len(refused)} of {len(jobs)} scans refused: {listed}"
         )
+
+
+def _is_result(path: str) -> bool:
+    """Whether a file is an earlier result of this command."""
+    stem = stem_of(path)
+    name, _, kind = stem.rpartition("_")
+    # People's own files may have these names.
+    beside = storage.at(path).parent / f"{name}_reconstruction.json"
+    return stem.endswith(_SUFFIXES) or (f"_{kind}" in _OF_ENSEMBLES and beside.exists())
 
 
 def _reconstruct_all(

@@ -26,8 +26,8 @@ fluid lies up to 0.14 off; at least 0.11 in heads made to look like T2, FLAIR an
 """
 
 MEANING = (
-    "how sure the ensemble is that a voxel is damaged, from 0 to 1: above zero where the scan is "
-    "brighter than the models expect, below zero where it is darker"
+    "how unlike a healthy brain a voxel is to the models, from -1 to 1: above zero where the scan "
+    "is brighter than they expect, below zero where it is darker"
 )
 
 

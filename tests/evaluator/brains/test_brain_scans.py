@@ -262,6 +262,11 @@ def test_a_folder_goes_on_after_a_bad_scan_and_skips_earlier_results(made, tmp_p
     assert judge(made, tmp_path, tmp_path) == 0
     assert {path.name for path in tmp_path.iterdir()} == before
     assert capsys.readouterr().out.count("ml of brain") == 2
+    # A scan that only sounds like a result.
+    write_stripped(tmp_path, "own_mark")
+    assert judge(made, tmp_path, tmp_path) == 0
+    assert capsys.readouterr().out.count("ml of brain") == 3
+    assert (tmp_path / "own_mark_mark.nii.gz").exists()
 
 
 def _inverted(whole, brain):
