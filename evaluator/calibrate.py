@@ -30,7 +30,7 @@ class CalibrateConfig:
     output_dir: str = flag("Folder for ensemble.json.", path=True)
     percentile: float = flag(
         "Percentile of the scores of healthy voxels that becomes the threshold.",
-        99.5,
+        99.9,
         above=0,
         below=100,
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FEW = 20
 """Fewer brains than this make a poor threshold."""
 
-_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.5, 99.9)
+_PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 _MOST_FOR_TISSUES = 50
 
 

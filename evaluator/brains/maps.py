@@ -85,14 +85,8 @@ def by_task(models: Sequence[Model]) -> dict[str, list[str]]:
 
 
 def of_ensemble(by_task: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The map of an ensemble from those of its tasks: their geometric mean.
-
-    What only one task finds counts little: repair doubts ventricles, denoise the folds of the
-    cortex. The sign is that of repair if there is one, else of the first task.
-    """
-    sign = np.sign(by_task.get("repair", next(iter(by_task.values()))))
-    sizes = np.abs(np.stack(list(by_task.values())))
-    return sign * np.prod(sizes, axis=0) ** (1 / len(sizes))
+    """The map of an ensemble from those of its tasks: that of repair if there is one."""
+    return by_task["repair"] if "repair" in by_task else next(iter(by_task.values()))
 
 
 def of_baselines(brain: Brain) -> dict[str, np.ndarray]:

@@ -48,12 +48,8 @@ def add_lesions(brain: Brain, *, name: str, seed: int) -> tuple[Brain, np.ndarra
         share = _blob(rng, brain.mask.shape, room[rng.integers(len(room))], sides) * brain.mask
         inside = (share > 0.5) & (numbers == 0)
         change = rng.uniform(*CONTRASTS) * rng.choice([-1.0, 1.0])
-        # Half of them keep the anatomy below, half are of one tissue.
-        flat = rng.random() < 0.5 and inside.any()
-        tissue = values[inside].mean(dtype=np.float64) if flat else values
         texture = ndimage.gaussian_filter(rng.standard_normal(values.shape), 1.0)
-        filling = tissue + change + _TEXTURE * texture / texture.std()
-        values += share * (filling - values)
+        values += share * (change + _TEXTURE * texture / texture.std())
         numbers[inside] = number
     clipped = np.clip(values, 0, HIGHEST).astype(np.float32)
     return dataclasses.replace(brain, values=clipped * brain.mask), numbers
