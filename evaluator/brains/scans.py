@@ -103,6 +103,14 @@ def on_scan(scan: BrainScan, values: np.ndarray, unseen: float = 0.0) -> np.ndar
     return np.where(scan.inside & seen(scan), brought, np.float32(unseen)).astype(np.float32)
 
 
+def score_on_scan(scan: BrainScan, score: np.ndarray) -> np.ndarray:
+    """A signed score brought to the scan's grid, as `on_scan`.
+
+    Size and sign are brought apart: between a bright and a dark voxel a score is no smaller.
+    """
+    return np.copysign(on_scan(scan, np.abs(score)), on_scan(scan, score))
+
+
 def seen(scan: BrainScan) -> np.ndarray:
     """Which voxels of the scan lie in the box of the models, bool [p, s, r]."""
     p, s, r = map(reached, weights(places_of(scan.volume), scan.brain.places))

@@ -146,7 +146,7 @@ def _scans(
             print(f"warning: {subject}: {warning}", file=sys.stderr)
         lesion = pairs.read_mask(pair, scan.volume, allow_unknown_orientation=allowed)
         found = judge.judge(scan.brain, subject)
-        scores = {name: scans.on_scan(scan, each) for name, each in found.scores.items()}
+        scores = {name: scans.score_on_scan(scan, each) for name, each in found.scores.items()}
         tally.add(tallies, subject, scores, scan.inside & scans.seen(scan), lesion)
         voxel = math.prod(scan.volume.zooms) / 1000
         sizes += tally.by_lesion(subject, scores, ndimage.label(lesion)[0], limits, voxel)

@@ -34,7 +34,7 @@ def write_maps(
     """
     found = Judge(tuple(models)).judge(scan.brain, name)
     task = "repair" if "repair" in found.residuals else next(iter(found.residuals))
-    score = scans.on_scan(scan, found.scores[maps.ENSEMBLE])
+    score = scans.score_on_scan(scan, found.scores[maps.ENSEMBLE])
     residual = scans.on_scan(scan, found.residuals[task], np.nan)
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
     marked = np.abs(score) > joined.threshold

@@ -144,9 +144,20 @@ def test_marks_of_planes_are_averaged_and_judged_once(made, judged):
         expected_mark(scan.brain.values, scan.brain.mask).astype(np.float32), scan.brain
     )
     np.testing.assert_allclose(found.scores["repair"], wanted, atol=1e-5)
-    back = scans.on_scan(scan, found.scores["ensemble"])
+    back = scans.score_on_scan(scan, found.scores["ensemble"])
     mark = nib.load(judged / "a_mark.nii.gz").get_fdata()
     np.testing.assert_allclose(np.nan_to_num(mark), back, atol=1e-6)
+
+
+def test_opposite_neighbours_do_not_cancel_on_the_scans_grid(made, judged):
+    joined, _ = ensemble.read(made, ModelChecks())
+    scan = scans.open_scan(str(judged / "a.nii.gz"), None, joined, LENIENT)
+    stripes = np.ones(scan.brain.mask.shape, np.float32)
+    stripes[::2] = -1
+    back = scans.score_on_scan(scan, 0.5 * stripes)
+    where = scan.inside & scans.seen(scan)
+    np.testing.assert_allclose(np.abs(back[where]), 0.5, atol=1e-6)
+    assert {-1.0, 1.0} == set(np.sign(back[where])) and not back[~where].any()
 
 
 def test_the_view_opens_at_the_threshold_and_goes_without_it(made, judged, tmp_path):
