@@ -63,7 +63,7 @@ def write_tiny_dataset(
     *,
     subjects: dict[str, int] = SUBJECTS,
     shards: int = 2,
-    made_by: Callable[..., list[dict[str, Any]]] = slice_examples,
+    made_by: Callable[..., list[dict[str, Any]]] | None = None,
 ) -> pathlib.Path:
     """Write `data_dir/ixi_t1/<config>/1.0.0/` and return that folder.
 
@@ -72,7 +72,7 @@ def write_tiny_dataset(
       config: slice config; `in_plane` is not used.
       subjects: number of subjects in each split; each has `config.slices_per_volume` slices.
       shards: shards of each split.
-      made_by: gives the slices of a subject under a config, as `slice_examples` does.
+      made_by: gives the slices of a subject under a config; None for `slice_examples`.
     """
     folder = pathlib.Path(data_dir) / "ixi_t1" / config.name / configs.VERSION
     folder.mkdir(parents=True)
@@ -81,7 +81,7 @@ def write_tiny_dataset(
         examples = []
         for _ in range(people):
             number += 1
-            made = made_by(f"IXI{900 + number}", config)
+            made = (made_by or slice_examples)(f"IXI{900 + number}", config)
             # Copies are of training volumes only.
             examples += [each for each in made if split == "train" or not each.get("copy")]
         template = tfds.core.ShardedFileTemplate(
