@@ -27,7 +27,7 @@ thesis: setup
 	$(BIN)/python -m trainer.thesis --data_dir=$(DATA_DIR) --workdir=$(RUNS) $(FLAGS)
 
 # Models that find lesions (docs/lesions.md): make lesions SCANS=heads MASKS=masks [OUT=runs/lesions]
-# [LESIONS=L [LESION_BRAINS=B]]. The same command again goes on. Without SCANS all is made up, and small.
+# [LESIONS=L [LESION_BRAINS=B]] [TRAIN_FLAGS=...]. The same command again goes on. Without SCANS all is made up, and small.
 ifdef SCANS
 OUT ?= runs/lesions
 COPIES ?= 3
@@ -35,7 +35,7 @@ BRAINS := brain_2mm
 else
 OUT ?= $(DEMO)/lesions
 COPIES := 1
-STEPS ?= --epochs=7 --warmup_steps=50
+TRAIN_FLAGS ?= --epochs=7 --warmup_steps=50
 BRAINS := brain_3mm
 BOX := --scaling=tissue --spacing=3 --size=72x56 --slices=0:56 --plane=$$plane
 lesions: SCANS := $(OUT)/scans
@@ -52,7 +52,7 @@ lesions: setup
 	    --direct_running_mode=multi_processing --direct_num_workers=2 || exit; done
 	for task in repair denoise; do for plane in axial sagittal; do \
 	  $(BIN)/python -m trainer --flagfile=trainer/recipes/lesions/$$task.flags --data_dir=$(OUT)/data \
-	    --dataset=ixi_t1/$(BRAINS)_$$plane --workdir=$(OUT)/$${task}_$$plane $(STEPS) || exit; done; done
+	    --dataset=ixi_t1/$(BRAINS)_$$plane --workdir=$(OUT)/$${task}_$$plane $(TRAIN_FLAGS) || exit; done; done
 	$(BIN)/python -m evaluator calibrate $(HELD_OUT) --saved_model=$(LESION_MODELS) --output_dir=$(OUT)/ensemble
 	$(BIN)/python -m evaluator anomalies $(HELD_OUT) --saved_model=$(OUT)/ensemble --output_dir=$(OUT)/synthetic
 ifdef LESIONS

@@ -45,9 +45,11 @@ evaluator reconstruct writes. O/anomalies.csv and O/anomalies.json have the numb
 O/anomalies.html shows them with pictures. O/anomaly_views has a page and a picture of each volume,
 with its mask and the map of the first model.
 
-If M is the folder of an ensemble, made by python -m evaluator calibrate, whole brains are scored:
-the dataset is one of brains, such as ixi_t1/brain_2mm_axial, synthetic lesions have three
-dimensions, and the report also has false alarms on healthy brains and lesions found by size.
+If M is the folder of an ensemble, made by python -m evaluator calibrate, whole brains are scored,
+by its mark and by the percentile in its ensemble.json: the dataset is one of brains, such as
+ixi_t1/brain_2mm_axial, synthetic lesions have three dimensions, volumes with a skull need
+--brain_masks, and the report also has false alarms on healthy brains and lesions found by size.
+Other models, named after the ensemble, are compared with it.
 """
 
 VIEWS = "anomaly_views"
@@ -125,7 +127,7 @@ class AnomaliesConfig:
         "Folder of NIfTI volumes and their lesion masks.", None, path=True
     )
     brain_masks: str | None = flag(
-        "Folder of brain masks, by the volumes' names, for an ensemble and heads with a skull.",
+        "Folder of brain masks for an ensemble, by the volumes' names, where volumes have a skull.",
         None,
         path=True,
     )

@@ -15,7 +15,7 @@ Joins models of brains, such as two planes and two tasks, to an ensemble: writes
 which names the models and holds the threshold above which a voxel counts as lesion. The threshold
 comes from the validation brains of the dataset, which are healthy, and no lesion is used for it.
 The dataset may be of any plane; spacing and box have to be those of the models. The models are not
-changed; keep them where they are, seen from O.
+changed; O/ensemble.json has their paths seen from O, so move them together.
 """
 
 
@@ -57,8 +57,8 @@ def main(config: CalibrateConfig) -> None:
     healthy = made.healthy
     print(
         f"threshold {made.threshold:.4f}: {made.percentile:g}% of the voxels of {healthy.heads} "
-        f"healthy brains of {healthy.dataset} lie at or below it; {healthy.ml:.1f} ml a "
-        "head lie above it"
+        f"healthy brains of {healthy.dataset} lie at or below it; in another healthy brain "
+        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) are to be expected above it"
     )
     if healthy.heads < calibration.FEW:
         print(

@@ -52,7 +52,7 @@ If M is the folder of an ensemble (python -m evaluator calibrate), the scan's br
 whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
   x_mark.nii.gz             how unlike a healthy brain a voxel is, from -1 (darker than
                             expected) to 1 (brighter)
-  x_lesions.nii.gz          1 where that lies above the threshold from healthy brains
+  x_lesions.nii.gz          1 where its absolute value is above the threshold
   x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
   x_reconstruction.nii.gz   what the models expect, in the same unit
 and x_seen, the view and the JSON. O has the same subfolders as the input. For research only: this
@@ -69,7 +69,7 @@ class ReconstructConfig:
 
     saved_model: str = flag(
         "Folder of the SavedModel: a version folder, or the folder above it, such as "
-        "W/export/small_resnet, for the highest version.",
+        "W/export/small_resnet, for the highest version; or the folder of an ensemble.json.",
         path=True,
     )
     input: str = flag(
@@ -78,8 +78,8 @@ class ReconstructConfig:
     )
     output_dir: str = flag("Folder for the results.", path=True)
     brain_masks: str | None = flag(
-        "Folder of brain masks, by the scans' names, or the mask of a single scan, for an ensemble "
-        "and heads with a skull.",
+        "Brain masks for an ensemble, where scans have a skull: a folder, by the scans' names, or "
+        "the mask of a single scan.",
         None,
         path=True,
     )

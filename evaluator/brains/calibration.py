@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from evaluator.brains import ensemble, healthy, maps, tally
 from evaluator.brains.ensemble import Ensemble, Healthy
 from evaluator.lesions import histograms
+from evaluator.lesions.tallies import Tally
 from evaluator.models import load_models
 from ixi_tfds.images.tissue import tissue_means
 from ixi_tfds.system import storage
@@ -46,7 +48,7 @@ def calibrate(config: CalibrateConfig) -> Ensemble:
     key = (maps.ENSEMBLE, "either")
     counts = tallies[key].overall
     limit = histograms.percentile_bin(counts, config.percentile)
-    alarms = tally.false_alarms({key: tallies[key]}, {key: limit}, slices)[0]
+    share, ml = _expected_alarms(tallies[key], config.percentile, math.prod(slices.spacing or ()))
     return Ensemble(
         members=ensemble.members_of(storage.at(config.output_dir), models),
         slices=slices,
@@ -61,10 +63,25 @@ def calibrate(config: CalibrateConfig) -> Ensemble:
                 f"{each:g}": histograms.upper_edge(histograms.percentile_bin(counts, each))
                 for each in _PERCENTILES
             },
-            share=alarms["share"],
-            ml=alarms["ml"],
+            share=share,
+            ml=ml,
         ),
     )
+
+
+def _expected_alarms(found: Tally, percentile: float, voxel: float) -> tuple[float, float]:
+    """What lies above the threshold in another healthy brain: its share, and ml of `voxel` mm3.
+
+    The mean over the brains, each at the threshold of the others, for above their own threshold
+    lies by its definition what the percentile says. A single brain has only its own.
+    """
+    above, shares = [], []
+    for counts in found.subjects.values():
+        others = found.overall - counts if len(found.subjects) > 1 else found.overall
+        limit = histograms.percentile_bin(others, percentile)
+        above.append(int(counts[0, limit + 1 :].sum()) * voxel / 1000)
+        shares.append(int(counts[0, limit + 1 :].sum()) / int(counts[0].sum()))
+    return float(np.mean(shares)), float(np.mean(above))
 
 
 def _tissues(train: Split, config: SliceConfig) -> tuple[float, float, float]:

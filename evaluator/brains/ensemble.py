@@ -44,7 +44,7 @@ class Healthy:
       fingerprint: of that dataset.
       heads: their number.
       percentiles: scores by percentile, such as "99.5".
-      share: of their voxels that lie above the threshold.
+      share: of the voxels of a head that lie above the threshold of the other heads, the mean.
       ml: of such voxels in a head, the mean.
     """
 

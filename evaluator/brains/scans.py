@@ -142,8 +142,8 @@ def write_view(
         "Models": ", ".join(
             f"{each.task} {each.plane} {each.digest[:8]}" for each in joined.members
         ),
-        "Threshold": f"{joined.threshold:.3f}; above it lie {healthy.ml:.1f} ml "
-        f"({healthy.share:.2%}) of a brain in {healthy.heads} healthy heads",
+        "Threshold": f"{joined.threshold:.3f}; in a healthy brain {healthy.ml:.1f} ml "
+        f"({healthy.share:.2%}) are to be expected above it",
         "Share of the brain in the models' box": f"{1 - scan.brain.outside:.1%}",
     }
     viewer.write_view(

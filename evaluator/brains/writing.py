@@ -62,8 +62,8 @@ def summary(facts: dict[str, Any]) -> str:
     """The facts of a scan in a line."""
     return (
         f"{facts['brain_ml']:.0f} ml of brain, {facts['above_threshold_ml']:.1f} ml "
-        f"({facts['above_threshold']:.2%}) above the threshold; in healthy brains "
-        f"{facts['healthy_ml']:.1f} ml ({facts['healthy']:.2%}) lie above it"
+        f"({facts['above_threshold']:.2%}) above the threshold; in a healthy brain "
+        f"{facts['healthy_ml']:.1f} ml ({facts['healthy']:.2%}) are to be expected"
     )
 
 

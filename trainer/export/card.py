@@ -25,6 +25,7 @@ _INTENDED_USE = (
     "Research on the reconstruction of healthy T1 slices of the head, and on anomaly maps as the "
     "difference of slice and reconstruction."
 )
+_FOR_BRAINS = "Research on lesions, as what a model of healthy brains does not expect in a T1 scan."
 _NOT_FOR = (
     "It is not a medical device. It has not been tested on patients for any medical purpose, and "
     "nothing that it shows is a finding about a person."
@@ -55,7 +56,7 @@ def make_card(
     values = {k: v for k, v in given.items() if k not in left_out}
     return ModelCard(
         name=config.model.name,
-        intended_use=_INTENDED_USE,
+        intended_use=_FOR_BRAINS if _of_brains(data) else _INTENDED_USE,
         not_for=_NOT_FOR,
         data_licence=_LICENCE,
         size=data.train.size,
@@ -139,7 +140,7 @@ def _volumes(
     names = ("posterior", "superior", "right")
     box = "float32 [" + ", ".join(f"{n}: {s}" for n, s in zip(names, sides, strict=True)) + "]"
     values = f"{box}, white matter at {WHITE_MATTER}, at most {HIGHEST}, 0 outside the mask"
-    mark = {"mark": f"{box}, probability of damage from 0 to 1, 0 outside the mask"}
+    mark = {"mark": f"{box}, how sure it is of damage, from 0 to 1, 0 outside the mask"}
     network = (
         f"each slice across {names[axis]}, divided by {HIGHEST}, goes through the network; its "
         f"result, clipped to 0 to 1 and times {HIGHEST}, is `repaired`"

@@ -223,7 +223,7 @@ def test_whole_heads_of_a_folder_are_judged_within_their_masks(made, tmp_path, c
     masks = f"--brain_masks={tmp_path / 'masks'}"
     assert judge(made, source, tmp_path / "out", masks) == 0
     said = capsys.readouterr().out
-    assert "ml of brain" in said and "in healthy brains" in said
+    assert "ml of brain" in said and "in a healthy brain" in said
     whole, brain = head("b")
     mark = nib.load(tmp_path / "out/b_mark.nii.gz").get_fdata()
     assert (np.isfinite(mark) == brain).mean() > 0.999
