@@ -63,7 +63,7 @@ def main(config: CalibrateConfig) -> None:
     if healthy.heads < calibration.FEW:
         print(
             f"note: {healthy.heads} healthy brains are few for a threshold: with others, false "
-            "alarms may well be twice as many, or half as many"
+            "alarms may be several times as many"
         )
     print(f"ensemble: {folder / ensemble.NAME}")
 
