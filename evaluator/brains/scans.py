@@ -13,6 +13,7 @@ from ixi_tfds.images.brain import Brain, brain_mask, brain_of
 from ixi_tfds.images.resampling import places_of, reached, resample, weights
 from ixi_tfds.images.tissue import match_tissues, tissue_means
 from ixi_tfds.nifti import Volume, check_finite, read_volume
+from ixi_tfds.slices import check_voxel_size
 from ixi_tfds.system.errors import ScanError
 
 MOST_OUTSIDE = 0.02
@@ -64,6 +65,7 @@ def open_scan(path: str, mask: str | None, joined: Ensemble, checks: ScanChecks)
     allowed = checks.allow_unknown_orientation
     volume = read_volume(path, allow_unknown_orientation=allowed)
     check_finite(volume, path)
+    check_voxel_size(volume, path, joined.slices.spacing or volume.zooms)
     read = None if mask is None else read_volume(mask, allow_unknown_orientation=allowed)
     inside = brain_mask(volume, path, read)
     brain = brain_of(volume, path, inside, joined.slices)
@@ -150,7 +152,7 @@ def write_view(
         folder,
         name,
         scan.volume,
-        np.where(scan.inside, score, np.nan),
+        np.where(scan.inside & seen(scan), score, np.nan),
         window=(0, scan.volume.voxels.shape[2]),
         meaning=MEANING,
         facts=facts,

@@ -147,7 +147,9 @@ def _scans(
         lesion = pairs.read_mask(pair, scan.volume, allow_unknown_orientation=allowed)
         found = judge.judge(scan.brain, subject)
         scores = {name: scans.score_on_scan(scan, each) for name, each in found.scores.items()}
-        tally.add(tallies, subject, scores, scan.inside & scans.seen(scan), lesion)
+        inside = scan.inside & scans.seen(scan)
+        _tell_unseen(subject, lesion, inside, facts)
+        tally.add(tallies, subject, scores, inside, lesion)
         voxel = math.prod(scan.volume.zooms) / 1000
         sizes += tally.by_lesion(subject, scores, ndimage.label(lesion)[0], limits, voxel)
         if len(pictures) < tally.PICTURES:
@@ -156,6 +158,20 @@ def _scans(
         if views is not None:
             _view(views, subject, scan, scores[maps.ENSEMBLE], lesion, joined, facts)
     return tallies, sizes, pictures
+
+
+def _tell_unseen(
+    subject: str, lesion: np.ndarray, inside: np.ndarray, facts: dict[str, Any]
+) -> None:
+    """Say how much of a lesion no method can find."""
+    unseen, voxels = np.count_nonzero(lesion & ~inside), np.count_nonzero(lesion)
+    if unseen:
+        facts.setdefault("lesion_voxels_unseen", {})[subject] = unseen
+        print(
+            f"warning: {subject}: {unseen} of {voxels} lesion voxels ({unseen / voxels:.1%}) lie "
+            "outside the brain mask or the models' box; they count as missed by every method",
+            file=sys.stderr,
+        )
 
 
 def _view(

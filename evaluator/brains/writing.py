@@ -15,6 +15,7 @@ from evaluator.brains.tally import Judge
 from evaluator.models import Model
 from ixi_tfds.images.tissue import WHITE_MATTER
 from ixi_tfds.system import folders
+from ixi_tfds.system.errors import ScanError, UserError
 
 
 def write_maps(
@@ -29,10 +30,13 @@ def write_maps(
     """Write the maps of a scan, and give the content of its JSON file.
 
     Raises:
-      UserError: a model's values are not finite.
+      ScanError: a model's values are not finite.
       OSError: a file cannot be written.
     """
-    found = Judge(tuple(models)).judge(scan.brain, name)
+    try:
+        found = Judge(tuple(models)).judge(scan.brain, name)
+    except UserError as error:
+        raise ScanError("non_finite", scan.path, str(error)) from error
     task = "repair" if "repair" in found.residuals else next(iter(found.residuals))
     score = scans.score_on_scan(scan, found.scores[maps.ENSEMBLE])
     residual = scans.on_scan(scan, found.residuals[task], np.nan)

@@ -21,7 +21,7 @@ def sections(
     return [
         _false_alarms(facts),
         *([_by_size(facts["by_size"])] if facts["by_size"] else []),
-        _quality(facts, rows),
+        *([_quality(facts, rows)] if any(np.isfinite(row["auprc"]) for row in rows) else []),
         *([_pictures(pictures)] if pictures else []),
     ]
 

@@ -4,7 +4,7 @@ import collections
 import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ixi_tfds.cohorts.walking import find_files
 from ixi_tfds.formats import stem_of
@@ -12,9 +12,9 @@ from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
 
 _SHOWN = 3
-_ENDINGS = re.compile(
-    r"([-_.]((desc|label)-)?"
-    r"(brain|brainmask|bet|hd-?bet|synthstrip|strip|stripped|mask|labels?|d?seg))+$",
+_ENDING = re.compile(
+    r"[-_.]((desc|label)-)?"
+    r"(brain|brainmask|bet|hd-?bet|synthstrip|strip|stripped|mask|labels?|d?seg)$",
     re.IGNORECASE,
 )
 _ANY_MASK = re.compile(r"(mask|labels?|seg)$", re.IGNORECASE)
@@ -43,9 +43,16 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
     """
     if not storage.at(mask_dir).is_dir():
         raise UserError(f"--brain_masks={mask_dir}: no such folder")
+    # A scan that lies among the masks is no mask, not of itself either.
+    scans = {os.path.realpath(path) for path in paths}
+    masks = [mask for mask in find_files(mask_dir).volumes if os.path.realpath(mask) not in scans]
+    names = {_name_of_volume(stem_of(path)) for path in paths}
     by_name = collections.defaultdict(list)
-    for mask in find_files(mask_dir).volumes:
-        by_name[_name_of_mask(mask)].append(mask)
+    for mask in masks:
+        for name in _names_of_mask(mask):
+            if name in names:
+                by_name[name].append(mask)
+                break
     found = {}
     for path in paths:
         fitting = by_name.get(_name_of_volume(stem_of(path)), [])
@@ -63,7 +70,7 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
     _refuse_shared(mask_dir, found)
     if not found:
         raise UserError(
-            f"--brain_masks={mask_dir}: none of its {sum(map(len, by_name.values()))} volumes has "
+            f"--brain_masks={mask_dir}: none of its {len(masks)} volumes has "
             f"the name of a scan, such as {stem_of(paths[0])}_mask.nii.gz"
         )
     return found
@@ -83,18 +90,26 @@ def _refuse_shared(mask_dir: str, found: dict[str, str]) -> None:
 
 def _without_stripped(masks: list[str]) -> list[str]:
     """Files of one name without those that are stripped heads, by the words in their names."""
-    for words in (_ANY_MASK, _ENDINGS):
+    for words in (_ANY_MASK, _ENDING):
         named = [mask for mask in masks if words.search(stem_of(mask))]
         if named:
             return named
     return masks
 
 
-def _name_of_mask(path: str) -> str:
-    return _name_of_volume(_SAME_SPACE.sub("", _ENDINGS.sub("", stem_of(path))))
+def _names_of_mask(path: str) -> Iterator[str]:
+    """The names of volumes that a mask fits, the longest first."""
+    stem = stem_of(path)
+    while True:
+        yield _name_of_volume(stem)
+        shorter = _ENDING.sub("", stem)
+        if shorter == stem:
+            return
+        stem = shorter
 
 
 def _name_of_volume(stem: str) -> str:
+    stem = _SAME_SPACE.sub("", stem)
     bids = _BIDS_SUFFIX.match(stem)
     return (bids[1] if bids else stem).lower()
 

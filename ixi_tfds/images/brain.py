@@ -50,7 +50,7 @@ def brain_mask(volume: Volume, path: str, mask: Volume | None) -> np.ndarray:
     Args:
       volume: the scan, skull-stripped if `mask` is None.
       path: of the scan, for messages.
-      mask: a mask or label map on the scan's grid; what is above 0 is brain.
+      mask: a mask or label map on the scan's grid; what is above 0.5 is brain.
 
     Raises:
       ScanError: the mask is of another grid or empty, or there is none and the head is whole.
@@ -130,8 +130,8 @@ def steps(config: SliceConfig) -> dict[str, str]:
 def moved(brain: Brain, name: str) -> Brain:
     """A copy of a brain that is turned, scaled, shifted and perhaps mirrored.
 
-    Turns are up to 12 degrees about each axis, scales up to 8% along each, shifts up to 6 mm; every
-    second copy is mirrored from left to right. All follow from `name` alone.
+    Turns are up to 12 degrees about each axis, scales up to 8% along each, shifts up to 6 mm; about
+    half of the copies are mirrored from left to right. All follow from `name` alone.
     """
     seed = int.from_bytes(hashlib.sha256(f"moved:{name}".encode()).digest()[:8])
     draws = np.random.Generator(np.random.PCG64(seed))

@@ -34,8 +34,7 @@ def clean_mask(mask: np.ndarray, closing: int) -> np.ndarray:
 
     Args:
       mask: bool [p, s, r].
-      closing: gaps of up to twice as many voxels are closed; 2 for label maps, 1 for the voxels of
-        stripped heads that are not background.
+      closing: gaps of up to twice as many voxels are closed.
 
     Raises:
       ValueError: the mask is empty.

@@ -21,7 +21,10 @@ class _Half(keras.mixed_precision.Policy):
 
 
 def in_half(network: keras.Model, build: Callable[[], keras.Model]) -> keras.Model:
-    """A copy of a float32 network whose weights have 16 bits; `build` makes such a network anew."""
+    """A copy of a float32 network whose weights have 16 bits; `build` makes such a network anew.
+
+    Batch normalization keeps 32 bits.
+    """
     before = keras.mixed_precision.global_policy()
     keras.mixed_precision.set_global_policy(_Half())
     try:
@@ -29,5 +32,5 @@ def in_half(network: keras.Model, build: Callable[[], keras.Model]) -> keras.Mod
     finally:
         keras.mixed_precision.set_global_policy(before)
     for half, whole in zip(copy.variables, network.variables, strict=True):
-        half.assign(tf.cast(tf.convert_to_tensor(whole), tf.float16))
+        half.assign(tf.cast(tf.convert_to_tensor(whole), half.dtype))
     return copy

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -329,3 +330,25 @@ def test_a_whole_head_without_its_mask_gets_one_line(made, data, ill, tmp_path, 
     assert anomalies([made], data, tmp_path, f"--source_dir={ill / 'scans'}", "--noview") == 2
     said = capsys.readouterr().err
     assert "a_T1.nii.gz: is a whole head" in said and "HD-BET or SynthStrip" in said
+
+
+def test_lesions_outside_the_brain_mask_are_told_and_masks_without_lesion_end_in_a_report(
+    made, data, ill, tmp_path, capsys
+):
+    shutil.copytree(ill, tmp_path / "ill")
+    where = [f"--source_dir={tmp_path / 'ill/scans'}", f"--brain_masks={tmp_path / 'ill/masks'}"]
+    for name, voxels in (("a", 0), ("b", 8)):
+        path = tmp_path / f"ill/scans/{name}_lesion.nii.gz"
+        lesion = nib.load(path)
+        empty = np.zeros(lesion.shape, np.int16)
+        # In a corner, far from the brain.
+        empty[:voxels, 0, 0] = 1
+        nib.save(nib.Nifti1Image(empty, lesion.affine), path)
+    assert anomalies([made], data, tmp_path / "out", *where, "--noview") == 0
+    assert "warning: b: 8 of 8 lesion voxels (100.0%) lie outside" in capsys.readouterr().err
+    assert told(tmp_path / "out")["lesion_voxels_unseen"] == {"b": 8}
+    (tmp_path / "ill/scans/b_lesion.nii.gz").write_bytes(
+        (tmp_path / "ill/scans/a_lesion.nii.gz").read_bytes()
+    )
+    assert anomalies([made], data, tmp_path / "none", *where, "--noview") == 0
+    assert (tmp_path / "none/anomalies.html").exists()

@@ -85,6 +85,24 @@ def test_a_volume_without_a_mask_is_left_out(tmp_path):
     assert [*find_masks(str(tmp_path / "masks"), str(tmp_path), paths)] == paths[:1]
 
 
+def test_scans_that_lie_among_the_masks_are_no_masks(tmp_path):
+    touch(tmp_path, "a.nii.gz", "a_mask.nii.gz", "b.nii.gz")
+    paths = [str(tmp_path / f"{name}.nii.gz") for name in "ab"]
+    assert find_masks(str(tmp_path), str(tmp_path), paths) == {
+        paths[0]: str(tmp_path / "a_mask.nii.gz")
+    }
+
+
+def test_a_mask_belongs_to_the_volume_with_the_longest_name_that_fits(tmp_path):
+    masks = {"a": "a_mask", "a_brain": "a_brain_mask", "sub-1_space-orig_T1w": "sub-1_label-brain"}
+    touch(tmp_path / "masks", *(f"{name}.nii.gz" for name in masks.values()))
+    paths = {str(tmp_path / f"{name}.nii.gz"): mask for name, mask in masks.items()}
+    found = find_masks(str(tmp_path / "masks"), str(tmp_path), [*paths])
+    assert found == {
+        path: str(tmp_path / "masks" / f"{mask}.nii.gz") for path, mask in paths.items()
+    }
+
+
 @pytest.mark.parametrize(
     ("volumes", "masks", "said"),
     [
