@@ -43,6 +43,7 @@ class SourceConfig:
         "Folder with a brain mask or label map for each volume, found by the volume's name, for "
         "configs of brains. Without it, heads have to be skull-stripped.",
         None,
+        path=True,
     )
     splits: str = flag(
         "Who is in which split: as the cohort's roster fixes it, or by a hash of the names of the "

@@ -196,6 +196,8 @@ def test_repair_without_the_flag_that_took_a_name_says_the_flag(tmp_path, capsys
     verify = ["verify", f"--data_dir={data}", "--repair", f"--source_dir={source}"]
     capsys.readouterr()
     assert run(verify) != 0
-    assert "--subjects, --subject_pattern and --allow_names" in capsys.readouterr().err
+    assert (
+        "--subjects, --subject_pattern, --allow_names and --brain_masks" in capsys.readouterr().err
+    )
     assert run([*verify, "--allow_names"]) == 0
     assert [shard.read_bytes() for shard in shards] == good

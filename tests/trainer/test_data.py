@@ -133,7 +133,7 @@ def test_other_fields_come_in_the_same_order(cache, split):
         [b["image"] for b in data.train_batches(split, **keep).as_numpy_iterator()]
     )
     keys = np.concatenate(
-        [b["key"] for b in data.train_batches(split, **keep, field="key").as_numpy_iterator()]
+        [b["key"] for b in data.train_batches(split, **keep, fields=("key",)).as_numpy_iterator()]
     )
     known = {
         example["image"].tobytes(): f"{example['subject']}/{example['slice_index']:03d}"

@@ -784,6 +784,9 @@ def test_bad_command_lines_get_one_line_and_exit_code_2(argv, said, tmp_path, mo
     assert said in error and error.count("\n") == 1
 
 
+REST = {"progress": True, "brain_masks": None}
+
+
 def test_cohort_passes_its_flags_on(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(
@@ -791,13 +794,13 @@ def test_cohort_passes_its_flags_on(tmp_path, monkeypatch, capsys):
     )
     command = ["cohort", f"--output_dir={tmp_path}"]
     assert command_line.run([*command, "--subjects=5", "--seed=7"]) == 0
-    assert calls.pop() == ((str(tmp_path),), {"subjects": 5, "seed": 7, "progress": True})
+    assert calls.pop() == ((str(tmp_path),), {"subjects": 5, "seed": 7} | REST)
     out = capsys.readouterr().out
     assert out.startswith(f"5 made-up heads and their workbook are in {tmp_path}\n")
     assert f"--source_dir={tmp_path}" in out
     # Another run in the same process knows nothing of the flags of the first.
     assert command_line.run(command) == 0
-    assert calls.pop() == ((str(tmp_path),), {"subjects": 24, "seed": 0, "progress": True})
+    assert calls.pop() == ((str(tmp_path),), {"subjects": 24, "seed": 0} | REST)
 
 
 def test_an_interruption_is_one_line_and_exit_code_130(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ import http.server
 import json
 import pathlib
 import re
+import shutil
 import threading
 
 import grpc
@@ -20,10 +21,10 @@ import untrained
 from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 from ixi_tfds.demo.head import brain_mask, make_head
-from trainer import models
-from trainer.export import saved_model, warmup
+from trainer.export import warmup
 
-PAGE = (pathlib.Path(__file__).resolve().parents[3] / "docs/serving.md").read_text()
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PAGE = (ROOT / "docs/serving.md").read_text()
 MODEL = "small_resnet"
 
 
@@ -109,12 +110,7 @@ def test_the_programs_get_what_the_model_gives(model, rest, grpc_port):
 
 def test_the_program_for_whole_brains_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    network = models.build(models.ModelSpec(name="unet"), (104, 80), marks=True)
-    functions = saved_model.signatures(network, (104, 80), "tissue", plane="axial", marks=True)
-    kept = tf.Module()
-    kept.weights = list(network.variables)
-    path = "runs/lesions/repair_axial/export/unet/1"
-    tf.saved_model.save(kept, path, signatures=functions)
+    shutil.copytree(ROOT / "pretrained", "pretrained")
     grid = {"shape": (64, 64, 48), "zooms": (3.75, 3.75, 3.75)}
     head = make_head("p1", "HH", seed=0, **grid)
     brain = brain_mask("p1", "HH", seed=0, **grid).astype(np.uint8)

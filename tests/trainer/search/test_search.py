@@ -515,7 +515,8 @@ def test_a_tuning_folder_belongs_to_one_search(data_dir, tmp_path, pretended, ca
     # The same slices elsewhere are the same.
     assert tune.run([*flags, f"--data_dir={data_dir}"]) == 0
     flags.append(f"--data_dir={root}")
-    assert {*OTHER, *FREE, "data_dir", "tuning_dir"} == {
+    # Other tasks need a dataset of brains.
+    assert {*OTHER, *FREE, "data_dir", "tuning_dir", "task"} == {
         field.name for field in dataclasses.fields(search_config.SearchConfig)
     }
     before = tree(folder)
