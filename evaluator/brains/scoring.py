@@ -164,7 +164,7 @@ def _tell_unseen(
     subject: str, lesion: np.ndarray, inside: np.ndarray, facts: dict[str, Any]
 ) -> None:
     """Say how much of a lesion no method can find."""
-    unseen, voxels = np.count_nonzero(lesion & ~inside), np.count_nonzero(lesion)
+    unseen, voxels = int((lesion & ~inside).sum()), int(lesion.sum())
     if unseen:
         facts.setdefault("lesion_voxels_unseen", {})[subject] = unseen
         print(
