@@ -4,7 +4,7 @@ import collections
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 from ixi_tfds.cohorts.walking import find_files
 from ixi_tfds.formats import stem_of
@@ -46,13 +46,7 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
     # A scan that lies among the masks is no mask, not of itself either.
     scans = {os.path.realpath(path) for path in paths}
     masks = [mask for mask in find_files(mask_dir).volumes if os.path.realpath(mask) not in scans]
-    names = {_name_of_volume(stem_of(path)) for path in paths}
-    by_name = collections.defaultdict(list)
-    for mask in masks:
-        for name in _names_of_mask(mask):
-            if name in names:
-                by_name[name].append(mask)
-                break
+    by_name = _by_name(masks, {_name_of_volume(stem_of(path)) for path in paths})
     found = {}
     for path in paths:
         fitting = by_name.get(_name_of_volume(stem_of(path)), [])
@@ -73,6 +67,16 @@ def find_masks(mask_dir: str, source_dir: str, paths: Sequence[str]) -> dict[str
             f"--brain_masks={mask_dir}: none of its {len(masks)} volumes has "
             f"the name of a scan, such as {stem_of(paths[0])}_mask.nii.gz"
         )
+    return found
+
+
+def _by_name(masks: Sequence[str], names: Container[str]) -> dict[str, list[str]]:
+    """Masks by the longest name of a volume that each fits; others are left out."""
+    found = collections.defaultdict(list)
+    for mask in masks:
+        name = next((name for name in _names_of_mask(mask) if name in names), None)
+        if name is not None:
+            found[name].append(mask)
     return found
 
 
