@@ -17,7 +17,9 @@ from brain_models import (
 )
 
 from evaluator.__main__ import run
-from evaluator.brains import ensemble, tally
+from evaluator.brains import calibration, ensemble, tally
+from evaluator.lesions import histograms
+from evaluator.lesions.tallies import Tally
 from evaluator.options import ModelChecks
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.resampling import Places
@@ -114,6 +116,15 @@ def test_the_threshold_is_a_percentile_of_the_scores_of_validation_brains(
     shares = [count / mine.size for count, mine in zip(above, each, strict=True)]
     assert found["healthy"]["share"] == pytest.approx(np.mean(shares), rel=0.05, abs=2e-4)
     assert found["healthy"]["ml"] == pytest.approx(np.mean(above) * 0.125, rel=0.05, abs=0.3)
+
+
+def test_alarms_are_expected_from_brains_that_the_threshold_has_not_seen():
+    found = Tally()
+    for name, scores in (("low", np.full(1000, 0.2)), ("high", np.full(1000, 0.8))):
+        counts = histograms.count(scores, np.zeros(1000, bool))
+        found.add(counts, subject=name)
+    # All of the high one lies above the threshold of the low one, and none the other way round.
+    assert calibration._expected_alarms(found, 99.0, 8.0) == pytest.approx((0.5, 4.0))
 
 
 def test_the_tissues_are_medians_over_training_brains_without_their_copies(made, data):
