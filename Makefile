@@ -27,7 +27,8 @@ thesis: setup
 	$(BIN)/python -m trainer.thesis --data_dir=$(DATA_DIR) --workdir=$(RUNS) $(FLAGS)
 
 # Models that find lesions (docs/lesions.md): make lesions SCANS=heads MASKS=masks [OUT=runs/lesions]
-# [LESIONS=L [LESION_BRAINS=B]] [TRAIN_FLAGS=...]. The same command again goes on. Without SCANS all is made up, and small.
+# [LESIONS=L [LESION_BRAINS=B]] [TRAIN_FLAGS=...]. The same command again goes on. Without SCANS all
+# is made up, and small.
 ifdef SCANS
 OUT ?= runs/lesions
 COPIES ?= 3

@@ -185,7 +185,6 @@ def main(config: AnomaliesConfig) -> None:
 
 
 def _judge_brains(config: AnomaliesConfig) -> None:
-    """Score lesions by an ensemble, write the files and print the tables."""
     from evaluator.brains import scoring
     from evaluator.report import brains, lesions
 

@@ -65,11 +65,16 @@ def views_into(folder: pathlib.Path, facts: dict[str, Any]) -> Callable[..., Non
         lesion: np.ndarray,
         said: dict[str, Any],
     ) -> None:
-        if "views" not in facts:
-            storage.remove_tree(folder)
-            folder.mkdir(parents=True)
-        name = subject.replace("/", "_")
-        write_view(folder, name, stack, anomaly, said, lesion)
-        facts.setdefault("views", []).append(name)
+        write_view(folder, add_name(folder, subject, facts), stack, anomaly, said, lesion)
 
     return write
+
+
+def add_name(folder: pathlib.Path, subject: str, facts: dict[str, Any]) -> str:
+    """The name of a person's view, added to `facts`; the first replaces the folder."""
+    if "views" not in facts:
+        storage.remove_tree(folder)
+        folder.mkdir(parents=True)
+    name = subject.replace("/", "_")
+    facts.setdefault("views", []).append(name)
+    return name

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from evaluator.models import Model, load_models
 from evaluator.options import ModelChecks
@@ -81,6 +81,12 @@ class Ensemble:
 def task_of(model: Model) -> str:
     """What a model learned."""
     return str(model.card.flags.get("task", "reconstruct"))
+
+
+def marking_task(tasks: Iterable[str]) -> str:
+    """The task whose models make the mark of an ensemble: repair if it is among them."""
+    first, *others = tasks
+    return "repair" if "repair" in others else first
 
 
 def slices_of(model: Model) -> SliceConfig:

@@ -84,11 +84,6 @@ def by_task(models: Sequence[Model]) -> dict[str, list[str]]:
     return tasks
 
 
-def of_ensemble(by_task: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The map of an ensemble from those of its tasks: that of repair if there is one."""
-    return by_task["repair"] if "repair" in by_task else next(iter(by_task.values()))
-
-
 def of_baselines(brain: Brain) -> dict[str, np.ndarray]:
     """The maps of the baselines, by name: against a blurred copy, and against the median."""
     sigma = [BLUR_MM / places.side for places in brain.places]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from evaluator import viewer
-from evaluator.brains.ensemble import Ensemble
+from evaluator.brains.ensemble import Ensemble, marking_task
 from evaluator.options import ScanChecks
 from ixi_tfds.images.brain import Brain, brain_mask, brain_of
 from ixi_tfds.images.resampling import places_of, reached, resample, weights
@@ -142,7 +142,9 @@ def write_view(
     facts = {
         "Scan": pathlib.PurePath(scan.path).name,
         "Models": ", ".join(
-            f"{each.task} {each.plane} {each.digest[:8]}" for each in joined.members
+            f"{each.task} {each.plane} {each.digest[:8]}"
+            for each in joined.members
+            if each.task == marking_task(member.task for member in joined.members)
         ),
         "Threshold": f"{joined.threshold:.3f}; in a healthy brain {healthy.ml:.1f} ml "
         f"({healthy.share:.2%}) are to be expected above it",

@@ -19,6 +19,7 @@ from evaluator.brains.pictures import Picture, picture_of
 from evaluator.lesions import detection, pairs
 from evaluator.lesions.tallies import Found, Method, Tally
 from evaluator.models import load_models
+from evaluator.views import add_name
 from ixi_tfds.cohorts.brain_masks import find_masks
 from ixi_tfds.system import storage
 from ixi_tfds.system.errors import UserError
@@ -26,7 +27,6 @@ from ixi_tfds.system.errors import UserError
 if TYPE_CHECKING:
     from evaluator.anomalies import AnomaliesConfig
     from evaluator.brains.ensemble import Ensemble
-    from evaluator.brains.scans import BrainScan
     from evaluator.brains.tally import Judge
 
 WHERE = (
@@ -72,12 +72,10 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
         tally.of_healthy(judge, brains(validation, "healthy"))[0], joined.percentile
     )
     held_out, quality = tally.of_healthy(judge, brains(test, "held out"))
-    facts: dict[str, Any] = {
+    facts: dict[str, Any] = _settings(joined, config.settings.seed) | {
         "models": {model.name: model.sha256 for model in everyone},
         "dataset": data.dataset,
         "dataset_fingerprint": made.fingerprint,
-        "settings": _settings(joined, config.settings.seed),
-        "where": WHERE,
         "false_alarms": tally.false_alarms(held_out, limits, made.config),
         "healthy_heads": len(next(iter(held_out.values())).subjects),
         "quality": quality,
@@ -95,13 +93,14 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
 
 
 def _settings(joined: Ensemble, seed: int) -> dict[str, Any]:
-    return {
+    settings = {
         "percentile": joined.percentile,
         "threshold_of_the_ensemble": joined.threshold,
         "blur_sigma_mm": maps.BLUR_MM,
         "rim_mm": maps.RIM_MM,
         "seed": seed,
     }
+    return {"settings": settings, "where": WHERE}
 
 
 def _synthetic(
@@ -156,7 +155,9 @@ def _scans(
             on_grid = scans.on_grid(scan, lesion)
             pictures.append(picture_of(subject, found.with_lesion(on_grid)))
         if views is not None:
-            _view(views, subject, scan, scores[maps.ENSEMBLE], lesion, joined, facts)
+            name = add_name(views, subject, facts)
+            mark = scores[maps.ENSEMBLE]
+            scans.write_view(views, name, scan, mark, joined, lesion=lesion)
     return tallies, sizes, pictures
 
 
@@ -172,21 +173,3 @@ def _tell_unseen(
             "outside the brain mask or the models' box; they count as missed by every method",
             file=sys.stderr,
         )
-
-
-def _view(
-    folder: pathlib.Path,
-    subject: str,
-    scan: BrainScan,
-    score: np.ndarray,
-    lesion: np.ndarray,
-    joined: Ensemble,
-    facts: dict[str, Any],
-) -> None:
-    """Write the view of a scan, and add its name to `facts`; the first replaces the folder."""
-    if "views" not in facts:
-        storage.remove_tree(folder)
-        folder.mkdir(parents=True)
-    name = subject.replace("/", "_")
-    facts.setdefault("views", []).append(name)
-    scans.write_view(folder, name, scan, score, joined, lesion=lesion)

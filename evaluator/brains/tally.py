@@ -10,6 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from evaluator.brains import maps, synthetic
+from evaluator.brains.ensemble import marking_task
 from evaluator.lesions import histograms
 from evaluator.lesions.maps import DIRECTIONS
 from evaluator.lesions.tallies import LOWEST, Method, Tally
@@ -17,7 +18,7 @@ from evaluator.models import Model
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.tissue import HIGHEST
-from ixi_tfds.system.errors import UserError
+from ixi_tfds.system.errors import ScanError
 
 ROUNDS = 5
 """How often each healthy test brain gets synthetic lesions, each time others."""
@@ -69,14 +70,14 @@ class Judge:
         """The scores of a brain by the ensemble, its tasks if several, others and the baselines.
 
         Raises:
-          UserError: a model's values are not finite; `name` is that of the person.
+          ScanError: a model's values are not finite; `name` is what the error calls the brain.
         """
         outputs = maps.run((*self.models, *self.others), brain)
         for model, made in outputs.items():
             if not all(np.isfinite(values).all() for values in made.values()):
-                raise UserError(f"{model} gives values that are not finite for {name}")
+                raise ScanError("non_finite", name, f"{model} gives values that are not finite")
         tasks = maps.of_models(self.models, outputs)
-        found = {maps.ENSEMBLE: maps.of_ensemble(tasks)}
+        found = {maps.ENSEMBLE: tasks[marking_task(tasks)]}
         if len(tasks) > 1:
             found |= tasks
         found |= {model.name: maps.signed(outputs[model.name]) for model in self.others}

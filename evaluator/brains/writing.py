@@ -10,12 +10,11 @@ import numpy as np
 
 from evaluator import map_files, viewer
 from evaluator.brains import maps, scans
-from evaluator.brains.ensemble import Ensemble
+from evaluator.brains.ensemble import Ensemble, marking_task, task_of
 from evaluator.brains.tally import Judge
 from evaluator.models import Model
 from ixi_tfds.images.tissue import WHITE_MATTER
 from ixi_tfds.system import folders
-from ixi_tfds.system.errors import ScanError, UserError
 
 
 def write_maps(
@@ -27,17 +26,15 @@ def write_maps(
     *,
     view: bool,
 ) -> dict[str, Any]:
-    """Write the maps of a scan, and give the content of its JSON file.
+    """Write the maps of a scan, by the models of the mark, and give the content of its JSON file.
 
     Raises:
       ScanError: a model's values are not finite.
       OSError: a file cannot be written.
     """
-    try:
-        found = Judge(tuple(models)).judge(scan.brain, name)
-    except UserError as error:
-        raise ScanError("non_finite", scan.path, str(error)) from error
-    task = "repair" if "repair" in found.residuals else next(iter(found.residuals))
+    task = marking_task(task_of(model) for model in models)
+    used = [model for model in models if task_of(model) == task]
+    found = Judge(tuple(used)).judge(scan.brain, scan.path)
     score = scans.score_on_scan(scan, found.scores[maps.ENSEMBLE])
     residual = scans.on_scan(scan, found.residuals[task], np.nan)
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
@@ -54,7 +51,7 @@ def write_maps(
     viewer.remove_view(folder, name)
     for kind, values in written.items():
         map_files.write_map(folder / f"{name}_{kind}.nii.gz", values, scan.volume)
-    facts = _facts(models, joined, scan, marked)
+    facts = _facts(used, joined, scan, marked)
     if view:
         scans.write_view(folder, name, scan, score, joined)
     text = json.dumps(facts, indent=1) + "\n"

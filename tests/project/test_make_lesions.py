@@ -1,6 +1,7 @@
 """`make lesions`: from scans to an ensemble that finds lesions."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -22,9 +23,10 @@ FLAGS = ("--scaling=tissue", "--spacing=4", "--size=56x40", "--slices=0:40", "--
 
 def commands(*variables):
     """The commands of `make lesions`, those of loops once for each turn, without the program."""
-    made = subprocess.run(
-        ["make", "-n", "lesions", *variables], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    # Under `make test` the variables of that make would add lines and flags of their own.
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    command = ["make", "-n", "lesions", *variables]
+    made = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     _, _, rest = made.stdout.partition("setup.sh\n")
     text = rest.replace(".venv/bin/python -m", "echo")
     shown = subprocess.run(["sh", "-ec", text], capture_output=True, text=True, check=True)

@@ -322,7 +322,25 @@ def test_a_model_that_gives_nan_gets_one_line(made, tmp_path, capsys):
     joined["members"][0]["digest"] = load_model(bad).sha256
     (folder / "ensemble.json").write_text(json.dumps(joined))
     assert judge(folder, write_stripped(tmp_path), tmp_path / "out") == 2
-    assert "gives values that are not finite for a" in errors(capsys)[0]
+    assert errors(capsys)[0].endswith("a.nii.gz: bad gives values that are not finite")
+
+
+def test_only_the_models_that_make_the_mark_are_asked(made, judged, tmp_path):
+    """A denoiser beside them that gives NaN changes nothing."""
+    folder = shutil.copytree(made, tmp_path / "E")
+    joined = json.loads((folder / "ensemble.json").read_text())
+    repairs = [each for each in joined["members"] if each["task"] == "repair"]
+    bad = write_brain_model(
+        folder / "bad", config_of(), task="denoise", residual=lambda volume: volume * np.nan
+    )
+    denoiser = dict(repairs[0], task="denoise", path="bad", digest=load_model(bad).sha256)
+    joined["members"] = [denoiser, *repairs]
+    (folder / "ensemble.json").write_text(json.dumps(joined))
+    assert judge(folder, judged / "a.nii.gz", tmp_path / "out") == 0
+    alone, beside = (maps_of(each)["mark"].get_fdata() for each in (judged, tmp_path / "out"))
+    np.testing.assert_array_equal(alone, beside)
+    facts = facts_of(tmp_path / "out")
+    assert facts["models"].keys() == {each["path"] for each in repairs}
 
 
 def test_flags_that_an_ensemble_would_ignore_are_refused(made, judged, tmp_path, capsys):

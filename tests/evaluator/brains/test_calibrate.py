@@ -198,7 +198,7 @@ def _twice(folder, data):
 
 def _not_finite(folder, data):
     write_brain_model(folder / "model", config_of(), residual=lambda volume: volume * np.inf)
-    return [folder / "model"], "gives values that are not finite for IXI904"
+    return [folder / "model"], "IXI904: model gives values that are not finite"
 
 
 CASES = (_whole_head_model, _other_spacing, _changed, _missing, _twice, _not_finite)
