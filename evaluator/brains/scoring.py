@@ -53,17 +53,8 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
     Raises:
       UserError: models, dataset or scans cannot be used or do not fit together.
     """
-    first, *others = map(storage.at, config.saved_model)
-    if not ensemble.is_ensemble(first) or any(map(ensemble.is_ensemble, others)):
-        raise UserError("--saved_model: name one ensemble, and that first; others are models")
-    joined, models = ensemble.read(first, config.checks)
-    beside = [
-        dataclasses.replace(model, name=f"{model.name} alone")
-        for model in load_models(others, allow_changed_model=config.checks.allow_changed_model)
-    ]
-    judge = tally.Judge(tuple(models), tuple(beside))
-    ensemble.check_same_space([*models, *beside])
-    data, everyone = config.data, [*models, *beside]
+    joined, judge = _open(config)
+    data, everyone = config.data, [*judge.models, *judge.others]
     made, (validation, test) = healthy.open_splits(
         data, config.checks, everyone, joined.slices, ("validation", "test")
     )
@@ -72,7 +63,9 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
         tally.of_healthy(judge, brains(validation, "healthy"))[0], joined.percentile
     )
     held_out, quality = tally.of_healthy(judge, brains(test, "held out"))
-    facts: dict[str, Any] = _settings(joined, config.settings.seed) | {
+    facts: dict[str, Any] = {
+        "settings": _settings(joined, config.settings.seed),
+        "where": WHERE,
         "models": {model.name: model.sha256 for model in everyone},
         "dataset": data.dataset,
         "dataset_fingerprint": made.fingerprint,
@@ -92,15 +85,30 @@ def score(config: AnomaliesConfig, views: pathlib.Path | None) -> tuple[Scored, 
     return (facts, rows, comparisons, found), pictures
 
 
+def _open(config: AnomaliesConfig) -> tuple[Ensemble, Judge]:
+    """The ensemble, its models, and those that are compared with it."""
+    first, *others = map(storage.at, config.saved_model)
+    if not ensemble.is_ensemble(first) or any(map(ensemble.is_ensemble, others)):
+        raise UserError("--saved_model: name one ensemble, and that first; others are models")
+    joined, models = ensemble.read(first, config.checks)
+    allowed = config.checks.allow_changed_model
+    beside = [
+        dataclasses.replace(model, name=f"{model.name} alone")
+        for model in load_models(others, allow_changed_model=allowed)
+    ]
+    ensemble.check_same_space([*models, *beside])
+    return joined, tally.Judge(tuple(models), tuple(beside))
+
+
 def _settings(joined: Ensemble, seed: int) -> dict[str, Any]:
-    settings = {
+    return {
+        "mark_of_the_ensemble": ensemble.marking_task(each.task for each in joined.members),
         "percentile": joined.percentile,
         "threshold_of_the_ensemble": joined.threshold,
         "blur_sigma_mm": maps.BLUR_MM,
         "rim_mm": maps.RIM_MM,
         "seed": seed,
     }
-    return {"settings": settings, "where": WHERE}
 
 
 def _synthetic(

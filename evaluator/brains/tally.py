@@ -67,7 +67,7 @@ class Judge:
     others: tuple[Model, ...] = ()
 
     def judge(self, brain: Brain, name: str) -> Judged:
-        """The scores of a brain by the ensemble, its tasks if several, others and the baselines.
+        """The scores of a brain by the ensemble, its tasks beside the mark, others, the baselines.
 
         Raises:
           ScanError: a model's values are not finite; `name` is what the error calls the brain.
@@ -77,9 +77,7 @@ class Judge:
             if not all(np.isfinite(values).all() for values in made.values()):
                 raise ScanError("non_finite", name, f"{model} gives values that are not finite")
         tasks = maps.of_models(self.models, outputs)
-        found = {maps.ENSEMBLE: tasks[marking_task(tasks)]}
-        if len(tasks) > 1:
-            found |= tasks
+        found = {maps.ENSEMBLE: tasks.pop(marking_task(tasks))} | tasks
         found |= {model.name: maps.signed(outputs[model.name]) for model in self.others}
         found |= maps.of_baselines(brain)
         residuals = {

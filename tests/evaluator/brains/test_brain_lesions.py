@@ -29,7 +29,7 @@ from evaluator.options import ModelChecks
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.resampling import Places
 
-METHODS = ["ensemble", "repair", "denoise", "plain alone", BLURRED, INTENSITY]
+METHODS = ["ensemble", "denoise", "plain alone", BLURRED, INTENSITY]
 VOXEL_ML = 0.125
 
 
@@ -158,7 +158,7 @@ def test_every_method_goes_through_the_same_post_processing(judge, data, monkeyp
         maps, "judged", lambda signed, inside: seen.append(inside) or np.full_like(signed, 0.25)
     )
     scores = judge.judge(brain, name).scores
-    assert list(scores) == ["ensemble", "repair", "denoise", "plain", BLURRED, INTENSITY]
+    assert list(scores) == ["ensemble", "denoise", "plain", BLURRED, INTENSITY]
     assert all((score == 0.25).all() for score in scores.values())
     assert len(seen) == len(scores) and all(inside is brain for inside in seen)
 

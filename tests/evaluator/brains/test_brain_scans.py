@@ -143,7 +143,7 @@ def test_marks_of_planes_are_averaged_and_judged_once(made, judged):
     wanted = maps.judged(
         expected_mark(scan.brain.values, scan.brain.mask).astype(np.float32), scan.brain
     )
-    np.testing.assert_allclose(found.scores["repair"], wanted, atol=1e-5)
+    np.testing.assert_allclose(found.scores["ensemble"], wanted, atol=1e-5)
     back = scans.score_on_scan(scan, found.scores["ensemble"])
     mark = nib.load(judged / "a_mark.nii.gz").get_fdata()
     np.testing.assert_allclose(np.nan_to_num(mark), back, atol=1e-6)
