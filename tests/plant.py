@@ -18,6 +18,8 @@ import re
 import sys
 import tomllib
 
+# The project comes before this folder, which has folders of its packages' names.
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 sys.path.insert(0, str(pathlib.Path(__file__).with_name("support")))
 from changed_copies import ROOT, Change, try_all
 

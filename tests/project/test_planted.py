@@ -1,6 +1,8 @@
 """The tables of planted bugs fit the code: `make planted` plants them, which takes minutes."""
 
 import re
+import subprocess
+import sys
 
 import plant
 import pytest
@@ -24,7 +26,7 @@ def test_no_bug_is_planted_twice():
 
 
 @pytest.mark.slow
-def test_a_bug_that_its_test_does_not_notice_is_told(tmp_path, monkeypatch, capsys):
+def test_a_bug_that_its_test_does_not_notice_is_told(tmp_path):
     table = tmp_path / "table.toml"
     table.write_text(
         "[[bug]]\n"
@@ -34,6 +36,7 @@ def test_a_bug_that_its_test_does_not_notice_is_told(tmp_path, monkeypatch, caps
         "put = '\"mean\": values.sum()'\n"
         'test = "tests/evaluator/test_statistics.py::test_age_bands"\n'
     )
-    monkeypatch.setattr("sys.argv", ["plant.py", str(table)])
-    assert plant.main() == 1
-    assert "1 bugs planted, 0 caught, 1 missed" in capsys.readouterr().out
+    command = [sys.executable, "tests/plant.py", str(table)]
+    done = subprocess.run(command, cwd=plant.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "1 bugs planted, 0 caught, 1 missed" in done.stdout
