@@ -68,7 +68,7 @@ made-up-brains: setup
 # Files of tests side by side; more than 2 at once want 3 GB of memory each.
 WORKERS ?= 2
 test: setup
-	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 
 # Known bugs, planted one at a time: each has to fail its test (FLAGS="-k TEXT" plants some of them).
 planted: setup

@@ -30,6 +30,13 @@ def real_data() -> pathlib.Path:
     return pathlib.Path(path).resolve()
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first: at the end one process would wait for the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind():
     """A test that changes the process for those after it fails, whatever the order they run in."""

@@ -225,6 +225,7 @@ def test_thumbnails_are_upright_in_every_plane(tmp_path, plane, corner, said):
 
 
 @pytest.mark.real_data
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("plane", ["sagittal", "axial", "coronal"])
 def test_a_real_brain_of_full_resolution_fits_the_box_of_1_mm(real_data, tmp_path, plane):

@@ -34,6 +34,7 @@ print("code", code, sys.modules["__main__"] is main)
 """
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_a_script_that_starts_workers_is_not_run_by_them(tmp_path, monkeypatch):
     """Though it does not mind its `__name__`."""

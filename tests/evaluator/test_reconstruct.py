@@ -138,6 +138,7 @@ def test_one_head_in_other_axes_and_types_has_the_same_maps(tmp_path, scaling):
 
 
 @pytest.mark.real_data
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_a_real_head_in_other_axes_and_types_has_the_same_maps(real_data, tmp_path):
     geometry = {"shape": [256, 256, 150], "zooms": [0.9375, 0.9375, 1.2]}

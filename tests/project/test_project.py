@@ -126,6 +126,7 @@ def test_the_readmes_make_targets_exist():
     assert set(named) <= targets
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_the_readmes_commands_lead_from_scans_to_scores(tmp_path, monkeypatch):
     """Every `python -m` line of the README as it stands, on a few heads, then its Python.

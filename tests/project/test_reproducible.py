@@ -35,6 +35,7 @@ def go(tmp_path, source, seed):
     return parts | {"history": (run / "history.csv").read_text()}
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_shards_weights_and_numbers(tmp_path):
     source = write_cohort(tmp_path / "source")

@@ -97,6 +97,7 @@ def test_two_replicas_learn_as_one_does(task, data_dir, tmp_path):
         assert two[0][name] == pytest.approx(one[0][name], rel=1e-4), name
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_in_16_bits_the_losses_are_near_those_of_32(task, undisturbed, data_dir, tmp_path):
@@ -107,6 +108,7 @@ def test_in_16_bits_the_losses_are_near_those_of_32(task, undisturbed, data_dir,
         assert mine["val_loss"] == pytest.approx(other["val_loss"], rel=0.15)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_the_losses_fall(task, undisturbed):
@@ -144,6 +146,7 @@ def test_the_gradient_of_all_replicas_together_is_shortened(data_dir, tmp_path):
     assert shortened == pytest.approx(1e-4, rel=1e-3)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_a_model_of_the_thesis_learns_to_repair(data_dir, tmp_path):
     thesis = ["--model=small_resnet", "--optimizer=rmsprop", "--warmup_steps=0", "--clip_norm=0"]
@@ -157,6 +160,7 @@ def test_a_model_of_the_thesis_learns_to_repair(data_dir, tmp_path):
     assert {value.shape for value in found.values()} == {volume.shape}
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_the_card_tells_the_task_and_nothing_that_it_ignores(undisturbed):
     for task in TASKS:

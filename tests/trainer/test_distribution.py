@@ -124,6 +124,7 @@ def assert_trained_alike(folder, alone):
             assert mine[name] == pytest.approx(other[name], rel=1e-5), name
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_two_replicas_train_as_one_does(alone, data_dir, tmp_path):
     assert_trained_alike(train(data_dir, tmp_path, "--replicas=2"), alone)
@@ -134,6 +135,7 @@ def test_four_replicas_train_as_one_does(alone, data_dir, tmp_path):
     assert_trained_alike(train(data_dir, tmp_path, "--replicas=4"), alone)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_xla_compiles_the_step_of_one_replica_and_trains_alike(alone, data_dir, tmp_path):
     # Not recorded, for XLA knows no strings.
@@ -144,6 +146,7 @@ def test_xla_compiles_the_step_of_one_replica_and_trains_alike(alone, data_dir, 
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-3)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_two_workers_train_as_one_process_does(alone, two_workers):
     assert_trained_alike(two_workers, alone)
@@ -153,6 +156,7 @@ def test_two_workers_train_as_one_process_does(alone, two_workers):
     assert list(two_workers.glob("run/tensorboard/plugins/profile/*/*"))
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_workers_share_each_epoch_out_and_lose_nothing(two_workers, data_dir):
     half = BATCH // 2

@@ -217,6 +217,7 @@ def networks():
     return [pytest.param(names, id="-".join(key)) for key, names in groups.items()]
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("names", networks())
 def test_every_recipe_and_the_same_with_adam_trains_and_exports(
@@ -262,6 +263,7 @@ def data_dir(tmp_path_factory):
     return root
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_a_run_starts_with_the_weights_of_a_file(weights_file, data_dir, tmp_path):
     quick = ["--batch_size=8", "--epochs=1", "--noaugment", "--noaugment_validation"]

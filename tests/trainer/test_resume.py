@@ -102,6 +102,7 @@ KILLS = [
 ]
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_a_run_killed_at_every_kind_of_moment_comes_to_the_same(undisturbed, data_dir, tmp_path):
     for number, (kill, left) in enumerate(KILLS):

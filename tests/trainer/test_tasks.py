@@ -206,6 +206,7 @@ def test_three_equal_channels_have_the_loss_of_one(stored):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", HARMFUL)
 def test_xla_compiles_damage_and_losses_and_gives_the_same(name, stored):

@@ -94,6 +94,7 @@ def found(store):
     return {name.removeprefix(f"{RESULT}/"): store.read(name) for name in names}
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_from_scans_to_scores_in_a_bucket(store, scans, expected, tmp_path):
     upload(store, scans, "scans")

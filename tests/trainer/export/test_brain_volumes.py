@@ -91,6 +91,7 @@ def test_slices_are_served_as_those_of_other_models(exported):
     np.testing.assert_allclose(found["reconstruction"], expected, atol=1e-5)
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "small_resnet"])
 def test_plain_tensorflow_gives_the_same(name, tmp_path):

@@ -391,6 +391,7 @@ for a, b in zip(one_weights, two_weights, strict=True):
 """
 
 
+@pytest.mark.lanes
 @pytest.mark.slow
 def test_resnet50_on_two_replicas_is_what_it_is_on_one():
     """Keras's own encoder would normalize each replica's rows by themselves."""
