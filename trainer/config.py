@@ -65,6 +65,12 @@ class TrainConfig:
         least=0,
     )
     epochs: int = flag("Epochs in total, including those before a resume.", 100, least=1)
+    steps_per_epoch: int = flag(
+        "Steps of an epoch, after which the validation loss is taken, whatever the number of "
+        "slices; 0 for once through the data.",
+        0,
+        least=0,
+    )
     batch_size: int = flag("Size of the global batch, over all replicas.", 32, least=1)
     seed: int = flag(
         "Seed of the weights, the order of slices and the augmentation.", 0, least=0, below=2**31

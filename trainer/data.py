@@ -23,7 +23,7 @@ from ixi_tfds.system.errors import DatasetError, UserError
 from trainer.tasks import Place
 
 _BLOCK = 2048
-_MOST_EPOCHS = 1 << 20
+_MOST_PASSES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,32 +168,31 @@ def find_shards(folder: pathlib.Path, split: str) -> Shards:
     return Shards(paths, info.splits[split].num_examples, (shape[0], shape[1]))
 
 
-def steps_per_epoch(shards: Shards, batch_size: int) -> int:
-    """Number of full batches in an epoch."""
-    return shards.slices // batch_size
-
-
 def train_batches(
     shards: Shards,
     *,
     batch_size: int,
     seed: int,
     epochs: Sequence[int],
+    steps: int = 0,
     cache: bool = False,
     fields: Sequence[str] = ("image",),
 ) -> tf.data.Dataset:
     """Shuffled full batches of consecutive epochs.
 
-    The order depends on seed and epoch only, so a resumed run sees the same batches as one that
-    was never stopped. In an epoch no slice comes twice. The slices that do not fill a last batch
-    are left out; they are others in each epoch.
+    The order depends on seed and number of the pass through the data only, so a resumed run sees
+    the same batches as one that was never stopped. With `steps` of 0 an epoch is a pass; the slices
+    that do not fill a last batch are left out, and are others in each epoch. With a number of
+    `steps` passes follow each other without a gap, whatever the epoch, and nothing is left out: no
+    slice comes again before all others have come.
 
     Args:
       shards: shards to read.
       batch_size: size of the global batch.
       seed: seed of the order.
       epochs: consecutive numbers of the epochs, from 0.
-      cache: keep all slices in memory and permute all of them. Otherwise each epoch reads the
+      steps: batches of an epoch; 0 for as many full ones as the slices make.
+      cache: keep all slices in memory and permute all of them. Otherwise each pass reads the
         files in another order and permutes blocks of 2,048 slices.
       fields: fields of the slices to read, those of `features.decode_slices`.
 
@@ -201,16 +200,21 @@ def train_batches(
       Batches of `fields`, such as `image` uint8 [batch_size, H, W, 1], and `index` int64
       [batch_size], the row's number in the order of all epochs.
     """
-    steps = steps_per_epoch(shards, batch_size)
-    numbers = tf.data.Dataset.range(epochs[0], epochs[-1] + 1)
-    first = epochs[0] * steps
-    if not cache:
-        records = _shuffled_records(shards, numbers, seed, steps * batch_size)
-        return _batches(records, _decoder(shards, fields), batch_size, first)
+    rows = (steps or shards.slices // batch_size) * batch_size
+    per_pass = shards.slices if steps else rows
+    first, count = epochs[0] * rows, len(epochs) * rows
+    passes = tf.data.Dataset.range(first // per_pass, -(-(first + count) // per_pass))
 
-    def places(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = _shuffled(tf.range(shards.slices), seed, epoch, 0)
-        return tf.data.Dataset.from_tensor_slices(order).take(steps * batch_size)
+    def wanted(rows: tf.data.Dataset) -> tf.data.Dataset:
+        return rows.skip(first % per_pass).take(count)
+
+    if not cache:
+        records = wanted(_shuffled_records(shards, passes, seed, per_pass))
+        return _batches(records, _decoder(shards, fields), batch_size, first // batch_size)
+
+    def places(number: tf.Tensor) -> tf.data.Dataset:
+        order = _shuffled(tf.range(shards.slices), seed, number, 0)
+        return tf.data.Dataset.from_tensor_slices(order).take(per_pass)
 
     whole = [*evaluation_batches(shards, batch_size=batch_size, fields=fields).as_numpy_iterator()]
     values = {n: tf.constant(np.concatenate([batch[n] for batch in whole])) for n in fields}
@@ -218,30 +222,31 @@ def train_batches(
     def gather(places: tf.Tensor) -> dict[str, tf.Tensor]:
         return {name: tf.gather(value, places) for name, value in values.items()}
 
-    return _batches(numbers.flat_map(places), gather, batch_size, first)
+    places_of_all = wanted(passes.flat_map(places))
+    return _batches(places_of_all, gather, batch_size, first // batch_size)
 
 
 def _shuffled_records(
-    shards: Shards, epochs: tf.data.Dataset, seed: int, per_epoch: int
+    shards: Shards, passes: tf.data.Dataset, seed: int, per_pass: int
 ) -> tf.data.Dataset:
-    """The first `per_epoch` records of each epoch; files and records in blocks are permuted."""
+    """The first `per_pass` records of each pass; files and records in blocks are permuted."""
 
-    def blocks(epoch: tf.Tensor) -> tf.data.Dataset:
-        paths = _shuffled(tf.constant(shards.paths), seed, epoch, 0)
+    def blocks(number: tf.Tensor) -> tf.data.Dataset:
+        paths = _shuffled(tf.constant(shards.paths), seed, number, 0)
         numbered = tf.data.TFRecordDataset(paths).batch(_BLOCK).enumerate(start=1)
-        return numbered.map(lambda block, values: (epoch, block, values))
+        return numbered.map(lambda block, values: (number, block, values))
 
-    def mixed(epoch: tf.Tensor, block: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-        order = _shuffled(tf.range(tf.size(values, out_type=tf.int64)), seed, epoch, block)
-        return tf.gather(values, order[: per_epoch - (block - 1) * _BLOCK])
+    def mixed(number: tf.Tensor, block: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        order = _shuffled(tf.range(tf.size(values, out_type=tf.int64)), seed, number, block)
+        return tf.gather(values, order[: per_pass - (block - 1) * _BLOCK])
 
-    # The next block, perhaps of the next epoch, is prepared while one is used.
-    return epochs.flat_map(blocks).map(mixed).prefetch(1).unbatch()
+    # The next block, perhaps of the next pass, is prepared while one is used.
+    return passes.flat_map(blocks).map(mixed).prefetch(1).unbatch()
 
 
-def _shuffled(values: tf.Tensor, seed: int, epoch: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
+def _shuffled(values: tf.Tensor, seed: int, number: tf.Tensor, block: tf.Tensor | int) -> tf.Tensor:
     # tf.data's shuffle is not used: with a global seed of 0 its seed cannot be a tensor.
-    key = tf.stack([tf.cast(seed, tf.int64) * _MOST_EPOCHS + epoch, tf.cast(block, tf.int64)])
+    key = tf.stack([tf.cast(seed, tf.int64) * _MOST_PASSES + number, tf.cast(block, tf.int64)])
     return tf.random.experimental.stateless_shuffle(values, key)
 
 

@@ -250,7 +250,7 @@ def _fit(
         profile = [callbacks.Profile(tensorboard, config.profile_steps)]
         model.fit(
             _dealt(batches, size, run.strategy),
-            steps_per_epoch=data.steps_per_epoch(run.data.train, size),
+            steps_per_epoch=config.steps_per_epoch or run.data.train.slices // size,
             validation_data=_dealt(validation, size, run.strategy),
             validation_steps=-(-run.data.validation.slices // size),
             initial_epoch=done,
@@ -281,6 +281,7 @@ def _train_batches(
         batch_size=config.batch_size,
         seed=config.seed,
         epochs=epochs,
+        steps=config.steps_per_epoch,
         cache=config.cache,
         fields=fields or _fields(run),
     )

@@ -15,6 +15,7 @@ from ixi_tfds.system import commands, folders, storage
 from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.flags import flag, like
 from ixi_tfds.thesis_results import published
+from trainer import train
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import TrainConfig
 
@@ -26,6 +27,9 @@ split. Prints the results beside those of the thesis, and writes the same table 
 The same command again resumes. Other flags of python -m trainer, such as --epochs=30, apply to all
 training runs.
 """
+
+TRAINING_SLICES = 26_820
+"""Of the thesis: 60 of each of 447 people."""
 
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
@@ -42,6 +46,11 @@ class ThesisConfig:
         "--weights of the recipes with ImageNet weights; give a file if there is no network.",
         "imagenet",
         path=True,
+    )
+    thesis_epochs: bool = flag(
+        f"Let an epoch have as many steps as the thesis's {TRAINING_SLICES:,} slices made, "
+        "whatever the number of slices here, so that rules that count epochs mean the same.",
+        False,
     )
 
 
@@ -117,11 +126,20 @@ def _train_all(
         recipe = RECIPES / f"{name}.flags"
         weights = [f"--weights={config.imagenet_weights}"] * ("--weights=" in recipe.read_text())
         where = [f"--flagfile={recipe}", *_data(config), f"--workdir={config.workdir}/{name}"]
-        if _run("trainer", [*where, *weights, *rest]):
+        if _run("trainer", [*where, *weights, *_steps(config, recipe, rest), *rest]):
             finished.append(name)
         elif cluster.workers > 1:
             raise UserError(f"{name}: not finished, for the reason above; start all workers again")
     return finished
+
+
+def _steps(config: ThesisConfig, recipe: pathlib.Path, rest: Sequence[str]) -> list[str]:
+    """The flag for the thesis's number of steps in an epoch, if it is wanted."""
+    if not config.thesis_epochs:
+        return []
+    where = [f"--flagfile={recipe}", *_data(config), f"--workdir={config.workdir}"]
+    trained, _ = commands.parse(train.COMMAND, [*where, *rest])
+    return [f"--steps_per_epoch={TRAINING_SLICES // trained.batch_size}"]
 
 
 def _score_all(config: ThesisConfig, names: Sequence[str]) -> list[str]:

@@ -62,7 +62,6 @@ def test_a_split_is_found_with_all_of_its_shards(split, folder):
     names = [pathlib.Path(path).name for path in split.paths]
     assert names == [f"ixi_t1-train.tfrecord-{n:05d}-of-00003" for n in range(SHARDS)]
     assert (split.slices, split.size) == (45, (32, 32))
-    assert [data.steps_per_epoch(split, size) for size in (1, 7, 9, 45, 46)] == [*(45, 6, 5, 1, 0)]
     with pytest.raises(DatasetError, match="the dataset has no calibration split"):
         data.find_shards(folder, "calibration")
 
@@ -82,6 +81,46 @@ def test_no_slice_comes_twice_before_all_have_come_but_the_rest(block, cache, sp
     assert len(set(left_out)) > 8
     counts = collections.Counter(seen.ravel().tolist())
     assert set(counts) == set(range(45)) and min(counts.values()) >= 7
+
+
+def in_steps(split, numbers, steps, *, batch_size=7, cache=False):
+    """Of epochs of so many steps the batches: places of slices in the order of the shards."""
+    places = {image: place for place, image in enumerate(written("train"))}
+    batches = data.train_batches(
+        split, batch_size=batch_size, seed=0, epochs=numbers, steps=steps, cache=cache
+    )
+    batches = list(batches.as_numpy_iterator())
+    assert len(batches) == steps * len(numbers)
+    first = numbers[0] * steps * batch_size
+    index = np.concatenate([batch["index"] for batch in batches])
+    np.testing.assert_array_equal(index, np.arange(first, first + len(index)))
+    return [[places[image.tobytes()] for image in batch["image"]] for batch in batches]
+
+
+@pytest.mark.parametrize("steps", [1, 4, 6, 20])
+@pytest.mark.parametrize("block", [2048, 10])
+@pytest.mark.parametrize("cache", [False, True])
+def test_epochs_of_a_number_of_steps_repeat_no_slice_before_all_have_come(
+    steps, block, cache, split, monkeypatch
+):
+    """Epochs shorter than the data, nearly as long, and longer; a batch may hold two passes."""
+    monkeypatch.setattr(data, "_BLOCK", block)
+    number = -(-3 * 45 // (7 * steps))
+    seen = in_steps(split, range(number), steps, cache=cache)
+    whole = np.concatenate(seen)[: 3 * 45].reshape(3, 45)
+    for each in whole:
+        assert sorted(each) == list(range(45))
+    assert len({tuple(each) for each in whole}) == 3
+    # A run that goes on sees what an undisturbed one would.
+    last = in_steps(split, range(number - 1, number), steps, cache=cache)
+    assert last == seen[-steps:]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_steps_as_many_as_once_through_the_data_change_nothing(cache, split):
+    seen = in_steps(split, range(3), 5, batch_size=9, cache=cache)
+    whole = epochs(split, range(3), batch_size=9, cache=cache)
+    np.testing.assert_array_equal(np.reshape(seen, (3, 45)), whole)
 
 
 @pytest.mark.parametrize("cache", [False, True])

@@ -131,6 +131,15 @@ def test_two_replicas_train_as_one_does(alone, data_dir, tmp_path):
 
 
 @pytest.mark.slow
+def test_two_replicas_train_as_one_does_in_epochs_of_a_number_of_steps(data_dir, tmp_path):
+    folders = [tmp_path / name for name in "12"]
+    for folder in folders:
+        folder.mkdir()
+        train(data_dir, folder, f"--replicas={folder.name}", f"--steps_per_epoch={STEPS}")
+    assert_trained_alike(folders[1], folders[0])
+
+
+@pytest.mark.slow
 def test_four_replicas_train_as_one_does(alone, data_dir, tmp_path):
     assert_trained_alike(train(data_dir, tmp_path, "--replicas=4"), alone)
 

@@ -170,6 +170,20 @@ def test_the_thesis_trains_all_twelve_in_order_and_scores_them_on_the_test_split
         assert sorted(arguments) == sorted([model, output, *data, "--split=test"])
 
 
+def test_epochs_of_the_thesis_have_its_number_of_steps(tmp_path, commands):
+    flags = ["--data_dir=d", f"--workdir={tmp_path}", "--imagenet_weights=w.h5"]
+    assert thesis.run([*flags, "--thesis_epochs"]) == 0
+    for name, (_, arguments) in zip(RUNS, commands.seen[:12], strict=True):
+        steps = 26820 // RUNS[name][-1]
+        assert [each for each in arguments if "steps" in each] == [f"--steps_per_epoch={steps}"]
+
+
+def test_the_thesis_number_of_steps_follows_a_batch_size_of_ones_own(tmp_path, commands):
+    flags = ["--data_dir=d", f"--workdir={tmp_path}", "--recipes=small_mse", "--thesis_epochs"]
+    assert thesis.run([*flags, "--batch_size=24"]) == 0
+    assert commands.seen[0][1][-2:] == ["--steps_per_epoch=1117", "--batch_size=24"]
+
+
 def test_results_stand_beside_those_of_the_same_run_of_the_thesis(tmp_path, commands):
     names = ["small_mse", "small_dssim", "add13_mse", "act40_dssim"]
     flags = ["--data_dir=d", f"--workdir={tmp_path}", f"--recipes={','.join(names[::-1])}"]

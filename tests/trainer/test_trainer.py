@@ -144,6 +144,22 @@ def test_stopping_and_going_on_changes_nothing(trained, data_dir, tmp_path, caps
     assert checkpoints(tmp_path).keys() == done.keys()
 
 
+def test_epochs_of_a_number_of_steps_go_on_as_others(data_dir, tmp_path):
+    """Epochs of 3 steps of the 5 that are once through the data, so they end within a pass."""
+    steps = [f"--data_dir={data_dir}", *FLAGS, "--steps_per_epoch=3"]
+    for epochs in (1, 4):
+        assert run([*steps, f"--workdir={tmp_path / 'goes_on'}", f"--epochs={epochs}"]) == 0
+    assert run([*steps, f"--workdir={tmp_path / 'whole'}", "--epochs=4"]) == 0
+    assert len(history(tmp_path / "whole")) == 4
+    assert history(tmp_path / "goes_on") == history(tmp_path / "whole")
+    (taken,) = (
+        value
+        for name, value in checkpoints(tmp_path / "whole").items()
+        if name.startswith("epoch-00004/") and "/_iterations/" in name
+    )
+    assert taken == 12
+
+
 def files(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
