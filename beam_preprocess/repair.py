@@ -30,8 +30,7 @@ def repair(
 ) -> None:
     """Make the damaged files of a dataset again, byte for byte, and replace them.
 
-    Shards are made from the volumes, the metadata of TFDS from the manifest. Shards of another run
-    are removed.
+    Shards are made from volumes, TFDS's metadata from the manifest. Shards of another run go.
 
     Args:
       folder: of a dataset that the Beam job made.

@@ -204,26 +204,31 @@ def train_batches(
     per_pass = shards.slices if steps else rows
     first, count = epochs[0] * rows, len(epochs) * rows
     passes = tf.data.Dataset.range(first // per_pass, -(-(first + count) // per_pass))
+    shuffled = _shuffled_places if cache else _shuffled_records
+    values_of = _kept(shards, fields, batch_size) if cache else _decoder(shards, fields)
+    items = shuffled(shards, passes, seed, per_pass).skip(first % per_pass).take(count)
+    return _batches(items, values_of, batch_size, first // batch_size)
 
-    def wanted(rows: tf.data.Dataset) -> tf.data.Dataset:
-        return rows.skip(first % per_pass).take(count)
 
-    if not cache:
-        records = wanted(_shuffled_records(shards, passes, seed, per_pass))
-        return _batches(records, _decoder(shards, fields), batch_size, first // batch_size)
+def _shuffled_places(
+    shards: Shards, passes: tf.data.Dataset, seed: int, per_pass: int
+) -> tf.data.Dataset:
+    """The first `per_pass` of the permuted numbers of all slices, for each pass."""
 
     def places(number: tf.Tensor) -> tf.data.Dataset:
         order = _shuffled(tf.range(shards.slices), seed, number, 0)
         return tf.data.Dataset.from_tensor_slices(order).take(per_pass)
 
+    return passes.flat_map(places)
+
+
+def _kept(
+    shards: Shards, fields: Sequence[str], batch_size: int
+) -> Callable[[tf.Tensor], dict[str, tf.Tensor]]:
+    """Gives fields of slices by their numbers, from memory."""
     whole = [*evaluation_batches(shards, batch_size=batch_size, fields=fields).as_numpy_iterator()]
     values = {n: tf.constant(np.concatenate([batch[n] for batch in whole])) for n in fields}
-
-    def gather(places: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {name: tf.gather(value, places) for name, value in values.items()}
-
-    places_of_all = wanted(passes.flat_map(places))
-    return _batches(places_of_all, gather, batch_size, first // batch_size)
+    return lambda places: {name: tf.gather(value, places) for name, value in values.items()}
 
 
 def _shuffled_records(

@@ -93,8 +93,7 @@ def shown_of(
     zooms = np.linalg.norm(affine[:3, :3], axis=0)
     inside = seen & _between(scan.shape, first, last) & turned(_inner(volume))
     size = np.abs(values)
-    used = size[inside] if inside.any() else size[seen] if seen.any() else size.ravel()
-    threshold, limit = levels or _usual_levels(used, size)
+    threshold, limit = levels or _usual_levels(size, inside, seen)
     low, high = np.percentile(scan, _SCAN_PERCENTILES).tolist()
     return Shown(
         scan=scan,
@@ -111,8 +110,9 @@ def shown_of(
     )
 
 
-def _usual_levels(used: np.ndarray, size: np.ndarray) -> tuple[float, float]:
-    """Threshold and limit from the absolute anomaly of some voxels, and of all."""
+def _usual_levels(size: np.ndarray, inside: np.ndarray, seen: np.ndarray) -> tuple[float, float]:
+    """Threshold and limit from the absolute anomaly inside, or else where seen, or of all."""
+    used = size[inside] if inside.any() else size[seen] if seen.any() else size.ravel()
     limit = float(np.percentile(used, _LIMIT_PERCENTILE)) or float(size.max()) or 1.0
     return min(float(np.percentile(used, _THRESHOLD_PERCENTILE)), limit), limit
 
