@@ -39,13 +39,13 @@ class SliceFlags:
         choices=SCALINGS,
     )
     plane: str | None = flag(
-        "Plane of the slices under the scaling by tissue; sagittal by default.",
+        "Plane of the slices with --scaling=tissue; sagittal by default.",
         None,
         choices=PLANES,
     )
     copies: int = flag(
-        "Under the scaling by tissue, store so many copies of each training volume, each turned, "
-        "scaled and shifted at random.",
+        "With --scaling=tissue, store so many copies of each training volume, each turned, scaled, "
+        "shifted and perhaps mirrored at random.",
         0,
         least=0,
         most=MOST_COPIES,

@@ -23,17 +23,19 @@ _PEOPLE = textwrap.fill(
     100,
 )
 _USAGE = f"""
-python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis|volume_scaled] [Beam options]
+python -m beam_preprocess --source_dir=S --data_dir=D [--config=thesis] [Beam options]
 
 Makes the TFDS dataset D/<cohort>/<config>/ from the T1 volumes in S (any depth) and the workbook
 IXI.xls in S. Formats:
   {READ_FORMATS}
 S may also be a BIDS folder of NIfTI volumes with participants.tsv; the first good
 sub-*/[ses-*/]anat/*_T1w.nii.gz of each person is used, among those that --bids_filter asks for.
-Any other --config names your own geometry:
+A --config that is not built in names your own geometry:
   --config=heads_2mm --in_plane=120x120 --size=128x128 --slices=30:66
 Heads of mixed voxels are resampled, and their slices counted in mm from the middle of the head, by
   --config=all_2mm --spacing=2 --size=128x128 --slices=-36mm:36mm
+The configs brain_* keep the brain only, on one scale of tissues, for models that find lesions. They
+need --brain_masks or skull-stripped heads: see docs/lesions.md.
 {_PEOPLE}
 All other options go to Beam. Use two workers on this machine with
   --direct_running_mode=multi_processing --direct_num_workers=2

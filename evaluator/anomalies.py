@@ -62,14 +62,14 @@ class LesionSettings:
 
     percentile: float = flag(
         "Pixels whose score is above this percentile of the scores of healthy validation pixels "
-        "count as lesion.",
+        "count as lesion. Not with an ensemble, which has its own.",
         99.0,
         above=0,
         below=100,
         unless=names_ensemble,
     )
     blur_sigma: float = flag(
-        "Sigma of the blur baseline, as a share of the slice's height.",
+        "Sigma of the blur baseline, as a share of the slice's height. Not with an ensemble.",
         0.02,
         above=0,
         most=1,
@@ -77,7 +77,7 @@ class LesionSettings:
     )
     smooth_sigma: float = flag(
         "Sigma of a Gaussian over the scores of all methods, as a share of the slice's height; 0 "
-        "for none.",
+        "for none. Not with an ensemble.",
         0.0,
         least=0,
         most=1,
@@ -85,7 +85,7 @@ class LesionSettings:
     )
     region: str = flag(
         "Which pixels count: the whole head, or its inner upper part, where brain is expected in "
-        "a scan with skull and face.",
+        "a scan with skull and face. Not with an ensemble.",
         "head",
         choices=("head", "inner"),
         unless=names_ensemble,
@@ -133,7 +133,7 @@ class AnomaliesConfig:
     )
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
-    batch_size: int = flag("Slices in a batch.", 32, least=1, unless=names_ensemble)
+    batch_size: int = flag("Batch; not with an ensemble.", 32, least=1, unless=names_ensemble)
     view: bool = flag(
         "With --source_dir, write a page and a picture of each volume to look at.", True
     )

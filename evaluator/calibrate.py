@@ -48,7 +48,7 @@ def main(config: CalibrateConfig) -> None:
     Raises:
       UserError: models or dataset cannot be used, or do not fit together.
     """
-    from evaluator.brains import calibration, ensemble
+    from evaluator.brains import calibration, ensemble, scans
 
     with folders.writing(config.output_dir, "output_dir"):
         made = calibration.calibrate(config)
@@ -57,10 +57,10 @@ def main(config: CalibrateConfig) -> None:
     healthy = made.healthy
     print(
         f"threshold {made.threshold:.4f}: {made.percentile:g}% of the voxels of {healthy.heads} "
-        f"healthy brains of {healthy.dataset} lie at or below it; in another healthy brain "
-        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) are to be expected above it"
+        f"healthy brains of {healthy.dataset} lie at or below it; above the threshold of "
+        f"the others lie {healthy.ml:.1f} ml ({healthy.share:.2%}) of each, on average"
     )
-    if healthy.heads < calibration.FEW:
+    if healthy.heads < scans.FEW:
         print(
             f"note: {healthy.heads} healthy brains are few for a threshold: with others, false "
             "alarms may be several times as many"

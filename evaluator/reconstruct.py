@@ -55,8 +55,10 @@ whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
   x_lesions.nii.gz          1 where its absolute value is above the threshold
   x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
   x_reconstruction.nii.gz   what the models expect, in the same unit
-and x_seen, the view and the JSON. O has the same subfolders as the input. For research only: this
-is not a medical device.
+  x_seen.nii.gz             2 in the brain that is judged, 1 in its rim, which is not: the mark
+                            fades to 0 there; 0 elsewhere, where the maps are NaN
+and a view of the mark, and the JSON with what lies above the threshold. O has the same subfolders
+as the input. For research only: this is not a medical device.
 """
 
 _SUFFIXES = ("_reconstruction", "_anomaly", "_seen")
@@ -84,7 +86,9 @@ class ReconstructConfig:
         path=True,
     )
     allow_names: bool = like(NameFlags, "allow_names")
-    batch_size: int = flag("Slices in a batch.", 16, least=1, unless=names_ensemble)
+    batch_size: int = flag(
+        "Slices in a batch. Not with an ensemble.", 16, least=1, unless=names_ensemble
+    )
     view: bool = flag("Write a page and a picture to look at beside the maps of each scan.", True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
     scans: ScanChecks = dataclasses.field(default_factory=ScanChecks, kw_only=True)
@@ -94,8 +98,9 @@ class ReconstructConfig:
         flags.check(self)
         # nibabel writes to this machine only.
         storage.check_local(self.output_dir, "output_dir")
-        for name, path in (("saved_model", self.saved_model), ("input", self.input)):
-            if not storage.at(path).exists():
+        for name in ("saved_model", "input", "brain_masks"):
+            path = getattr(self, name)
+            if path is not None and not storage.at(path).exists():
                 missing = broken_link(path) or "no such file or folder"
                 raise UserError(f"--{name}={path}: {missing}")
 

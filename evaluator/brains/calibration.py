@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from evaluator.scoring import Split
     from ixi_tfds.config import SliceConfig
 
-FEW = 20
-"""Fewer brains than this make a poor threshold."""
-
 _PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.5, 99.9, 99.95)
 _MOST_FOR_TISSUES = 50
 

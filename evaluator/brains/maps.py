@@ -30,10 +30,15 @@ _NEARBY = 5  # voxels
 
 def judged(signed: np.ndarray, brain: Brain) -> np.ndarray:
     """The score of a map: median of `MEDIAN` voxels a side, 0 in the mask's rim and outside."""
-    side = max(places.side for places in brain.places)
-    inner = ndimage.binary_erosion(brain.mask, iterations=max(1, round(RIM_MM / side)))
     smooth = ndimage.median_filter(signed, size=MEDIAN)
-    return np.where(inner, smooth, 0).astype(np.float32)
+    return np.where(inner(brain), smooth, 0).astype(np.float32)
+
+
+def inner(brain: Brain) -> np.ndarray:
+    """The mask without its rim, bool [p, s, r]."""
+    side = max(places.side for places in brain.places)
+    rounds = max(1, round(RIM_MM / side))
+    return np.asarray(ndimage.binary_erosion(brain.mask, iterations=rounds))
 
 
 def run(models: Sequence[Model], brain: Brain) -> dict[str, dict[str, np.ndarray]]:

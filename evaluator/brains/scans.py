@@ -1,6 +1,7 @@
 """Scans for an ensemble: their brains on its grid, and maps back on the grid of the file."""
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -15,6 +16,9 @@ from ixi_tfds.images.tissue import match_tissues, tissue_means
 from ixi_tfds.nifti import Volume, check_finite, read_volume
 from ixi_tfds.slices import check_voxel_size
 from ixi_tfds.system.errors import ScanError
+
+FEW = 20
+"""Fewer healthy brains than this make a poor threshold."""
 
 MOST_OUTSIDE = 0.02
 """A warning is given if a larger share of the brain lies outside the models' box."""
@@ -38,6 +42,7 @@ class BrainScan:
 
     Attributes:
       path: of the scan.
+      mask: path of the mask of its brain; None if the scan is skull-stripped.
       volume: the scan.
       inside: the brain on the scan's grid, bool [p, s, r].
       brain: the brain on the grid of the models, with the tissues of training.
@@ -46,6 +51,7 @@ class BrainScan:
     """
 
     path: str
+    mask: str | None
     volume: Volume
     inside: np.ndarray
     brain: Brain
@@ -75,7 +81,7 @@ def open_scan(path: str, mask: str | None, joined: Ensemble, checks: ScanChecks)
         raise ScanError("unlike_training", path, f"{'; '.join(warnings)} (--strict)")
     matched = match_tissues(brain.values, brain.mask, joined.tissues)
     return BrainScan(
-        path, volume, inside, dataclasses.replace(brain, values=matched), means, warnings
+        path, mask, volume, inside, dataclasses.replace(brain, values=matched), means, warnings
     )
 
 
@@ -93,6 +99,18 @@ def _warnings(brain: Brain, means: Sequence[float], joined: Ensemble) -> list[st
             "one, or its mask may hold more than brain"
         )
     return found
+
+
+def in_healthy(joined: Ensemble) -> str:
+    """What lies above the threshold in healthy brains, in words."""
+    healthy = joined.healthy
+    few = (
+        "; these are few, and others may have several times as much" if healthy.heads < FEW else ""
+    )
+    return (
+        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) in the {healthy.heads} healthy brains that the "
+        f"threshold comes from{few}"
+    )
 
 
 def on_scan(scan: BrainScan, values: np.ndarray, unseen: float = 0.0) -> np.ndarray:
@@ -138,7 +156,8 @@ def write_view(
 
     `folder` exists; `lesion` is outlined.
     """
-    healthy = joined.healthy
+    above = np.abs(score) > joined.threshold
+    ml = float(above.sum()) * math.prod(scan.volume.zooms) / 1000
     facts = {
         "Scan": pathlib.PurePath(scan.path).name,
         "Models": ", ".join(
@@ -146,8 +165,9 @@ def write_view(
             for each in joined.members
             if each.task == marking_task(member.task for member in joined.members)
         ),
-        "Threshold": f"{joined.threshold:.3f}; in a healthy brain {healthy.ml:.1f} ml "
-        f"({healthy.share:.2%}) are to be expected above it",
+        "Threshold": f"{joined.threshold:.3f}",
+        viewer.ABOVE: f"{ml:.1f} ml",
+        "Above it in others": in_healthy(joined),
         "Share of the brain in the models' box": f"{1 - scan.brain.outside:.1%}",
     }
     viewer.write_view(

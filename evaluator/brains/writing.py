@@ -16,6 +16,8 @@ from evaluator.models import Model
 from ixi_tfds.images.tissue import WHITE_MATTER
 from ixi_tfds.system import folders
 
+_TISSUES = ("fluid", "grey matter", "white matter")
+
 
 def write_maps(
     models: Sequence[Model],
@@ -40,12 +42,13 @@ def write_maps(
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
     marked = np.abs(score) > joined.threshold
     shown = scan.inside & scans.seen(scan)
+    deep = scans.on_scan(scan, maps.inner(scan.brain).astype(np.float32)) >= 0.5
     written = {
         "reconstruction": repaired,
         "anomaly": residual,
         "mark": np.where(shown, score, np.float32(np.nan)),
         "lesions": marked.astype(np.uint8),
-        "seen": np.where(shown, 2, 0).astype(np.uint8),
+        "seen": np.where(shown, 1 + deep, 0).astype(np.uint8),
     }
     folder.mkdir(parents=True, exist_ok=True)
     viewer.remove_view(folder, name)
@@ -63,8 +66,7 @@ def summary(facts: dict[str, Any]) -> str:
     """The facts of a scan in a line."""
     return (
         f"{facts['brain_ml']:.0f} ml of brain, {facts['above_threshold_ml']:.1f} ml "
-        f"({facts['above_threshold']:.2%}) above the threshold; in a healthy brain "
-        f"{facts['healthy_ml']:.1f} ml ({facts['healthy']:.2%}) are to be expected"
+        f"({facts['above_threshold']:.2%}) above the threshold; {facts['in_healthy']}"
     )
 
 
@@ -79,11 +81,13 @@ def _facts(
         "mark": scans.MEANING,
         "anomaly": "brain minus what the models expect, where white matter is at "
         f"{WHITE_MATTER:g}, after the bias field was divided out",
-        "tissues": [round(mean, 4) for mean in scan.tissues],
-        "tissues_of_training": list(joined.tissues),
+        "brain_mask": scan.mask and pathlib.PurePath(scan.mask).name,
+        "tissues": dict(zip(_TISSUES, (round(mean, 4) for mean in scan.tissues), strict=True)),
+        "tissues_of_training": dict(zip(_TISSUES, joined.tissues, strict=True)),
         "threshold": joined.threshold,
         "brain_ml": round(brain, 1),
         "brain_outside_box": scan.brain.outside,
+        "in_healthy": scans.in_healthy(joined),
         "above_threshold_ml": round(above, 2),
         "above_threshold": round(above / brain, 6),
         "healthy_ml": round(joined.healthy.ml, 2),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from evaluator.viewer.page import render
+from evaluator.viewer.picture import ABOVE as ABOVE
 from evaluator.viewer.picture import draw
 from evaluator.viewer.shown import shown_of
 from ixi_tfds.nifti import Volume

@@ -21,6 +21,9 @@ _PLANES = (
 )
 """Name, axes across, up and through, and letters left, right, below, above; left is left."""
 
+ABOVE = "Above the threshold"
+"""The fact on a mark that the picture repeats."""
+
 _DOTS_PER_INCH = 200
 _WIDTH = 7.0
 _SCALE_MM = 50.0
@@ -49,17 +52,20 @@ def draw(shown: Shown, title: str, facts: Mapping[str, str], warnings: Sequence[
     _draw_scale(axes[0])
     _draw_bar(figure, axes, shown)
     model = f", model {facts['Model']}" if "Model" in facts else ""
-    window = "" if shown.is_mark else "dashed: window of training; "
-    lines = [
-        f"{title}{model}",
-        f"{window}hatched: not seen by the model; for research only",
-    ]
+    lines = [f"{title}{model}", f"{_legend(shown, facts)}; for research only"]
     if warnings:
         lines.insert(1, f"warning: {textwrap.shorten(warnings[0], _LONGEST, placeholder=' ...')}")
     figure.suptitle("\n".join(lines), fontsize=8, parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def _legend(shown: Shown, facts: Mapping[str, str]) -> str:
+    if not shown.is_mark:
+        return "dashed: window of training; hatched: not seen by the model"
+    above = facts.get(ABOVE)
+    return (f"above the threshold: {above}; " if above else "") + "hatched: outside the brain"
 
 
 def _draw_plane(ax: Axes, shown: Shown, across: int, up: int, through: int) -> None:
@@ -127,5 +133,7 @@ def _draw_bar(figure: Figure, axes: np.ndarray, shown: Shown) -> None:
     scale = ScalarMappable(Normalize(-shown.limit, shown.limit), ListedColormap(colours))
     bar = figure.colorbar(scale, ax=axes, shrink=0.85, aspect=25, pad=0.01)
     bar.ax.tick_params(labelsize=7)
-    what = "mark (grey" if shown.is_mark else "anomaly (scan's units; grey"
-    bar.set_label(f"{what}: not shown)", fontsize=7)
+    what = "mark" if shown.is_mark else "anomaly in the scan's units"
+    bar.set_label(f"{what}; orange: brighter, blue: darker (grey: not shown)", fontsize=7)
+    if shown.is_mark:
+        bar.set_ticks([-shown.limit, -shown.threshold, 0, shown.threshold, shown.limit])

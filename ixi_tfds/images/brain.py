@@ -66,7 +66,7 @@ def brain_mask(volume: Volume, path: str, mask: Volume | None) -> np.ndarray:
             "no_brain_mask",
             path,
             "is a whole head, and a model of brains needs a mask of its brain: make one with "
-            "HD-BET or SynthStrip, see docs/lesions.md, and put it into the folder --brain_masks",
+            "HD-BET or SynthStrip, see docs/lesions.md, and pass it by --brain_masks",
         )
     try:
         return clean_mask(inside, max(1, round(closing / max(volume.zooms))))

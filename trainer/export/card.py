@@ -26,6 +26,7 @@ _INTENDED_USE = (
     "difference of slice and reconstruction."
 )
 _FOR_BRAINS = "Research on lesions, as what a model of healthy brains does not expect in a T1 scan."
+_AXES = ("posterior", "superior", "right")
 _NOT_FOR = (
     "It is not a medical device. It has not been tested on patients for any medical purpose, and "
     "nothing that it shows is a finding about a person."
@@ -137,12 +138,11 @@ def _volumes(
     axis = slice_axis(brains.plane if brains else None)
     sides: list[str] = [str(side) for side in size]
     sides.insert(axis, "any number")
-    names = ("posterior", "superior", "right")
-    box = "float32 [" + ", ".join(f"{n}: {s}" for n, s in zip(names, sides, strict=True)) + "]"
+    box = "float32 [" + ", ".join(f"{n}: {s}" for n, s in zip(_AXES, sides, strict=True)) + "]"
     values = f"{box}, white matter at {WHITE_MATTER}, at most {HIGHEST}, 0 outside the mask"
     mark = {"mark": f"{box}, how sure it is of damage, from 0 to 1, 0 outside the mask"}
     network = (
-        f"each slice across {names[axis]}, divided by {HIGHEST}, goes through the network; its "
+        f"each slice across {_AXES[axis]}, divided by {HIGHEST}, goes through the network; its "
         f"result, clipped to 0 to 1 and times {HIGHEST}, is `repaired`"
     )
     return {
@@ -166,4 +166,7 @@ def markdown(card: ModelCard) -> str:
     )
     template = importlib.resources.files("trainer").joinpath("model_card.md")
     page = environment.from_string(template.read_text(encoding="utf-8"))
-    return page.render(codec.to_plain(card))
+    configs = [facts.slices for facts in card.datasets.values() if facts.slices]
+    across = slice_axis(configs[0].plane if configs else None)
+    rows, columns = (name for axis, name in enumerate(_AXES) if axis != across)
+    return page.render(codec.to_plain(card), rows=rows, columns=columns)

@@ -8,6 +8,7 @@ import PIL.Image
 import pytest
 import shown_heads
 
+from evaluator import viewer
 from evaluator.viewer import colours, picture
 from evaluator.viewer.shown import shown_of
 
@@ -55,6 +56,15 @@ def test_colours_grow_lighter_with_size_and_differ_in_sign():
         assert (np.diff(brightness) > 0).all()
     bright, dark = colours.colours_of(np.array([1.0, -1.0]) * 0.5, 1.0)
     assert bright[0] > bright[2] + 0.3 and dark[2] > dark[0] + 0.3
+
+
+def test_the_picture_of_a_mark_tells_what_lies_above_the_threshold(shown, monkeypatch):
+    said = []
+    monkeypatch.setattr(picture.Figure, "suptitle", lambda _, text, **__: said.append(text))
+    picture.draw(dataclasses.replace(shown, is_mark=True), "a_T1", {viewer.ABOVE: "0.3 ml"})
+    assert said == [
+        "a_T1\nabove the threshold: 0.3 ml; hatched: outside the brain; for research only"
+    ]
 
 
 def test_the_first_warning_the_dashed_lines_and_the_use_are_told_in_the_title(shown, monkeypatch):

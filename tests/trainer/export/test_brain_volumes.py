@@ -183,6 +183,7 @@ def test_the_card_names_the_functions_and_numbers_that_make_a_volume_of_a_scan(e
     for number in tissue.TISSUES:
         assert str(number) in told["scans from elsewhere"]
     page = (extra / "model_card.md").read_text()
+    assert "rows of a slice run to posterior, columns to right." in page
     for number, (step, meaning) in enumerate(told.items(), start=1):
         assert f"{number}. {step}: {meaning}." in page
     assert "`raw`" not in page
