@@ -5,19 +5,21 @@ import dataclasses
 import numpy as np
 
 from evaluator.brains.tally import Judged
-from ixi_tfds.images.tissue import HIGHEST
+
+_WHITEST = 1.2
+"""What is shown in white; white matter is at 0.8."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """An axial slice of a brain, float32 and bool [posterior, right].
+    """An axial slice of a brain, float32 and bool [right, anterior].
 
     Attributes:
       title: whose it is.
-      slice: the brain, in [0, 1].
+      slice: the brain, from 0 for black to 1 for white.
       lesion: its mask.
       scores: judged map of each method, by name.
-      repaired: what the models of each task make of the slice, in [0, 1], by name.
+      repaired: what the models of each task make of the slice, on the same scale, by name.
     """
 
     title: str
@@ -32,13 +34,13 @@ def picture_of(title: str, found: Judged) -> Picture:
     place = int(np.argmax(found.lesion.sum(axis=(0, 2))))
 
     def cut(values: np.ndarray) -> np.ndarray:
-        return values[:, place].copy()
+        return np.rot90(values[:, place], -1).copy()
 
-    values = cut(found.brain.values)
+    values, residuals = cut(found.brain.values), found.residuals
     return Picture(
         title,
-        values / np.float32(HIGHEST),
+        values / np.float32(_WHITEST),
         cut(found.lesion),
         {name: cut(score) for name, score in found.scores.items()},
-        {name: (values - cut(each)) / HIGHEST for name, each in found.residuals.items()},
+        {name: (values - cut(each)) / np.float32(_WHITEST) for name, each in residuals.items()},
     )
