@@ -40,7 +40,7 @@ def lesion_gallery(rows):
 
     `rows` has `evaluator.brains.pictures.Picture`s.
     """
-    figure = matplotlib.figure.Figure(figsize=(11, 2.95 * len(rows)), layout="constrained")
+    figure = matplotlib.figure.Figure(figsize=(11, 3.6 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), 4, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         for place in (0, 1):
