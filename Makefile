@@ -65,8 +65,9 @@ endif
 made-up-brains: setup
 	$(BIN)/python -m ixi_tfds cohort --output_dir=$(OUT)/scans --brain_masks=$(OUT)/masks --subjects=16
 
-# Files of tests side by side; more than 2 at once want 3 GB of memory each.
-WORKERS ?= 2
+# Files of tests side by side, 3 GB of memory each. Tests wait for other processes a third of the time, so
+# 2 cores take 3.
+WORKERS ?= 3
 test: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist=loadfile --no-loadscope-reorder
 

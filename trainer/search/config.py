@@ -25,6 +25,7 @@ class SearchConfig:
     )
     tuner: str = flag("Search method.", "hyperband", choices=("hyperband", "bayesian"))
     epochs: int = flag("Epochs of the longest trials.", 30, least=1)
+    steps_per_epoch: int = like(TrainConfig, "steps_per_epoch")
     max_trials: int = flag("Highest number of trials; Hyperband may plan fewer.", 50, least=1)
     factor: int = flag(
         "Hyperband keeps the best of this many trials, and trains it this many times as long.",

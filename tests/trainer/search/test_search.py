@@ -494,6 +494,7 @@ OTHER = {
     "dataset": "ixi_t1/same",
     "tuner": "bayesian",
     "epochs": "3",
+    "steps_per_epoch": "2",
     "factor": "3",
     "max_trials": "4",
     "random_trials": "2",
