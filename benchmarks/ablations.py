@@ -109,12 +109,13 @@ def whole_head():
     maps.run = run_on_heads
 
 
+PACKAGES = ("beam_preprocess", "trainer", "evaluator")
 CHANGES = {change.__name__: change for change in (batch, stretched, whole_head)}
 
 
 def main(argv):
     """Run a command with a change; returns its exit code."""
-    if len(argv) < 2 or argv[0] not in CHANGES:
+    if len(argv) < 2 or argv[0] not in CHANGES or argv[1] not in PACKAGES:
         print(__doc__, file=sys.stderr)
         return 2
     package = importlib.import_module(f"{argv[1]}.__main__")

@@ -41,15 +41,13 @@ residual against the slice after a Gaussian blur, and the plain intensity. The d
 people; its validation slices set the thresholds. Without --source_dir, synthetic lesions are put
 into the test slices of the dataset. With it, the lesions are those of volumes with a mask of the
 same name, such as a_T1.nii.gz and a_lesion.nii.gz, and the residuals are the maps that python -m
-evaluator reconstruct writes. O/anomalies.csv and O/anomalies.json have the numbers;
-O/anomalies.html shows them with pictures. O/anomaly_views has a page and a picture of each volume,
-with its mask and the map of the first model.
+evaluator reconstruct writes. O/anomalies.csv and .json have the numbers; O/anomalies.html shows
+them with pictures. O/anomaly_views has a page and a picture of each volume, with mask and map.
 
 If M is the folder of an ensemble, made by python -m evaluator calibrate, whole brains are scored,
 by its mark and by the percentile in its ensemble.json: the dataset is one of brains, such as
-ixi_t1/brain_2mm_axial, synthetic lesions have three dimensions, volumes with a skull need
---brain_masks, and the report also has false alarms on healthy brains and lesions found by size.
-Other models, named after the ensemble, are compared with it.
+ixi_t1/brain_2mm_axial, synthetic lesions are 3-D, volumes with a skull need --brain_masks, and the
+report has false alarms, too. Other models, named after the ensemble, are compared with it.
 """
 
 VIEWS = "anomaly_views"
@@ -133,7 +131,9 @@ class AnomaliesConfig:
     )
     names: NameFlags = dataclasses.field(default_factory=NameFlags, kw_only=True)
     bids: BidsFlags = dataclasses.field(default_factory=BidsFlags, kw_only=True)
-    batch_size: int = flag("Batch; not with an ensemble.", 32, least=1, unless=names_ensemble)
+    batch_size: int = flag(
+        "Slices in a batch. Not with an ensemble.", 32, least=1, unless=names_ensemble
+    )
     view: bool = flag(
         "With --source_dir, write a page and a picture of each volume to look at.", True
     )

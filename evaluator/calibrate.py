@@ -57,8 +57,8 @@ def main(config: CalibrateConfig) -> None:
     healthy = made.healthy
     print(
         f"threshold {made.threshold:.4f}: {made.percentile:g}% of the voxels of {healthy.heads} "
-        f"healthy brains of {healthy.dataset} lie at or below it; above the threshold of "
-        f"the others lie {healthy.ml:.1f} ml ({healthy.share:.2%}) of each, on average"
+        f"healthy brains of {healthy.dataset} lie at or below it; in another healthy brain "
+        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) are to be expected above it"
     )
     if healthy.heads < scans.FEW:
         print(

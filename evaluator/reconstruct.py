@@ -55,8 +55,8 @@ whole. The scan is skull-stripped, or --brain_masks has its brain. O then has
   x_lesions.nii.gz          1 where its absolute value is above the threshold
   x_anomaly.nii.gz          brain minus what the models expect, with white matter at 0.8
   x_reconstruction.nii.gz   what the models expect, in the same unit
-  x_seen.nii.gz             2 in the brain that is judged, 1 in its rim, which is not: the mark
-                            fades to 0 there; 0 elsewhere, where the maps are NaN
+  x_seen.nii.gz             2 in the brain that is judged, 1 in its rim, which is not, so that
+                            the mark is 0 there; 0 elsewhere, where the maps are NaN
 and a view of the mark, and the JSON with what lies above the threshold. O has the same subfolders
 as the input. For research only: this is not a medical device.
 """

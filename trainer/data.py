@@ -183,8 +183,9 @@ def train_batches(
     The order depends on seed and number of the pass through the data only, so a resumed run sees
     the same batches as one that was never stopped. With `steps` of 0 an epoch is a pass; the slices
     that do not fill a last batch are left out, and are others in each epoch. With a number of
-    `steps` passes follow each other without a gap, whatever the epoch, and nothing is left out: no
-    slice comes again before all others have come.
+    `steps` passes follow each other without a gap, whatever the epoch, and nothing is left out:
+    each pass has every slice once, and a batch may hold the end of one and the beginning of the
+    next.
 
     Args:
       shards: shards to read.

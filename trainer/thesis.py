@@ -139,7 +139,9 @@ def _steps(config: ThesisConfig, recipe: pathlib.Path, rest: Sequence[str]) -> l
         return []
     where = [f"--flagfile={recipe}", *_data(config), f"--workdir={config.workdir}"]
     trained, _ = commands.parse(train.COMMAND, [*where, *rest])
-    return [f"--steps_per_epoch={TRAINING_SLICES // trained.batch_size}"]
+    if trained.steps_per_epoch:
+        raise UserError("--thesis_epochs and --steps_per_epoch: give one of them")
+    return [f"--steps_per_epoch={max(1, TRAINING_SLICES // trained.batch_size)}"]
 
 
 def _score_all(config: ThesisConfig, names: Sequence[str]) -> list[str]:

@@ -53,7 +53,9 @@ def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -
     free = _FREE_TO_CHANGE - ({"epochs"} if config.falls_by_cosine else set())
     asked = {**flags.as_flags(config), "dataset_fingerprint": fingerprint}
     folder = storage.at(config.workdir)
-    epochs = check_same_run(folder, "workdir", asked, free).get("epochs", 0)
+    epochs = check_same_run(folder, "workdir", asked, free, flags.defaults(TrainConfig)).get(
+        "epochs", 0
+    )
     if epochs > config.epochs:
         raise UserError(
             f"--workdir={config.workdir}: its run has --epochs={epochs}; give {epochs} or more"
@@ -63,7 +65,11 @@ def open_workdir(config: TrainConfig, fingerprint: str, *, write: bool = True) -
 
 
 def check_same_run(
-    folder: pathlib.Path, flag: str, asked: dict[str, Any], free: Set[str]
+    folder: pathlib.Path,
+    flag: str,
+    asked: dict[str, Any],
+    free: Set[str],
+    defaults: dict[str, Any],
 ) -> dict[str, Any]:
     """The flags in a folder's `config.json`, or `asked` if there is none; makes the folder.
 
@@ -72,13 +78,14 @@ def check_same_run(
       flag: name of the flag that gave the folder.
       asked: flags of this run, and the digest of its dataset as `dataset_fingerprint`.
       free: names in `asked` that may change when a run is resumed.
+      defaults: values of flags that the file may lack, because it is older than they are.
 
     Raises:
       UserError: the folder belongs to a run with other flags, or cannot be made.
     """
     path = folder / "config.json"
     # JSON turns tuples into lists.
-    asked = json.loads(json.dumps(asked))
+    asked, defaults = json.loads(json.dumps([asked, defaults]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = json.loads(path.read_text()) if path.exists() else asked
@@ -86,6 +93,7 @@ def check_same_run(
             raise ValueError(f"{path} is not the config of a run")
     except (OSError, ValueError) as error:
         raise UserError(f"--{flag}={folder}: {error}") from error
+    there = defaults | there
     differing = [
         "--dataset (other contents)" if name == "dataset_fingerprint" else f"--{name}={there[name]}"
         for name in asked

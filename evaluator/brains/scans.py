@@ -101,15 +101,20 @@ def _warnings(brain: Brain, means: Sequence[float], joined: Ensemble) -> list[st
     return found
 
 
+def ml(scan: BrainScan, marked: np.ndarray) -> float:
+    """The volume of voxels of a scan's grid, bool [p, s, r]."""
+    return float(marked.sum()) * math.prod(scan.volume.zooms) / 1000
+
+
 def in_healthy(joined: Ensemble) -> str:
-    """What lies above the threshold in healthy brains, in words."""
+    """What lies above the threshold in healthy brains that no model learned from, in words."""
     healthy = joined.healthy
     few = (
         "; these are few, and others may have several times as much" if healthy.heads < FEW else ""
     )
     return (
-        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) in the {healthy.heads} healthy brains that the "
-        f"threshold comes from{few}"
+        f"{healthy.ml:.1f} ml ({healthy.share:.2%}) on average in the {healthy.heads} healthy "
+        f"brains that the threshold comes from{few}"
     )
 
 
@@ -156,18 +161,18 @@ def write_view(
 
     `folder` exists; `lesion` is outlined.
     """
-    above = np.abs(score) > joined.threshold
-    ml = float(above.sum()) * math.prod(scan.volume.zooms) / 1000
+    marking = marking_task(each.task for each in joined.members)
+    above = ml(scan, np.abs(score) > joined.threshold)
     facts = {
         "Scan": pathlib.PurePath(scan.path).name,
         "Models": ", ".join(
             f"{each.task} {each.plane} {each.digest[:8]}"
             for each in joined.members
-            if each.task == marking_task(member.task for member in joined.members)
+            if each.task == marking
         ),
         "Threshold": f"{joined.threshold:.3f}",
-        viewer.ABOVE: f"{ml:.1f} ml",
-        "Above it in others": in_healthy(joined),
+        viewer.ABOVE: f"{above:.1f} ml",
+        "Above it in healthy brains": in_healthy(joined),
         "Share of the brain in the models' box": f"{1 - scan.brain.outside:.1%}",
     }
     viewer.write_view(

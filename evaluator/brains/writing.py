@@ -1,7 +1,6 @@
 """The maps of a scan by an ensemble, as files."""
 
 import json
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -42,13 +41,13 @@ def write_maps(
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
     marked = np.abs(score) > joined.threshold
     shown = scan.inside & scans.seen(scan)
-    deep = scans.on_scan(scan, maps.inner(scan.brain).astype(np.float32)) >= 0.5
+    judged = scans.on_scan(scan, maps.inner(scan.brain).astype(np.float32)) > 0
     written = {
         "reconstruction": repaired,
         "anomaly": residual,
         "mark": np.where(shown, score, np.float32(np.nan)),
         "lesions": marked.astype(np.uint8),
-        "seen": np.where(shown, 1 + deep, 0).astype(np.uint8),
+        "seen": np.where(shown, 1 + judged, 0).astype(np.uint8),
     }
     folder.mkdir(parents=True, exist_ok=True)
     viewer.remove_view(folder, name)
@@ -73,8 +72,7 @@ def summary(facts: dict[str, Any]) -> str:
 def _facts(
     models: Sequence[Model], joined: Ensemble, scan: scans.BrainScan, marked: np.ndarray
 ) -> dict[str, Any]:
-    voxel = math.prod(scan.volume.zooms) / 1000
-    brain, above = float(scan.inside.sum()) * voxel, float(marked.sum()) * voxel
+    brain, above = scans.ml(scan, scan.inside), scans.ml(scan, marked)
     return {
         "input": pathlib.PurePath(scan.path).name,
         "models": {model.name: model.sha256 for model in models},

@@ -61,7 +61,8 @@ def sections(
     if found.examples:
         parts.append(_pictures(found.examples))
     if facts.get("views"):
-        parts.append(_views(facts["views"]))
+        what = "mark" if "mark_of_the_ensemble" in facts["settings"] else "anomaly map"
+        parts.append(_views(facts["views"], what))
     return [*parts, _origin(facts)]
 
 
@@ -202,10 +203,10 @@ def _pictures(examples: Sequence[Example]) -> Section:
     return Section("Lesions and residuals", figures=shown, notes=[note])
 
 
-def _views(subjects: Sequence[str]) -> Section:
+def _views(subjects: Sequence[str], what: str) -> Section:
     links = {name: f"anomaly_views/{urllib.parse.quote(name)}_view.html" for name in subjects}
     text = (
-        "Each volume with its mask and the anomaly map of the first model, to move through in a "
+        f"Each volume with its lesion mask and the {what} of the first model, to move through in a "
         "browser. The pages are in the folder anomaly_views beside this page."
     )
     return Section("Volumes to look at", [text], links=links)

@@ -34,8 +34,8 @@ def write_view(
       folder: an existing folder.
       name: the start of the files' names; also the title of the page.
       volume: the scan.
-      anomaly: anomaly map [posterior, superior, right] in scanner units on the grid of
-        `volume.voxels`, NaN where the model never saw the voxel.
+      anomaly: anomaly map in scanner units, or mark from -1 to 1, [posterior, superior, right] on
+        the grid of `volume.voxels`, NaN where the model never saw the voxel.
       window: the window of training [first, last) along right, in voxels; may be fractions.
       meaning: one sentence on what the anomaly map is.
       facts: what else to say, such as the model's name and digest; label and value of each row.

@@ -65,7 +65,7 @@ def _legend(shown: Shown, facts: Mapping[str, str]) -> str:
     if not shown.is_mark:
         return "dashed: window of training; hatched: not seen by the model"
     above = facts.get(ABOVE)
-    return (f"above the threshold: {above}; " if above else "") + "hatched: outside the brain"
+    return (f"above the threshold: {above}; " if above else "") + "hatched: not judged"
 
 
 def _draw_plane(ax: Axes, shown: Shown, across: int, up: int, through: int) -> None:

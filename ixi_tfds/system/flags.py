@@ -168,6 +168,12 @@ def from_flags(config: type[Config], values: Mapping[str, Any]) -> Config:
     return config(**given)
 
 
+def defaults(config: type) -> dict[str, Any]:
+    """The defaults of a config's flags, by name, where there is one."""
+    found = {name: each.default for name, each in flags_of(config).items()}
+    return {name: value for name, value in found.items() if value is not dataclasses.MISSING}
+
+
 def as_flags(config: Any) -> dict[str, Any]:
     """The values of a config's flags, by name, in the order of the fields."""
     values: dict[str, Any] = {}

@@ -1,5 +1,6 @@
 """`benchmarks/ablations.py`: a command of the project with one part of it changed."""
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 import tiny_brains
 from changed_copies import ROOT
+from test_brains import flags, write_people
 
+from evaluator.brains import tally
 from ixi_tfds.demo import cohort
 
 SCRIPT = ROOT / "benchmarks/ablations.py"
@@ -79,6 +82,27 @@ def test_slices_of_whole_heads_keep_what_is_outside_the_brain(tmp_path):
     outside = np.concatenate([head["image"][head["mask"] == 0] for head in heads])
     # Scalp and fat.
     assert (outside > 100).mean() > 0.02
+
+
+@pytest.mark.slow
+def test_models_of_whole_heads_are_trained_and_scored_in_the_brain(tmp_path):
+    people, data = write_people(tmp_path / "people"), tmp_path / "data"
+    box = [f"--size={tiny_brains.SIZE[0]}x{tiny_brains.SIZE[1]}", "--slices=0:10", "--copies=1"]
+    changed("whole_head", "beam_preprocess", *flags(people, data, *box))
+    where = [f"--data_dir={data}", f"--dataset={tiny_brains.NAME}"]
+    small = [f"--workdir={tmp_path / 'run'}", "--epochs=1", "--nomixed_precision"]
+    repair = f"--flagfile={RECIPE.with_name('repair.flags')}"
+    changed("whole_head", "trainer", repair, *where, *small)
+    model = f"--saved_model={tmp_path / 'run/export/unet'}"
+    joined = [f"--output_dir={tmp_path / 'joined'}"]
+    changed("whole_head", "evaluator", "calibrate", *where, model, *joined)
+    scored = [f"--saved_model={tmp_path / 'joined'}", f"--output_dir={tmp_path / 'scores'}"]
+    changed("whole_head", "evaluator", "anomalies", *where, *scored)
+    facts = json.loads((tmp_path / "scores/anomalies.json").read_text())
+    # Only voxels of the brain are scored.
+    (test,) = tfds.builder_from_directory(data / "ixi_t1/small/1.0.0").as_dataset(split=["test"])
+    inside = sum(int((each["mask"] > 0).sum()) for each in tfds.as_numpy(test))
+    assert facts["overall"][0]["pixels"] == tally.ROUNDS * inside
 
 
 def _slices(folder):

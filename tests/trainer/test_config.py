@@ -196,6 +196,17 @@ def test_a_run_goes_on_with_nothing_changed_but_where_and_how(name, tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_flag_that_an_older_run_did_not_have_has_its_default_there(tmp_path):
+    claim(tmp_path, steps_per_epoch=0)
+    path = tmp_path / "config.json"
+    older = json.loads(path.read_text())
+    del older["steps_per_epoch"]
+    path.write_text(json.dumps(older))
+    with pytest.raises(UserError, match="a run with --steps_per_epoch=0; give"):
+        claim(tmp_path, steps_per_epoch=838)
+    claim(tmp_path, steps_per_epoch=0)
+
+
 def test_a_run_goes_on_with_the_same_slices_and_no_fewer_epochs(tmp_path):
     claim(tmp_path, schedule="plateau", epochs=7)
     with pytest.raises(UserError, match=r"a run with --dataset \(other contents\); give"):

@@ -184,6 +184,13 @@ def test_the_thesis_number_of_steps_follows_a_batch_size_of_ones_own(tmp_path, c
     assert commands.seen[0][1][-2:] == ["--steps_per_epoch=1117", "--batch_size=24"]
 
 
+def test_two_numbers_of_steps_are_refused(tmp_path, commands, capsys):
+    flags = ["--data_dir=d", f"--workdir={tmp_path}", "--recipes=small_mse", "--thesis_epochs"]
+    assert thesis.run([*flags, "--steps_per_epoch=5"]) == 2
+    assert "--thesis_epochs and --steps_per_epoch: give one" in capsys.readouterr().err
+    assert commands.seen == []
+
+
 def test_results_stand_beside_those_of_the_same_run_of_the_thesis(tmp_path, commands):
     names = ["small_mse", "small_dssim", "add13_mse", "act40_dssim"]
     flags = ["--data_dir=d", f"--workdir={tmp_path}", f"--recipes={','.join(names[::-1])}"]

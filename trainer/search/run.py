@@ -71,7 +71,9 @@ def _search(config: SearchConfig, asked: dict[str, Any], part: str) -> pd.DataFr
     free = {"data_dir", "tuning_dir", "replicas", "jit_compile", "verify"}
     # Hyperband deletes its checkpoints at the end, so more trials could not continue from them.
     free |= {"max_trials"} if config.tuner == "bayesian" else set()
-    check = functools.partial(check_same_run, folder, "tuning_dir", asked, free)
+    check = functools.partial(
+        check_same_run, folder, "tuning_dir", asked, free, flags.defaults(SearchConfig)
+    )
     check()
     if part != "worker":
         write_config(folder, asked)

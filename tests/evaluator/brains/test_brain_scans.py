@@ -108,9 +108,8 @@ def test_the_maps_lie_on_the_grid_of_the_scan(judged):
     assert (np.isfinite(mark) == (seen > 0)).all()
     # The rim of a voxel of the models, 5 mm, is not judged.
     assert (seen[ndimage.binary_erosion(brain, iterations=3)] == 2).all()
-    surface = (seen > 0) & ~ndimage.binary_erosion(seen > 0)
-    assert (seen[surface] == 1).mean() > 0.98 and np.abs(mark[surface]).mean() < 0.01
-    assert set(np.unique(seen)) == {0, 1, 2}
+    assert set(np.unique(seen)) == {0, 1, 2} and (seen == 1).sum() > 0.05 * (seen > 0).sum()
+    assert not mark[seen == 1].any() and not found["lesions"].get_fdata()[seen < 2].any()
 
 
 def test_what_is_marked_is_the_mark_above_the_threshold_of_healthy_brains(made, judged):
@@ -128,6 +127,14 @@ def test_what_is_marked_is_the_mark_above_the_threshold_of_healthy_brains(made, 
     healthy = json.loads((made / "ensemble.json").read_text())["healthy"]
     assert (facts["healthy"], facts["healthy_ml"]) == (healthy["share"], healthy["ml"])
     assert facts["threshold"] == threshold
+    assert facts["brain_mask"] is None
+    assert list(facts["tissues"]) == ["fluid", "grey matter", "white matter"]
+    assert (
+        f"{healthy['ml']:.1f} ml ({healthy['share']:.2%}) on average in the 3"
+        in facts["in_healthy"]
+    )
+    page = (judged / "a_view.html").read_text()
+    assert f"<td>{facts['above_threshold_ml']:.1f} ml</td>" in page and facts["in_healthy"] in page
 
 
 def test_the_parts_add_up_on_the_scale_of_tissues(judged):
@@ -229,6 +236,7 @@ def test_whole_heads_of_a_folder_are_judged_within_their_masks(made, tmp_path, c
     assert judge(made, source, tmp_path / "out", masks) == 0
     said = capsys.readouterr().out
     assert "ml of brain" in said and "in the 3 healthy brains that the threshold comes from" in said
+    assert facts_of(tmp_path / "out")["brain_mask"] == "a_mask.nii.gz"
     whole, brain = head("b")
     mark = nib.load(tmp_path / "out/b_mark.nii.gz").get_fdata()
     assert (np.isfinite(mark) == brain).mean() > 0.999

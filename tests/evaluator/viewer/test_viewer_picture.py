@@ -62,9 +62,7 @@ def test_the_picture_of_a_mark_tells_what_lies_above_the_threshold(shown, monkey
     said = []
     monkeypatch.setattr(picture.Figure, "suptitle", lambda _, text, **__: said.append(text))
     picture.draw(dataclasses.replace(shown, is_mark=True), "a_T1", {viewer.ABOVE: "0.3 ml"})
-    assert said == [
-        "a_T1\nabove the threshold: 0.3 ml; hatched: outside the brain; for research only"
-    ]
+    assert said == ["a_T1\nabove the threshold: 0.3 ml; hatched: not judged; for research only"]
 
 
 def test_the_first_warning_the_dashed_lines_and_the_use_are_told_in_the_title(shown, monkeypatch):
