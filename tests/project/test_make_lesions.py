@@ -86,8 +86,8 @@ def test_models_of_made_up_brains_find_made_up_lesions(tmp_path):
     where = [f"--source_dir={scans}", f"--brain_masks={tmp_path / 'masks'}", data]
     assert beam_preprocess.run([*where, "--config=small", "--copies=1", *FLAGS]) == 0
     models = []
-    # Repair takes minutes until it finds anything.
-    for task, epochs in (("repair", 1), ("denoise", 4)):
+    # Repair takes longer until it finds anything.
+    for task, epochs in (("repair", 16), ("denoise", 4)):
         recipe = f"--flagfile={ROOT}/trainer/recipes/lesions/{task}.flags"
         steps = [f"--epochs={epochs}", "--warmup_steps=50", "--nomixed_precision"]
         run = [recipe, data, "--dataset=ixi_t1/small", f"--workdir={tmp_path / task}", *steps]
@@ -103,4 +103,4 @@ def test_models_of_made_up_brains_find_made_up_lesions(tmp_path):
     facts = json.loads((tmp_path / "out/anomalies.json").read_text())
     area = {row["method"]: row["auprc"] for row in facts["overall"] if row["looks_for"] == "either"}
     best = max(area[name] for name in BASELINES)
-    assert area["denoise"] > 1.3 * best and area["ensemble"] > 0, area
+    assert area["ensemble"] > 1.3 * best and area["denoise"] > 1.3 * best, area
