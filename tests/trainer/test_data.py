@@ -100,7 +100,7 @@ def in_steps(split, numbers, steps, *, batch_size=7, cache=False):
 @pytest.mark.parametrize("steps", [1, 4, 6, 20])
 @pytest.mark.parametrize("block", [2048, 10])
 @pytest.mark.parametrize("cache", [False, True])
-def test_epochs_of_a_number_of_steps_repeat_no_slice_before_all_have_come(
+def test_epochs_of_a_number_of_steps_have_each_slice_once_a_pass(
     steps, block, cache, split, monkeypatch
 ):
     """Epochs shorter than the data, nearly as long, and longer; a batch may hold two passes."""

@@ -40,6 +40,12 @@ class SearchConfig:
         BIG_PARAMETERS,
         least=space.least_limit(),
     )
+    stages: tuple[int, ...] = flag(
+        "Numbers of stages to choose from. Each stage halves height and width once more.",
+        space.STAGES,
+        least=1,
+        most=space.MOST_STAGES,
+    )
     batch_sizes: tuple[int, ...] = flag("Batch sizes to choose from.", (8, 16, 32, 64), least=1)
     seed: int = like(TrainConfig, "seed", help="Seed of the search and of its trials.")
     mixed_precision: bool = like(TrainConfig, "mixed_precision")
@@ -52,5 +58,6 @@ class SearchConfig:
         flags.check(self)
         # keras-tuner writes to local files only, and Hyperband's next trial renames a folder.
         storage.check_local(self.tuning_dir, "tuning_dir")
-        if not self.batch_sizes:
-            raise UserError("--batch_sizes=: give numbers with commas between them")
+        for name in ("batch_sizes", "stages"):
+            if not getattr(self, name):
+                raise UserError(f"--{name}=: give numbers with commas between them")

@@ -16,15 +16,21 @@ OBJECTIVE = "val_psnr"
 SHAPE = ("stem_filters", "stage_filters", "stage_blocks", "upsampling_filters")
 """Flags of the trainer that describe a `resnet_like` model."""
 
+STAGES = (3,)
+"""The numbers of stages to choose from, unless told otherwise."""
+MOST_STAGES = 3
 _LEAST_SHARE = 0.25
 _STEP = 4
 """Filters are multiples of this."""
 
 
-def space(batch_sizes: Sequence[int], task: str = "reconstruct") -> Any:
+def space(
+    batch_sizes: Sequence[int], task: str = "reconstruct", stages: Sequence[int] = STAGES
+) -> Any:
     """The hyper-parameters and their ranges, as keras-tuner's `HyperParameters`.
 
-    Loss and augmentation belong to the task of the thesis only.
+    Loss and augmentation belong to the task of the thesis only. The number of stages is one of
+    `stages`; blocks of stages that a model lacks change nothing.
     """
     import keras_tuner
 
@@ -46,6 +52,9 @@ def space(batch_sizes: Sequence[int], task: str = "reconstruct") -> Any:
     hp.Int("blocks_3", 1, 4)
     hp.Choice("stem", [0.5, 1.0])
     hp.Choice("upsampling", [0.5, 1.0], default=1.0)
+    # Searches of earlier versions had no such choice, and their seeds have to give the same trials.
+    if tuple(stages) != STAGES:
+        hp.Choice("stages", sorted(set(stages)))
     return hp
 
 
@@ -116,13 +125,14 @@ def least_limit() -> int:
 
 def _shape(values: Mapping[str, Any], filters: int) -> dict[str, Any]:
     """Arguments of `count_parameters` with about `filters` filters in the first stage."""
-    stages = [filters * values["growth"] ** stage for stage in range(3)]
+    count = values.get("stages", MOST_STAGES)
+    stages = [filters * values["growth"] ** stage for stage in range(count)]
     stem = filters * values["stem"]
     upsampling = [width * values["upsampling"] for width in (*reversed(stages), stem)]
     return {
         "stem_filters": _rounded(stem),
         "stage_filters": tuple(map(_rounded, stages)),
-        "stage_blocks": tuple(values[f"blocks_{stage}"] for stage in (1, 2, 3)),
+        "stage_blocks": tuple(values[f"blocks_{stage + 1}"] for stage in range(count)),
         "upsampling_filters": tuple(map(_rounded, upsampling)),
     }
 

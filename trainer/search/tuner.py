@@ -120,7 +120,7 @@ def make_oracle(config: SearchConfig, finished: Callable[[Oracle], Any]) -> Orac
     keras_tuner.src.utils.save_json = save_whole
     given = {
         "objective": keras_tuner.Objective(space.OBJECTIVE, "max"),
-        "hyperparameters": space.space(config.batch_sizes, config.task),
+        "hyperparameters": space.space(config.batch_sizes, config.task, config.stages),
         "tune_new_entries": False,
         "allow_new_entries": False,
         # For the seed 0 keras-tuner would draw a random seed.

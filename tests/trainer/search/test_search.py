@@ -58,8 +58,8 @@ def results(folder):
     return pd.read_csv(folder / "trials.csv", dtype=str).drop(columns="seconds")
 
 
-def points(count, batch_sizes=(8, 16)):
-    drawn, generator = space.space(batch_sizes), random.Random(0)
+def points(count, batch_sizes=(8, 16), **chosen):
+    drawn, generator = space.space(batch_sizes, **chosen), random.Random(0)
     for _ in range(count):
         yield {hp.name: hp.random_sample(generator.randrange(10**9)) for hp in drawn.space}
 
@@ -85,6 +85,28 @@ def test_the_count_is_that_of_the_model_that_is_built(seed):
     shape = shape_of(space.flags_of(values, 500_000))
     network = models.build(models.ModelSpec(name="resnet_like", **shape), (16, 16))
     assert network.count_params() == space.count_parameters(**shape)
+
+
+def test_models_of_fewer_stages_are_drawn_where_they_are_asked_for():
+    numbers = []
+    for values in points(60, stages=(1, 2)):
+        shape = shape_of(space.flags_of(values, 10**6))
+        number = len(shape["stage_filters"])
+        assert len(shape["stage_blocks"]) == number == len(shape["upsampling_filters"]) - 1
+        share = values["share"] * 10**6
+        assert 0.8 * share < space.count_parameters(**shape) <= 1.001 * share
+        numbers.append(number)
+    assert set(numbers) == {1, 2} and 15 < numbers.count(1) < 45
+    network = models.build(models.ModelSpec(name="resnet_like", **shape), (16, 16))
+    assert network.count_params() == space.count_parameters(**shape)
+
+
+def test_searches_that_ask_for_no_stages_draw_what_they_drew_before():
+    names = {hp.name for hp in space.space((8, 16)).space}
+    assert "stages" not in names
+    assert {hp.name for hp in space.space((8, 16), stages=(2, 3)).space} == names | {"stages"}
+    shapes = [shape_of(space.flags_of(values, 10**6)) for values in points(20)]
+    assert {len(shape["stage_blocks"]) for shape in shapes} == {3}
 
 
 @pytest.mark.parametrize(("blocks", "parameters"), [((2, 1, 1), 2_263_232), ((2, 2, 4), 6_104_256)])
@@ -334,6 +356,15 @@ def test_hyperband_trains_the_best_further_where_they_stopped(data_dir, tmp_path
     assert comment.endswith(f"PSNR {longest.psnr:.2f} dB at epoch 3 of 4")
 
 
+def test_a_search_among_models_of_one_stage(data_dir, tmp_path, pretended):
+    flags = [f"--data_dir={data_dir}", f"--tuning_dir={tmp_path}", *FLAGS, "--stages=1"]
+    assert tune.run(flags) == 0
+    assert len(pretended) == 3
+    best = (tmp_path / "best.flags").read_text().splitlines()
+    (filters,) = [line for line in best if line.startswith("--stage_filters=")]
+    assert "," not in filters and int(filters.partition("=")[2]) > 0
+
+
 def copies_at_each_write(monkeypatch, folder, copies):
     """Copy a folder before anything in it is put in place, moved or removed, and once at the end.
 
@@ -500,6 +531,7 @@ OTHER = {
     "random_trials": "2",
     "max_parameters": "500000",
     "batch_sizes": "4",
+    "stages": "1,2",
     "seed": "3",
     "mixed_precision": "true",
     "cache": "true",
