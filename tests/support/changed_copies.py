@@ -111,6 +111,8 @@ def _pytest(project, tests, log):
     os.environ |= {"PYTHONPATH": project, "PYTHONDONTWRITEBYTECODE": "1"}
     sys.dont_write_bytecode = True
     sys.path.insert(0, project)
+    # Tests that import this module shall get the copy's, whose folder is the copy.
+    sys.modules.pop(__name__, None)
     import pytest
 
     os._exit(_RAN + int(pytest.main(["-x", "-q", "--tb=short", "-p", "no:randomly", *tests])))

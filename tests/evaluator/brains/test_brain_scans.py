@@ -129,6 +129,9 @@ def test_what_is_marked_is_the_mark_above_the_threshold_of_healthy_brains(made, 
     assert facts["threshold"] == threshold
     assert facts["brain_mask"] is None
     assert list(facts["tissues"]) == ["fluid", "grey matter", "white matter"]
+    # Those of the scan, before they were brought to those of training.
+    assert facts["tissues"] != facts["tissues_of_training"]
+    assert facts["tissues"]["white matter"] == pytest.approx(0.8, abs=0.05)
     assert (
         f"{healthy['ml']:.1f} ml ({healthy['share']:.2%}) on average in the 3"
         in facts["in_healthy"]
