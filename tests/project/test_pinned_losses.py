@@ -2,8 +2,9 @@
 
 `pinned_losses.json` has an entry for each lane and machine on which they were read. On such a
 machine they have to come out to five digits: a change of one means that what a run gives has
-changed, and with it what stands in docs/results.md. Elsewhere they come out within 3%, for sums
-are taken in another order there. A new entry is what the failure prints.
+changed, and with it what stands in docs/results.md. Elsewhere they come out within 1%, for sums
+are taken in another order there: with AVX2 in place of AVX-512 they differed by up to 0.13%. A new
+entry is what the test prints.
 """
 
 import json
@@ -30,19 +31,26 @@ RUNS = {
 
 
 def machine():
-    """What decides how TensorFlow adds up: the processor's vector units and the cores."""
-    text = pathlib.Path("/proc/cpuinfo").read_text()
-    flags = next((line for line in text.splitlines() if line.startswith("flags")), "").split()
-    units = sorted(flag for flag in flags if flag.startswith(("avx", "amx", "fma", "sse4")))
-    return {"lane": lanes.NAME, "cores": len(os.sched_getaffinity(0)), "units": units}
+    """What decides how TensorFlow adds up: lane, processor, its vector units, and the cores."""
+    facts = {}
+    for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        facts.setdefault(name.strip(), value.strip())
+    processor = [facts.get(name, "") for name in ("vendor_id", "cpu family", "model")]
+    units = ("avx", "amx", "fma", "sse4")
+    return {
+        "lane": lanes.NAME,
+        "processor": " ".join(processor),
+        "cores": len(os.sched_getaffinity(0)),
+        "units": sorted(flag for flag in facts.get("flags", "").split() if flag.startswith(units)),
+    }
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     tiny_dataset.write_tiny_dataset(folder / "heads")
-    tiny_brains.write_tiny_brains(folder / "brains")
-    return folder
+    return {"heads": folder / "heads", "brains": tiny_brains.write_tiny_brains(folder / "brains")}
 
 
 @pytest.mark.lanes
@@ -50,7 +58,7 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize("name", RUNS)
 def test_a_short_run_has_the_losses_that_it_had(name, data, tmp_path):
     kind, dataset = ("brains", tiny_brains.NAME) if "," not in name else ("heads", "ixi_t1/tiny")
-    where = [f"--data_dir={data / kind}", f"--dataset={dataset}", f"--workdir={tmp_path}"]
+    where = [f"--data_dir={data[kind]}", f"--dataset={dataset}", f"--workdir={tmp_path}"]
     assert trainer.run([*where, *SMALL, *RUNS[name]]) == 0
     history = pd.read_csv(tmp_path / "history.csv")
     found = [float(f"{loss:.7g}") for loss in (*history["loss"], *history["val_loss"])]
@@ -58,5 +66,5 @@ def test_a_short_run_has_the_losses_that_it_had(name, data, tmp_path):
     print(json.dumps(here), json.dumps({name: found}))
     same = [entry for entry in PINNED if entry | here == entry]
     alike = [entry for entry in PINNED if entry["lane"] == here["lane"]]
-    entry, bound = (same[0], 1e-5) if same else (alike[0], 0.03)
+    entry, bound = (same[0], 1e-5) if same else (alike[0], 0.01)
     np.testing.assert_allclose(found, entry["losses"][name], rtol=bound)
