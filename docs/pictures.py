@@ -5,6 +5,7 @@
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py augmentations
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
     .venv/bin/python docs/pictures.py curves --workdir=W
+    .venv/bin/python docs/pictures.py study
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py lesions --saved_model=ENSEMBLE
     .venv/bin/python docs/pictures.py page --page=O/report.html --sections=Robustness --name=x.png
 
@@ -179,6 +180,36 @@ def curves(arguments):
     figure.savefig(DOCS / "study_curves.png", dpi=110)
 
 
+STUDY = {
+    "own, narrowest layer 32x32, 0.3 million parameters": "shallow_mse",
+    "own, narrowest layer 16x16, 3.6 million": "h200_adam_64_128_256",
+    "Small, dssim": "small_dssim",
+    "Big, dssim": "h200_big_dssim",
+    "Small, mse": "h200_small_mse",
+    "Big, mse": "h200_big_mse",
+}
+"""Runs of docs/results.md at equal steps, and their histories in docs/study."""
+
+STEPS = 838
+
+
+def study(arguments):
+    """Validation PSNR and SSIM against steps, of the runs at equal steps."""
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for (title, name), (colour, line) in zip(STUDY.items(), itertools.cycle(STYLES), strict=False):
+        history = pd.read_csv(DOCS / f"study/{name}.csv")
+        for axes, column in zip(panels, ("val_psnr", "val_ssim"), strict=True):
+            steps = history["epoch"] * STEPS
+            axes.plot(steps, history[column], color=colour, linestyle=line, label=title)
+    for axes, title in zip(panels, ("validation PSNR (dB)", "validation SSIM"), strict=True):
+        axes.set(xlabel="steps of 8 slices", title=title)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylim(18, None)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(DOCS / "study.png", dpi=110)
+
+
 def page(arguments):
     """Sections of one of the evaluator's pages, as Chromium shows them."""
     html = pathlib.Path(arguments.page).read_text()
@@ -212,12 +243,13 @@ STYLES = (
     ("#009E73", "-."),
     ("#000000", ":"),
     ("#CC79A7", "-"),
+    ("#56B4E9", (0, (3, 1, 1, 1, 1, 1))),
 )
 """Told apart with every common colour blindness, and in print by their lines."""
 
 PICTURES = {
     each.__name__: each
-    for each in (slices, same_places, augmentations, reconstructions, lesions, curves, page)
+    for each in (slices, same_places, augmentations, reconstructions, lesions, curves, study, page)
 }
 
 

@@ -20,7 +20,7 @@ from evaluator.__main__ import run as evaluate
 from ixi_tfds.system import flags
 from ixi_tfds.thesis_results import published
 from trainer import run as training
-from trainer import thesis
+from trainer import models, thesis
 from trainer.__main__ import run
 from trainer.models import pretrained
 from trainer.models.networks import to_grey
@@ -105,6 +105,18 @@ def test_recipes_of_models_of_brains_lie_apart_and_hold_flags_of_today(monkeypat
     flags = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}"]
     for name in ("repair", "lesions/repair"):
         assert thesis.run([*flags, f"--recipes={name}"]) == 2
+
+
+def test_the_recipe_of_our_own_lies_apart_and_has_fewer_parameters_than_big(monkeypatch, tmp_path):
+    (path,) = (thesis.RECIPES / "own").iterdir()
+    config = config_of(monkeypatch, f"--flagfile={path}")
+    network = models.build(config.model, (64, 64))
+    assert network.count_params() == 337_088 < 6_104_256
+    # The narrowest layer has a quarter of height and width, that of Big a sixteenth.
+    assert models.stride(config.model) == 4
+    assert (config.task, config.steps_per_epoch, config.epochs) == ("reconstruct", 838, 18)
+    assert f"python -m trainer --flagfile=trainer/recipes/own/{path.name}" in path.read_text()
+    assert thesis.run([f"--data_dir={tmp_path}", f"--workdir={tmp_path}", "--recipes=shallow_mse"]) == 2
 
 
 @pytest.fixture
