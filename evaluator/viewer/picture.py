@@ -134,6 +134,6 @@ def _draw_bar(figure: Figure, axes: np.ndarray, shown: Shown) -> None:
     bar = figure.colorbar(scale, ax=axes, shrink=0.85, aspect=25, pad=0.01)
     bar.ax.tick_params(labelsize=7)
     what = "mark" if shown.is_mark else "anomaly in the scan's units"
-    bar.set_label(f"{what}; orange: brighter, blue: darker (grey: not shown)", fontsize=7)
+    bar.set_label(f"{what} (grey: not shown)\norange: brighter, blue: darker", fontsize=7)
     if shown.is_mark:
         bar.set_ticks([-shown.limit, -shown.threshold, 0, shown.threshold, shown.limit])

@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import shown_heads
+from matplotlib.text import Text
 
 from evaluator import viewer
 from evaluator.viewer import colours, picture
@@ -77,3 +78,24 @@ def test_the_first_warning_the_dashed_lines_and_the_use_are_told_in_the_title(sh
         == only
         == "dashed: window of training; hatched: not seen by the model; for research only"
     )
+
+
+@pytest.mark.parametrize("is_mark", [False, True])
+def test_no_word_is_cut_off_at_the_edge(is_mark, shown, monkeypatch):
+    outside = []
+
+    def look(figure, *_, **__):
+        figure.draw_without_rendering()
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert len(texts) > 12
+        frame = figure.bbox.padded(1)
+        for text in texts:
+            (left, low), (right, high) = text.get_window_extent().get_points()
+            if not (frame.contains(left, low) and frame.contains(right, high)):
+                outside.append(text.get_text())
+
+    monkeypatch.setattr(picture.Figure, "savefig", look)
+    # A brain that fills its file, as stripped ones do, makes a low picture.
+    low = dataclasses.replace(shown, is_mark=is_mark, limit=1.0, threshold=0.232)
+    picture.draw(low, "a_T1", {viewer.ABOVE: "0.3 ml"})
+    assert outside == []
