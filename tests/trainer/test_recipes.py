@@ -19,8 +19,8 @@ import ixi_tfds
 from evaluator.__main__ import run as evaluate
 from ixi_tfds.system import flags
 from ixi_tfds.thesis_results import published
-from trainer import run as training
 from trainer import models, thesis
+from trainer import run as training
 from trainer.__main__ import run
 from trainer.models import pretrained
 from trainer.models.networks import to_grey
@@ -116,7 +116,8 @@ def test_the_recipe_of_our_own_lies_apart_and_has_fewer_parameters_than_big(monk
     assert models.stride(config.model) == 4
     assert (config.task, config.steps_per_epoch, config.epochs) == ("reconstruct", 838, 18)
     assert f"python -m trainer --flagfile=trainer/recipes/own/{path.name}" in path.read_text()
-    assert thesis.run([f"--data_dir={tmp_path}", f"--workdir={tmp_path}", "--recipes=shallow_mse"]) == 2
+    where = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}"]
+    assert thesis.run([*where, "--recipes=shallow_mse"]) == 2
 
 
 @pytest.fixture
