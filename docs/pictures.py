@@ -183,7 +183,7 @@ def curves(arguments):
 STUDY = {
     "own, narrowest layer 32x32, 0.3 million parameters": "shallow_mse",
     "own, narrowest layer 16x16, 3.6 million": "h200_adam_64_128_256",
-    "Small, dssim": "small_dssim",
+    "Small, dssim": "h200_small_dssim",
     "Big, dssim": "h200_big_dssim",
     "Small, mse": "h200_small_mse",
     "Big, mse": "h200_big_mse",
