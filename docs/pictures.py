@@ -205,7 +205,7 @@ def study(arguments):
     for axes, title in zip(panels, ("validation PSNR (dB)", "validation SSIM"), strict=True):
         axes.set(xlabel="steps of 8 slices", title=title)
         axes.grid(alpha=0.3)
-    panels[0].set_ylim(18, None)
+    panels[0].set_ylim(13, None)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(DOCS / "study.png", dpi=110)
 
