@@ -53,7 +53,7 @@ def space(
     hp.Choice("stem", [0.5, 1.0])
     hp.Choice("upsampling", [0.5, 1.0], default=1.0)
     # Searches of earlier versions had no such choice, and their seeds have to give the same trials.
-    if tuple(stages) != STAGES:
+    if set(stages) != set(STAGES):
         hp.Choice("stages", sorted(set(stages)))
     return hp
 

@@ -104,6 +104,7 @@ def test_models_of_fewer_stages_are_drawn_where_they_are_asked_for():
 def test_searches_that_ask_for_no_stages_draw_what_they_drew_before():
     names = {hp.name for hp in space.space((8, 16)).space}
     assert "stages" not in names
+    assert {hp.name for hp in space.space((8, 16), stages=(3, 3)).space} == names
     assert {hp.name for hp in space.space((8, 16), stages=(2, 3)).space} == names | {"stages"}
     shapes = [shape_of(space.flags_of(values, 10**6)) for values in points(20)]
     assert {len(shape["stage_blocks"]) for shape in shapes} == {3}
