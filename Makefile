@@ -112,6 +112,7 @@ bench: setup
 	$(BIN)/python benchmarks/preprocess.py --rivals=nobrainer --rounds=4
 	$(BIN)/python benchmarks/cohort.py
 	$(BIN)/python benchmarks/cohort.py --volumes=100 --ways=two,tfds
+	$(BIN)/python benchmarks/spacing.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/reading.py --augmented
 	$(BIN)/python benchmarks/step.py
