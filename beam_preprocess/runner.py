@@ -11,8 +11,10 @@ import logging
 import os
 import pathlib
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -70,6 +72,31 @@ def write_shard_in_worker(task: ShardTask) -> None:
             raise
         system = (error.errno, error.strerror or "", error.filename and str(error.filename))
         raise WorkerError(_pack(str(error), system)) from error
+
+
+def write_unclaimed_shards(first: int, tasks: Sequence[ShardTask], claims: str) -> None:
+    """Write the shards of `tasks`, from number `first` on and around, that no worker has claimed.
+
+    Beam deals all elements before any is done. So each worker of this machine goes on to what the
+    others have not begun, and none waits for a slower one. An empty file in the folder `claims`
+    says that a worker has begun a shard. The folder is new in each job, so a job that resumes
+    writes again what a killed worker claimed.
+
+    Raises:
+      WorkerError: as for `write_shard_in_worker`; the other workers begin no further shard.
+    """
+    for task in (*tasks[first:], *tasks[:first]):
+        try:
+            pathlib.Path(claims, task.file_name).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            return
+        try:
+            write_shard_in_worker(task)
+        except BaseException:
+            shutil.rmtree(claims, ignore_errors=True)
+            raise
 
 
 def raise_worker_error(error: Exception) -> None:
@@ -133,19 +160,28 @@ def write_shards(tasks: Sequence[ShardTask], options: PipelineOptions) -> None:
       OSError: a scan has vanished, or reading or writing fails.
     """
     logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
-    pipeline = beam.Pipeline(runner=_runner(options), options=options)
-    _ = (
-        pipeline
-        | "List shards" >> beam.Create(list(tasks))
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as claims:
+        pipeline = beam.Pipeline(runner=_runner(options), options=options)
+        if _forks(options):
+            elements: Sequence[Any] = range(len(tasks))
+            step = beam.Map(write_unclaimed_shards, tuple(tasks), claims)
+        else:
+            elements, step = tasks, beam.Map(write_shard_in_worker)
         # Without a shuffle here, one worker would get all tasks.
-        | "Deal shards to workers" >> beam.Reshuffle()
-        | "Write shard" >> beam.Map(write_shard_in_worker)
-    )
-    try:
-        pipeline.run().wait_until_finish()
-    except Exception as error:
-        raise_worker_error(error)
-        raise
+        dealt = pipeline | "List shards" >> beam.Create(list(elements)) | beam.Reshuffle()
+        _ = dealt | "Write shard" >> step
+        try:
+            pipeline.run().wait_until_finish()
+        except Exception as error:
+            raise_worker_error(error)
+            raise
+
+
+def _forks(options: PipelineOptions) -> bool:
+    """Whether the workers are processes of this machine that `_fork_workers` starts."""
+    given = options.get_all_options()
+    in_process = given["runner"] in _IN_PROCESS
+    return in_process and given["direct_running_mode"] == "multi_processing"
 
 
 def _runner(options: PipelineOptions) -> PipelineRunner | None:
@@ -156,7 +192,7 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
     given = options.get_all_options()
     if given["runner"] not in _IN_PROCESS:
         return None
-    if given["direct_running_mode"] == "multi_processing":
+    if _forks(options):
         _fork_workers()
     # Without the options, worker processes would log at another level.
     provision = provision_api.ProvisionInfo(

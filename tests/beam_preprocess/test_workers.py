@@ -102,3 +102,44 @@ def test_memory_is_blamed_for_a_killed_worker_only(code, memory):
         runner.raise_worker_error(Exception(answer.error))
     assert ("memory ran out" in str(caught.value)) == memory
     assert memory or "ended with code 1" in str(caught.value)
+
+
+def shards(count):
+    return [types.SimpleNamespace(file_name=f"shard-{number}") for number in range(count)]
+
+
+def test_a_worker_goes_on_to_the_shards_that_a_slower_one_has_not_begun(tmp_path, monkeypatch):
+    others, written = threading.Event(), []
+
+    def write(task):
+        if task.file_name == "shard-0":
+            assert others.wait(30), "the other worker has ended before"
+        written.append(task.file_name)
+        if len(written) == 5:
+            others.set()
+
+    monkeypatch.setattr(runner, "write_shard", write)
+    tasks = shards(6)
+    slow = threading.Thread(target=runner.write_unclaimed_shards, args=(0, tasks, str(tmp_path)))
+    slow.start()
+    while not any(tmp_path.iterdir()):
+        pass
+    runner.write_unclaimed_shards(3, tasks, str(tmp_path))
+    slow.join()
+    assert written == ["shard-3", "shard-4", "shard-5", "shard-1", "shard-2", "shard-0"]
+
+
+def test_after_an_error_no_worker_begins_another_shard(tmp_path, monkeypatch):
+    claims = tmp_path / "claims"
+    claims.mkdir()
+    begun = []
+
+    def write(task):
+        begun.append(task.file_name)
+        raise UserError("this shard cannot be written")
+
+    monkeypatch.setattr(runner, "write_shard", write)
+    with pytest.raises(runner.WorkerError):
+        runner.write_unclaimed_shards(1, shards(3), str(claims))
+    runner.write_unclaimed_shards(0, shards(3), str(claims))
+    assert begun == ["shard-1"]
