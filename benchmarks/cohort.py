@@ -5,23 +5,27 @@ them under other people's names. Each way is a process of its own, start-up incl
 is the peak, sampled every two seconds, of what all of its processes hold together (shared pages
 counted once). The files are in the page cache when the clock starts: they were just read.
 
-    .venv/bin/python benchmarks/cohort.py [--volumes=581] [--ways=two,one] [--scans=FOLDER]
+    .venv/bin/python benchmarks/cohort.py [--volumes=581] [--ways=two,one,halves] [--scans=FOLDER]
     .venv/bin/python benchmarks/cohort.py --volumes=100 --ways=two,tfds
 
-`two` and `one` are the Beam job by two and by one worker. `tfds` is TFDS's own Beam writer with two
-workers: the same slices, by the same functions, handed to it one by one.
+`two` and `one` are the Beam job by two and by one worker. `halves` is what two workers could reach
+at best on these cores: two jobs of one worker at once, each with half of the volumes. `tfds` is
+TFDS's own Beam writer with two workers: the same slices, by the same functions, handed to it one by
+one. Ratios are taken round by round.
 """
 
 import argparse
 import contextlib
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
+import numpy as np
 import psutil
 import rounds as shared
 import tqdm
@@ -40,6 +44,25 @@ def make_scans(folder, volumes, distinct):
     for number in range(len(made), volumes):
         original = made[number % len(made)]
         os.link(original, original.with_name(f"head{number:04d}-T1.nii.gz"))
+
+
+def job(scans, data):
+    """The Beam job by one worker."""
+    command = [sys.executable, "-m", "beam_preprocess", f"--source_dir={scans}"]
+    return [*command, f"--data_dir={data}", "--allow_same_bytes"]
+
+
+def halves(scans, data):
+    """Two jobs of one worker at once, with every other volume each, as one command."""
+    jobs = []
+    for number in (0, 1):
+        half = scans.with_name(f"{scans.name}_half{number}")
+        half.mkdir(exist_ok=True)
+        for path in (*sorted(scans.glob("**/*.nii.gz"))[number::2], *scans.glob("*.xls")):
+            if not (half / path.name).exists():
+                os.link(path, half / path.name)
+        jobs.append(shlex.join(job(half, data / str(number))))
+    return ["bash", "-c", f"{jobs[0]} & {jobs[1]} && wait $!"]
 
 
 def tfds_beam(source, data):
@@ -100,8 +123,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=581)
     parser.add_argument("--distinct", type=int, default=100)
-    parser.add_argument("--ways", default="two,one")
-    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--ways", default="two,one,halves")
+    parser.add_argument("--rounds", type=shared.several, default=5)
     parser.add_argument("--scans", help="folder to keep the volumes in")
     parser.add_argument("--be_tfds", help="folder for its dataset; for the benchmark itself")
     arguments = parser.parse_args()
@@ -114,11 +137,10 @@ def main():
         for path in tqdm.tqdm(sorted(scans.glob("**/*.nii.gz")), desc="warm the page cache"):
             path.read_bytes()
         data = pathlib.Path(folder, "data")
-        job = [sys.executable, "-m", "beam_preprocess", f"--source_dir={scans}"]
-        job += [f"--data_dir={data}", "--allow_same_bytes"]
         commands = {
-            "two": [*job, *TWO_WORKERS],
-            "one": job,
+            "two": [*job(scans, data), *TWO_WORKERS],
+            "one": job(scans, data),
+            "halves": halves(scans, data),
             "tfds": [sys.executable, __file__, f"--scans={scans}", f"--be_tfds={data}"],
         }
         results = {way: [] for way in arguments.ways.split(",")}
@@ -129,21 +151,25 @@ def main():
                 measured.append(measure(commands[way]))
                 seconds, peak = measured[-1]
                 print(
-                    f"{way:<6}{seconds:8.1f} s, {seconds / arguments.volumes:.4f} s a volume, "
+                    f"{way:<7}{seconds:8.1f} s, {seconds / arguments.volumes:.4f} s a volume, "
                     f"peak {peak / 1e9:.2f} GB",
                     flush=True,
                 )
-    best = {way: min(seconds for seconds, _ in measured) for way, measured in results.items()}
+    seconds = {way: [each for each, _ in measured] for way, measured in results.items()}
     held = {way: max(peak for _, peak in measured) for way, measured in results.items()}
-    first, *others = best
-    for way in others:
-        print(f"{first} against {way}: {best[way] / best[first]:.2f} times as fast, ", end="")
-        print(f"{held[first] / held[way]:.2f} of its memory")
+    first, *others = seconds
+    ratios = {
+        way: shared.median_with_interval(np.divide(seconds[way], seconds[first])) for way in others
+    }
+    for way, (middle, low, high) in ratios.items():
+        memory = held[first] / held[way]
+        faster = f"{middle:.2f} times as fast ({low:.2f} to {high:.2f})"
+        print(f"{first} against {way}: {faster}, {memory:.2f} of its memory")
     shared.record(
         f"cohort of {arguments.volumes}, {arguments.ways}",
-        seconds=best,
+        seconds=seconds,
         peak_bytes=held,
-        times_as_fast={way: best[way] / best[first] for way in others},
+        times_as_fast=ratios,
         volumes=arguments.volumes,
         distinct=min(arguments.volumes, arguments.distinct),
         rounds=arguments.rounds,
