@@ -63,6 +63,7 @@ def calibrate(config: CalibrateConfig) -> Ensemble:
             share=share,
             ml=ml,
         ),
+        mean=maps.GEOMETRIC,
     )
 
 

@@ -16,6 +16,8 @@ from ixi_tfds.system.errors import UserError
 from ixi_tfds.system.files import write_text
 
 NAME = "ensemble.json"
+MEANS = ("arithmetic", "geometric")
+"""Means of marks over planes. Files of earlier versions name none: theirs is the first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Ensemble:
       percentile: of healthy scores, at which the threshold lies.
       threshold: a voxel whose score lies above it counts as lesion.
       healthy: what the threshold was found on.
+      mean: of the marks over planes, one of `MEANS`.
     """
 
     members: tuple[Member, ...]
@@ -76,6 +79,7 @@ class Ensemble:
     percentile: float
     threshold: float
     healthy: Healthy
+    mean: str = MEANS[0]
 
 
 def task_of(model: Model) -> str:
@@ -158,6 +162,11 @@ def read(folder: pathlib.Path, checks: ModelChecks) -> tuple[Ensemble, list[Mode
         ensemble = codec.from_json(Ensemble, path.read_bytes())
     except (OSError, UserError) as error:
         raise UserError(f"{path}: is not the file of an ensemble: {error}") from error
+    if ensemble.mean not in MEANS:
+        raise UserError(
+            f"{path}: names the mean {ensemble.mean!r}, known are {' and '.join(MEANS)}; perhaps a "
+            "later version of this package wrote it"
+        )
     models = load_models(
         [folder / member.path for member in ensemble.members],
         allow_changed_model=checks.allow_changed_model,

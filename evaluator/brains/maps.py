@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from evaluator.brains.ensemble import task_of
+from evaluator.brains.ensemble import MEANS, plane_of, slices_of, task_of
 from evaluator.lesions.maps import BLURRED, INTENSITY
 from evaluator.models import Model
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.tissue import HIGHEST
 
 ENSEMBLE = "ensemble"
+GEOMETRIC = MEANS[1]
 RIM_MM = 4.0
 """Depth of the mask's rim, where masks and partial volumes err; scores are 0 there."""
 
@@ -64,21 +65,26 @@ def signed(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def of_models(
-    models: Sequence[Model], outputs: Mapping[str, dict[str, np.ndarray]]
+    models: Sequence[Model], outputs: Mapping[str, dict[str, np.ndarray]], mean: str
 ) -> dict[str, np.ndarray]:
-    """The map of each task, the mean over its models, by the task's name.
+    """The map of each task, joined from its models, by the task's name.
 
-    Marks and residuals are averaged apart: the mark says how sure, the residual which way.
+    Residuals are averaged. Marks are averaged over the models of a plane, and then over planes by
+    `mean`, one of `ensemble.MEANS`: the geometric one is low where a single plane sees nothing.
     """
-    return {
-        task: signed(
-            {
-                name: np.mean([outputs[model][name] for model in names], axis=0)
-                for name in outputs[names[0]]
-            }
-        )
-        for task, names in by_task(models).items()
-    }
+    joined = {}
+    for task, names in by_task(models).items():
+        residual = np.mean([outputs[name]["residual"] for name in names], axis=0)
+        joined[task] = {"residual": residual}
+        if "mark" in outputs[names[0]]:
+            planes: dict[str, list[np.ndarray]] = {}
+            for model in models:
+                if model.name in names:
+                    plane = plane_of(slices_of(model)) if mean == GEOMETRIC else ""
+                    planes.setdefault(plane, []).append(outputs[model.name]["mark"])
+            marks = [np.mean(each, axis=0) for each in planes.values()]
+            joined[task]["mark"] = np.prod(marks, axis=0) ** np.float32(1 / len(marks))
+    return {task: signed(each) for task, each in joined.items()}
 
 
 def by_task(models: Sequence[Model]) -> dict[str, list[str]]:

@@ -97,12 +97,13 @@ def _open(config: AnomaliesConfig) -> tuple[Ensemble, Judge]:
         for model in load_models(others, allow_changed_model=allowed)
     ]
     ensemble.check_same_space([*models, *beside])
-    return joined, tally.Judge(tuple(models), tuple(beside))
+    return joined, tally.Judge(tuple(models), tuple(beside), joined.mean)
 
 
 def _settings(joined: Ensemble, seed: int) -> dict[str, Any]:
     return {
         "mark_of_the_ensemble": ensemble.marking_task(each.task for each in joined.members),
+        "mean_over_planes": joined.mean,
         "percentile": joined.percentile,
         "threshold_of_the_ensemble": joined.threshold,
         "blur_sigma_mm": maps.BLUR_MM,

@@ -61,10 +61,12 @@ class Judge:
     Attributes:
       models: of the ensemble.
       others: models to compare, each by itself.
+      mean: of the marks of the ensemble over planes, one of `ensemble.MEANS`.
     """
 
     models: tuple[Model, ...]
     others: tuple[Model, ...] = ()
+    mean: str = maps.GEOMETRIC
 
     def judge(self, brain: Brain, name: str) -> Judged:
         """The scores of a brain by the ensemble, its tasks beside the mark, others, the baselines.
@@ -76,7 +78,7 @@ class Judge:
         for model, made in outputs.items():
             if not all(np.isfinite(values).all() for values in made.values()):
                 raise ScanError("non_finite", name, f"{model} gives values that are not finite")
-        tasks = maps.of_models(self.models, outputs)
+        tasks = maps.of_models(self.models, outputs, self.mean)
         found = {maps.ENSEMBLE: tasks.pop(marking_task(tasks))} | tasks
         found |= {model.name: maps.signed(outputs[model.name]) for model in self.others}
         found |= maps.of_baselines(brain)

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from scipy import ndimage
+from scipy import ndimage, stats
 from tiny_dataset import write_tiny_dataset
 
 from ixi_tfds import config as configs
@@ -151,9 +151,9 @@ def write_ensemble_models(folder, **given):
     ]
 
 
-def expected_mark(values, mask, sharpness=(1.0, 3.0)):
+def expected_mark(values, mask, sharpness=(1.0, 3.0), joined=stats.gmean):
     """What the models of repair mark together, with the sign of the residual nearby."""
     residual = np.where(mask, values - EXPECTED, 0)
     marks = [np.minimum(abs(residual) * sharp, 1) for sharp in sharpness]
     nearby = ndimage.convolve(residual.astype(float), np.full((5, 5, 5), 1 / 125))
-    return np.mean(marks, axis=0) * np.sign(nearby)
+    return joined(np.maximum(marks, 1e-12), axis=0) * np.sign(nearby)

@@ -70,8 +70,12 @@ def output(made, plain, data, tmp_path_factory):
     return folder
 
 
+def told_of(file):
+    return json.loads(file.read_text())
+
+
 def told(folder):
-    return json.loads((folder / "anomalies.json").read_text())
+    return told_of(folder / "anomalies.json")
 
 
 def row_of(folder, method, looks_for="either", subject=""):
@@ -253,6 +257,21 @@ def test_a_model_of_whole_heads_beside_it_gets_one_line(made, data, tmp_path, ca
     write_brain_model(tmp_path / "heads", tiny_dataset.TINY)
     assert anomalies([made, tmp_path / "heads"], data, tmp_path / "out") == 2
     assert f"--saved_model={tmp_path / 'heads'}: is no model of brains" in capsys.readouterr().err
+
+
+def test_an_ensemble_of_an_earlier_version_is_scored_by_the_mean_it_was_calibrated_by(
+    made, plain, data, output, tmp_path
+):
+    shutil.copytree(made, tmp_path / "made")
+    file = tmp_path / "made/ensemble.json"
+    file.write_text(json.dumps({k: v for k, v in told_of(file).items() if k != "mean"}))
+    assert anomalies([tmp_path / "made", plain], data, tmp_path / "out", "--seed=3") == 0
+    assert told(tmp_path / "out")["settings"]["mean_over_planes"] == "arithmetic"
+    assert told(output)["settings"]["mean_over_planes"] == "geometric"
+    old, new = (row_of(each, "ensemble")["auprc"] for each in (tmp_path / "out", output))
+    assert old != new
+    for method in METHODS[1:]:
+        assert row_of(tmp_path / "out", method) == row_of(output, method)
 
 
 def test_a_model_of_the_ensemble_can_stand_beside_it(made, data, tmp_path):

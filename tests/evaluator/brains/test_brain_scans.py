@@ -16,12 +16,12 @@ from brain_models import (
     write_ensemble_models,
 )
 from nibabel import orientations
-from scipy import ndimage
+from scipy import ndimage, stats
 from untrained import export_network
 from volumes import image
 
 from evaluator.__main__ import run
-from evaluator.brains import ensemble, maps, scans, tally
+from evaluator.brains import ensemble, maps, scans
 from evaluator.models import load_model
 from evaluator.options import LENIENT, ModelChecks
 from ixi_tfds import config as configs
@@ -151,17 +151,47 @@ def test_the_parts_add_up_on_the_scale_of_tissues(judged):
     assert np.corrcoef(whole[deep], stored[deep])[0, 1] > 0.9
 
 
-def test_marks_of_planes_are_averaged_and_judged_once(made, judged):
-    joined, models = ensemble.read(made, ModelChecks())
-    scan = scans.open_scan(str(judged / "a.nii.gz"), None, joined, LENIENT)
-    found = tally.Judge(tuple(models)).judge(scan.brain, "a")
-    wanted = maps.judged(
-        expected_mark(scan.brain.values, scan.brain.mask).astype(np.float32), scan.brain
-    )
-    np.testing.assert_allclose(found.scores["ensemble"], wanted, atol=1e-5)
-    back = scans.score_on_scan(scan, found.scores["ensemble"])
-    mark = nib.load(judged / "a_mark.nii.gz").get_fdata()
-    np.testing.assert_allclose(np.nan_to_num(mark), back, atol=1e-6)
+@pytest.mark.parametrize("mean", ["geometric", "arithmetic", None])
+def test_marks_of_planes_are_joined_by_the_mean_of_the_file_and_judged_once(made, tmp_path, mean):
+    """Files of earlier versions name none: they were calibrated by the arithmetic one."""
+    shutil.copytree(made, tmp_path / "made")
+    file = tmp_path / "made/ensemble.json"
+    told = json.loads(file.read_text())
+    assert told.pop("mean") == "geometric"
+    file.write_text(json.dumps(told | ({"mean": mean} if mean else {})))
+    path = write_stripped(tmp_path)
+    assert judge(tmp_path / "made", path, tmp_path) == 0
+    joined, _ = ensemble.read(made, ModelChecks())
+    scan = scans.open_scan(str(path), None, joined, LENIENT)
+    how = stats.gmean if mean == "geometric" else np.mean
+    expected = expected_mark(scan.brain.values, scan.brain.mask, joined=how).astype(np.float32)
+    back = scans.score_on_scan(scan, maps.judged(expected, scan.brain))
+    mark = nib.load(tmp_path / "a_mark.nii.gz").get_fdata()
+    np.testing.assert_allclose(np.nan_to_num(mark), back, atol=1e-5)
+    assert np.abs(back).max() > 0.5
+
+
+def test_models_of_one_plane_are_averaged_before_planes_are_joined(made):
+    """So a second model of a plane gives that plane no more weight."""
+    _, models = ensemble.read(made, ModelChecks())
+    sagittal, axial = (model for model in models if ensemble.task_of(model) == "repair")
+    other = dataclasses.replace(axial, name="another axial one")
+    one, two, three = (np.full((2, 2, 2), each, np.float32) for each in (0.9, 0.2, 0.6))
+    outputs = {
+        model.name: {"mark": mark, "residual": np.ones_like(mark)}
+        for model, mark in ((sagittal, one), (axial, two), (other, three))
+    }
+    found = maps.of_models([sagittal, axial, other], outputs, "geometric")["repair"]
+    np.testing.assert_allclose(found, np.sqrt(0.9 * 0.4), rtol=1e-6)
+
+
+def test_a_mean_of_a_later_version_is_refused_in_one_line(made, tmp_path, capsys):
+    shutil.copytree(made, tmp_path / "made")
+    file = tmp_path / "made/ensemble.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"mean": "harmonic"}))
+    assert judge(tmp_path / "made", write_stripped(tmp_path), tmp_path) == 2
+    (line,) = errors(capsys)
+    assert str(file) in line and "harmonic" in line and "arithmetic and geometric" in line
 
 
 def test_opposite_neighbours_do_not_cancel_on_the_scans_grid(made, judged):
