@@ -299,6 +299,21 @@ def test_the_table_of_all_volumes_is_sorted_and_searched(report, tmp_path, width
 
 @browser
 @pytest.mark.slow
+def test_a_long_table_shows_the_first_500_of_what_is_sought(large, tmp_path):
+    made, cohort = manifests.read(large), find_cohort("ixi_t1")
+    pages = dict(quality.render(made, records(range(700)), (), (), cohort))
+    (tmp_path / "quality.html").write_text(pages["quality.html"])
+    with opened(tmp_path / "quality.html", tmp_path / "profile", width=1280) as page:
+        assert page.text("count") == "711 of 711 volumes, the first 500 are shown"
+        for first, last in (("P000", "P499"), ("P910", "P211")):
+            press(page, 0)
+            assert (len(column(page, 0)), *column(page, 0)[::499]) == (500, first, last)
+        page.set("find", "P6")
+        assert (page.text("count"), column(page, 0)[-1]) == ("100 of 711 volumes", "P600")
+
+
+@browser
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [500, 1200])
 def test_a_browser_shows_every_picture_and_complains_of_nothing(large, tmp_path, width):
     for name, count in (("quality-001.html", 4), ("quality-003.html", 3)):
