@@ -47,8 +47,8 @@ def publish(
     write_lines(work_dir / "rejected.jsonl", refused)
     notes = (*spacing.warnings_of(config.slices, records), *looks.warnings_of(records))
     warnings = (*notes, *plan.warnings)
-    page = quality.render(made, records, refused, warnings, cohort, plan.told_apart)
-    (work_dir / "quality.html").write_text(page, encoding="utf-8")
+    for name, page in quality.render(made, records, refused, warnings, cohort, plan.told_apart):
+        (work_dir / name).write_text(page, encoding="utf-8")
     made = manifest.write(work_dir, made)
     # Records of shards, shards that an interrupted publishing had numbered differently, and files
     # that the workers of a killed job wrote after it.

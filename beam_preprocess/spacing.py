@@ -113,12 +113,20 @@ def _mixed_voxels(volumes: Sequence[VolumeRecord]) -> str:
     )
 
 
-def _other_places(volumes: Sequence[VolumeRecord]) -> str:
+def off_the_others(volumes: Sequence[VolumeRecord]) -> dict[str, float]:
+    """Distance in mm from the place of a volume's window to the others' place, by path.
+
+    Volumes without `VolumeRecord.off_middle` are left out.
+    """
     places = {v.path: v.off_middle for v in volumes if v.off_middle is not None}
-    if not places:
+    typical = statistics.median(places.values()) if places else 0.0
+    return {path: abs(place - typical) for path, place in places.items()}
+
+
+def _other_places(volumes: Sequence[VolumeRecord]) -> str:
+    others = off_the_others(volumes)
+    if not others:
         return ""
-    typical = statistics.median(places.values())
-    others = {path: abs(place - typical) for path, place in places.items()}
     worst = max(others, key=lambda path: others[path])
     if others[worst] <= MOST_OFF_MIDDLE:
         return ""

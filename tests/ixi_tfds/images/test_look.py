@@ -1,4 +1,5 @@
 import dataclasses
+import time
 
 import nibabel as nib
 import numpy as np
@@ -79,6 +80,32 @@ def test_a_tenth_of_stripped_heads_does_not_make_a_dataset_of_whole_heads_less_s
     differences = unlike_the_rest(mixed)
     assert differences[:-1] == [[]] * 9
     assert differences[-1] == ["looks skull-stripped, unlike the other heads"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 11, 12, 41, 150])
+def test_each_of_a_dataset_is_compared_with_all_others_and_not_with_itself(looks, count):
+    rng = np.random.default_rng(count)
+    some = [
+        dataclasses.replace(
+            looks[index % 9],
+            # In steps, so that many are equal.
+            shell=float(rng.choice([0.1, 0.7, 1.0], p=[0.08, 0.12, 0.8])) if index else 0.1,
+            tilt=float(rng.integers(8, 14) + 10 * (rng.random() < 0.1)),
+            cut=float(rng.choice([0.0, 0.15], p=[0.89, 0.11])),
+        )
+        for index in range(count)
+    ]
+    expected = [
+        unlike(look, [typical([*some[:index], *some[index + 1 :]])], "the other heads")
+        for index, look in enumerate(some)
+    ]
+    assert unlike_the_rest(some) == expected and any(expected)
+
+
+def test_thousands_of_volumes_are_compared_in_seconds(looks):
+    started = time.process_time()
+    assert not any(unlike_the_rest(looks * 1600))
+    assert time.process_time() - started < 12
 
 
 def test_a_dataset_of_both_kinds_knows_both(looks, without_skull):
