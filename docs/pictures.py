@@ -150,7 +150,7 @@ def lesions(arguments):
         opened = scans.open_scan(str(real / f"{scan}.nii.gz"), None, joined, ScanChecks())
         lesion = read_volume(str(real / f"{mask}.nii.gz"))
         on_grid = scans.on_grid(opened, lesion.scaled(lesion.voxels) > 0)
-        found = Judge(tuple(models)).judge(opened.brain, title)
+        found = Judge(tuple(models), mean=joined.mean).judge(opened.brain, title)
         rows.append(picture_of(title, found.with_lesion(on_grid)))
     write_png(DOCS / "lesions.png", lesion_gallery(rows))
 
