@@ -61,10 +61,12 @@ class Judge:
     Attributes:
       models: of the ensemble.
       others: models to compare, each by itself.
+      baselines: whether the baselines score, too.
     """
 
     models: tuple[Model, ...]
     others: tuple[Model, ...] = ()
+    baselines: bool = True
 
     def judge(self, brain: Brain, name: str) -> Judged:
         """The scores of a brain by the ensemble, its tasks beside the mark, others, the baselines.
@@ -79,7 +81,8 @@ class Judge:
         tasks = maps.of_models(self.models, outputs)
         found = {maps.ENSEMBLE: tasks.pop(marking_task(tasks))} | tasks
         found |= {model.name: maps.signed(outputs[model.name]) for model in self.others}
-        found |= maps.of_baselines(brain)
+        if self.baselines:
+            found |= maps.of_baselines(brain)
         residuals = {
             task: np.mean([outputs[n]["residual"] for n in names], axis=0)
             for task, names in maps.by_task(self.models).items()

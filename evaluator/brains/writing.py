@@ -35,7 +35,7 @@ def write_maps(
     """
     task = marking_task(task_of(model) for model in models)
     used = [model for model in models if task_of(model) == task]
-    found = Judge(tuple(used)).judge(scan.brain, scan.path)
+    found = Judge(tuple(used), baselines=False).judge(scan.brain, scan.path)
     score = scans.score_on_scan(scan, found.scores[maps.ENSEMBLE])
     residual = scans.on_scan(scan, found.residuals[task], np.nan)
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
