@@ -52,7 +52,8 @@ def clean_mask(mask: np.ndarray, closing: int) -> np.ndarray:
     inner = tuple(slice(closing, -closing) for _ in range(mask.ndim))
     pieces, _ = scipy.ndimage.label(closed[inner])
     largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    clean = np.zeros_like(mask)
+    # In rows, however the mask lies in memory: sums over it depend on their order.
+    clean = np.zeros(mask.shape, bool)
     clean[box] = scipy.ndimage.binary_fill_holes(pieces == largest)
     return clean
 

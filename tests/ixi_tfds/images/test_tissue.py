@@ -96,6 +96,11 @@ def test_air_around_a_mask_changes_nothing():
     np.testing.assert_array_equal(tissue.clean_mask(around, 2), inside)
 
 
+def test_a_clean_mask_lies_in_rows_so_that_sums_over_it_are_the_same():
+    _, mask = made_up_brain()
+    assert tissue.clean_mask(np.asfortranarray(mask), 2).flags.c_contiguous
+
+
 def test_tissues_of_another_contrast_come_to_those_of_training():
     values, mask = made_up_brain()
     scaled = tissue.scale_tissues(values, mask, ZOOMS)
