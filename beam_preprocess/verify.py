@@ -1,10 +1,12 @@
 """The command that checks and repairs datasets."""
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 
-from beam_preprocess import leakage
-from beam_preprocess.alike import ALIKE
+from etils import epy
+
 from beam_preprocess.plan import JobConfig
 from ixi_tfds import integrity
 from ixi_tfds.cohorts import CohortFlags, NameFlags, find_cohort
@@ -14,6 +16,9 @@ from ixi_tfds.system import storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.errors import DatasetError, UserError
 from ixi_tfds.system.flags import flag, like
+
+with epy.lazy_imports():
+    from beam_preprocess import alike, leakage
 
 _USAGE = """
 python -m beam_preprocess verify --data_dir=D [--config=C]
@@ -114,9 +119,9 @@ def _print_leaks(folder: pathlib.Path, made: Manifest, *, strict: bool) -> bool:
         f"{folder}: {len(made.shards)} undamaged shards, {len(slices.table):,} "
         f"slices of {people} people" + ("" if leaks else ", none of them in two splits by name")
     )
-    alike = _print_alike(slices, named=bool(leaks))
+    similar = _print_alike(slices, named=bool(leaks))
     print(f"  {_NOT_KNOWN}")
-    return bool(leaks or (alike and strict))
+    return bool(leaks or (similar and strict))
 
 
 def _print_alike(slices: leakage.Slices, *, named: bool) -> int:
@@ -129,18 +134,18 @@ def _print_alike(slices: leakage.Slices, *, named: bool) -> int:
         others = " but those named above" if named else ""
         print(f"  heads were not compared: there are no two people of different splits{others}")
         return 0
-    alike = int((nearest["likeness"] >= ALIKE).sum())
+    pairs = int((nearest["likeness"] >= alike.ALIKE).sum())
     print(
-        f"  people of different splits whose heads are at least {ALIKE} alike, as two scans of one "
-        f"head would be: {alike} pairs of people"
-        + ("; are they one person? Closest:" if alike else ". Closest:")
+        f"  people of different splits whose heads are at least {alike.ALIKE} alike, as two scans "
+        f"of one head would be: {pairs} pairs of people"
+        + ("; are they one person? Closest:" if pairs else ". Closest:")
     )
-    for row in nearest.head(max(_PAIRS_SHOWN, min(alike, _MOST_SHOWN))).itertuples():
+    for row in nearest.head(max(_PAIRS_SHOWN, min(pairs, _MOST_SHOWN))).itertuples():
         pair = f"{row.subject} ({row.split}) and {row.other} ({row.other_split})"
         print(f"  {row.likeness:.4f}  {pair}")
-    if alike:
+    if pairs:
         print(f"  if so, {_APART}")
-    return alike
+    return pairs
 
 
 def _folders(config: VerifyConfig) -> list[pathlib.Path]:

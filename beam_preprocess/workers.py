@@ -16,6 +16,10 @@ IMPORTED = (
     "beam_preprocess.quiet",
     "apache_beam.runners.worker.sdk_worker_main",
     "beam_preprocess.runner",
+    # What it imports at first use, each worker anew if not here.
+    "scipy.ndimage",
+    "scipy.sparse",
+    "tensorflow_datasets.proto",
 )
 """The modules that are imported, in this order, before workers are forked."""
 

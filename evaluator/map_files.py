@@ -2,12 +2,15 @@
 
 import pathlib
 
+import deflate
 import nibabel as nib
 import numpy as np
 from nibabel import orientations
 
 from ixi_tfds.nifti import AXES, Volume
-from ixi_tfds.system.files import replacing
+from ixi_tfds.system.files import write_bytes
+
+_FASTEST = 1
 
 
 def file_axis(volume: Volume) -> tuple[int, bool]:
@@ -41,5 +44,6 @@ def write_map(path: pathlib.Path, values: np.ndarray, volume: Volume) -> None:
     # The scan's display window does not fit these values.
     header["cal_min"] = header["cal_max"] = 0
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    with replacing(path) as partial:
-        nib.save(kind(stored.reshape(header.get_data_shape()), affine, header), partial)
+    image = kind(stored.reshape(header.get_data_shape()), affine, header)
+    # A third of the time of zlib, which nibabel uses, and smaller files.
+    write_bytes(path, deflate.gzip_compress(image.to_bytes(), _FASTEST))

@@ -55,7 +55,7 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     import tensorflow as tf
 
     gpus.prepare()
-    folder = _version_folder(path)
+    folder = version_folder(path)
     digest, card = check_files(folder, allow_changed_model=allow_changed_model)
     try:
         with storage.without_wildcards(folder) as plain:
@@ -77,7 +77,7 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
         tensors = {name: tf.constant(values) for name, values in inputs.items()}
         return loaded.signatures["volume"](**tensors)
 
-    name = f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
+    name = _name(folder)
     if "volume" in loaded.signatures:
         return Model(name, folder, digest, card, reconstruct, size, volume=volume)
     if "raw" not in loaded.signatures:
@@ -86,19 +86,30 @@ def load_model(path: pathlib.Path, *, allow_changed_model: bool = False) -> Mode
     return Model(name, folder, digest, card, reconstruct, size, raw, takes_range)
 
 
-def load_models(paths: Sequence[pathlib.Path], *, allow_changed_model: bool = False) -> list[Model]:
+def load_models(
+    paths: Sequence[pathlib.Path],
+    *,
+    allow_changed_model: bool = False,
+    beside: Sequence[pathlib.Path] = (),
+) -> list[Model]:
     """Load several models under different names; see `load_model`.
+
+    The names differ from those of the models `beside`, too, which are not loaded.
 
     Raises:
       UserError: as `load_model`, or a model is named twice.
     """
     models = [load_model(path, allow_changed_model=allow_changed_model) for path in paths]
-    folders = [model.folder for model in models]
-    for path, folder in zip(paths, folders, strict=True):
+    folders = [*(model.folder for model in models), *map(version_folder, beside)]
+    for path, folder in zip([*paths, *beside], folders, strict=True):
         if folders.count(folder) > 1:
             raise UserError(f"--saved_model={path}: is named twice")
-    names = different_names([model.name for model in models], folders)
+    names = different_names([_name(folder) for folder in folders], folders)[: len(models)]
     return [dataclasses.replace(m, name=name) for m, name in zip(models, names, strict=True)]
+
+
+def _name(folder: pathlib.Path) -> str:
+    return f"{folder.parent.name}/{folder.name}" if folder.name.isdigit() else folder.name
 
 
 def different_names(names: Sequence[str], folders: Sequence[pathlib.Path]) -> list[str]:
@@ -167,7 +178,12 @@ def check_preprocessing(model: Model, slices: str, version: str, *, allowed: boo
         )
 
 
-def _version_folder(path: pathlib.Path) -> pathlib.Path:
+def version_folder(path: pathlib.Path) -> pathlib.Path:
+    """The folder of a SavedModel: `path` itself, or its highest version.
+
+    Raises:
+      UserError: there is none.
+    """
     path = path.resolve()
     if (path / "saved_model.pb").is_file():
         return path

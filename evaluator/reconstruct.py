@@ -283,7 +283,8 @@ def _reconstruct_all(
 
 def _judge_all(jobs: list[Job], config: ReconstructConfig) -> list[ScanError]:
     """Judge scans by an ensemble, print a line for each, and return the errors of those refused."""
-    ensemble, models = ensembles.read(storage.at(config.saved_model), config.checks)
+    folder = storage.at(config.saved_model)
+    ensemble, models = ensembles.read(folder, config.checks, for_mark=True)
     for model in models:
         allowed = config.checks.allow_other_preprocessing
         check_preprocessing(model, config.input, VERSION, allowed=allowed)

@@ -10,8 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow_datasets as tfds
-from tensorflow_datasets.proto import tf_example_pb2
+from etils import epy
+
+with epy.lazy_imports():
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets import proto as protos
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -64,7 +67,7 @@ def encode_slice(example: Mapping[str, Any]) -> bytes:
       example: the fields of `slice_features`; `image` as a uint8 array, `sex` and `ethnicity` by
         name.
     """
-    proto = tf_example_pb2.Example()
+    proto = protos.tf_example_pb2.Example()
     fields = proto.features.feature
     for name in {"image", "mask"} & example.keys():
         fields[name].bytes_list.value.append(example[name].tobytes())

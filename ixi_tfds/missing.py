@@ -1,7 +1,10 @@
 """Voxels that are NaN: background where they surround the head, a fault inside it."""
 
 import numpy as np
-import scipy.ndimage
+from etils import epy
+
+with epy.lazy_imports():
+    import scipy.ndimage
 
 _LEAST_BORDER = 0.5
 

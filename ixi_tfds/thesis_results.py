@@ -1,8 +1,13 @@
 """The results that the thesis published for its runs."""
 
+from __future__ import annotations
+
 import importlib.resources
 
-import pandas as pd
+from etils import epy
+
+with epy.lazy_imports():
+    import pandas as pd
 
 
 def published() -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Repeat the thesis's experiments: `python -m trainer thesis --data_dir=D --workdir=W`."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import pathlib
@@ -7,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
-import pandas as pd
+from etils import epy
 
 from ixi_tfds.documents import model_card
 from ixi_tfds.documents.model_card import ModelCard
@@ -18,6 +20,9 @@ from ixi_tfds.thesis_results import published
 from trainer import train
 from trainer.cluster import Cluster, read_cluster
 from trainer.config import TrainConfig
+
+with epy.lazy_imports():
+    import pandas as pd
 
 USAGE = """
 python -m trainer thesis --data_dir=D --workdir=W [flags of python -m trainer]

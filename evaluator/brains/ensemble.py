@@ -8,7 +8,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
-from evaluator.models import Model, load_models
+from evaluator.models import Model, check_files, load_models, version_folder
 from evaluator.options import ModelChecks
 from ixi_tfds.config import PLANES, SliceConfig, in_words
 from ixi_tfds.documents import codec
@@ -151,8 +151,13 @@ def is_ensemble(path: pathlib.Path) -> bool:
     return (path / NAME).is_file()
 
 
-def read(folder: pathlib.Path, checks: ModelChecks) -> tuple[Ensemble, list[Model]]:
+def read(
+    folder: pathlib.Path, checks: ModelChecks, *, for_mark: bool = False
+) -> tuple[Ensemble, list[Model]]:
     """The ensemble in a folder, and its models.
+
+    With `for_mark` only the models that make the mark are loaded. The files of the others are
+    compared with their digests all the same.
 
     Raises:
       UserError: the file cannot be read, or a model is missing or not the one that it names.
@@ -167,15 +172,23 @@ def read(folder: pathlib.Path, checks: ModelChecks) -> tuple[Ensemble, list[Mode
             f"{path}: names the mean {ensemble.mean!r}, known are {' and '.join(MEANS)}; perhaps a "
             "later version of this package wrote it"
         )
+    allowed = checks.allow_changed_model
+    marking = marking_task(member.task for member in ensemble.members)
+    wanted = [each for each in ensemble.members if each.task == marking or not for_mark]
+    beside = [each for each in ensemble.members if each not in wanted]
     models = load_models(
-        [folder / member.path for member in ensemble.members],
-        allow_changed_model=checks.allow_changed_model,
+        [folder / member.path for member in wanted],
+        allow_changed_model=allowed,
+        beside=[folder / member.path for member in beside],
     )
-    for member, model in zip(ensemble.members, models, strict=True):
-        if model.sha256 != member.digest and not checks.allow_changed_model:
+    found = [(model.folder, model.sha256) for model in models]
+    for place in (version_folder(folder / member.path) for member in beside):
+        found.append((place, check_files(place, allow_changed_model=allowed)[0]))
+    for member, (place, digest) in zip([*wanted, *beside], found, strict=True):
+        if digest != member.digest and not allowed:
             raise UserError(
-                f"{model.folder}: has the digest {model.sha256[:12]}, {path} names "
-                f"{member.digest[:12]}; make the file again with python -m evaluator calibrate"
+                f"{place}: has the digest {digest[:12]}, {path} names {member.digest[:12]}; make "
+                "the file again with python -m evaluator calibrate"
             )
     check_same_space(models)
     return ensemble, models

@@ -62,11 +62,13 @@ class Judge:
       models: of the ensemble.
       others: models to compare, each by itself.
       mean: of the marks of the ensemble over planes, one of `ensemble.MEANS`.
+      baselines: whether the baselines score, too.
     """
 
     models: tuple[Model, ...]
     others: tuple[Model, ...] = ()
     mean: str = maps.GEOMETRIC
+    baselines: bool = True
 
     def judge(self, brain: Brain, name: str) -> Judged:
         """The scores of a brain by the ensemble, its tasks beside the mark, others, the baselines.
@@ -81,7 +83,8 @@ class Judge:
         tasks = maps.of_models(self.models, outputs, self.mean)
         found = {maps.ENSEMBLE: tasks.pop(marking_task(tasks))} | tasks
         found |= {model.name: maps.signed(outputs[model.name]) for model in self.others}
-        found |= maps.of_baselines(brain)
+        if self.baselines:
+            found |= maps.of_baselines(brain)
         residuals = {
             task: np.mean([outputs[n]["residual"] for n in names], axis=0)
             for task, names in maps.by_task(self.models).items()

@@ -9,7 +9,7 @@ import numpy as np
 
 from evaluator import map_files, viewer
 from evaluator.brains import maps, scans
-from evaluator.brains.ensemble import Ensemble, marking_task, task_of
+from evaluator.brains.ensemble import Ensemble, task_of
 from evaluator.brains.tally import Judge
 from evaluator.models import Model
 from ixi_tfds.images.tissue import WHITE_MATTER
@@ -27,15 +27,15 @@ def write_maps(
     *,
     view: bool,
 ) -> dict[str, Any]:
-    """Write the maps of a scan, by the models of the mark, and give the content of its JSON file.
+    """Write the maps of a scan by the models that make the mark, and give what its JSON file says.
 
     Raises:
       ScanError: a model's values are not finite.
       OSError: a file cannot be written.
     """
-    task = marking_task(task_of(model) for model in models)
-    used = [model for model in models if task_of(model) == task]
-    found = Judge(tuple(used), mean=joined.mean).judge(scan.brain, scan.path)
+    task = task_of(models[0])
+    judge = Judge(tuple(models), mean=joined.mean, baselines=False)
+    found = judge.judge(scan.brain, scan.path)
     score = scans.score_on_scan(scan, found.scores[maps.ENSEMBLE])
     residual = scans.on_scan(scan, found.residuals[task], np.nan)
     repaired = scans.on_scan(scan, scan.brain.values - found.residuals[task], np.nan)
@@ -53,7 +53,7 @@ def write_maps(
     viewer.remove_view(folder, name)
     for kind, values in written.items():
         map_files.write_map(folder / f"{name}_{kind}.nii.gz", values, scan.volume)
-    facts = _facts(used, joined, scan, marked)
+    facts = _facts(models, joined, scan, marked)
     if view:
         scans.write_view(folder, name, scan, score, joined)
     text = json.dumps(facts, indent=1) + "\n"

@@ -4,13 +4,16 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from etils import epy
 
 from evaluator.viewer.page import render
-from evaluator.viewer.picture import ABOVE as ABOVE
-from evaluator.viewer.picture import draw
+from evaluator.viewer.shown import ABOVE as ABOVE
 from evaluator.viewer.shown import shown_of
 from ixi_tfds.nifti import Volume
 from ixi_tfds.system.files import write_bytes, write_text
+
+with epy.lazy_imports():
+    from evaluator.viewer import picture
 
 SUFFIXES = ("_view.html", "_view.png")
 
@@ -50,7 +53,7 @@ def write_view(
     """
     shown = shown_of(volume, anomaly, window=window, lesion=lesion, levels=levels)
     write_text(folder / f"{name}{SUFFIXES[0]}", render(shown, name, meaning, facts, warnings))
-    write_bytes(folder / f"{name}{SUFFIXES[1]}", draw(shown, name, facts, warnings))
+    write_bytes(folder / f"{name}{SUFFIXES[1]}", picture.draw(shown, name, facts, warnings))
 
 
 def remove_view(folder: pathlib.Path, name: str) -> None:

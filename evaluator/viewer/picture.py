@@ -12,7 +12,7 @@ from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 
 from evaluator.viewer.colours import colours_of
-from evaluator.viewer.shown import Shown
+from evaluator.viewer.shown import ABOVE, Shown
 
 _PLANES = (
     ("sagittal", 1, 2, 0, "PAIS"),
@@ -20,9 +20,6 @@ _PLANES = (
     ("axial", 0, 1, 2, "LRPA"),
 )
 """Name, axes across, up and through, and letters left, right, below, above; left is left."""
-
-ABOVE = "Above the threshold"
-"""The fact on a mark that the picture repeats."""
 
 _DOTS_PER_INCH = 200
 _WIDTH = 7.0

@@ -12,6 +12,9 @@ from ixi_tfds.nifti import AXES, Volume
 
 VIEW_AXES = "RAS"
 
+ABOVE = "Above the threshold"
+"""The fact on a mark that the picture repeats."""
+
 _LIMIT_PERCENTILE = 99.9
 _THRESHOLD_PERCENTILE = 99.0
 _SCAN_PERCENTILES = (0.1, 99.8)

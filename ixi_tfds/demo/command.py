@@ -3,10 +3,14 @@
 import dataclasses
 import shlex
 
-from ixi_tfds.demo import cohort
+from etils import epy
+
 from ixi_tfds.system import flags, folders, storage
 from ixi_tfds.system.commands import Command
 from ixi_tfds.system.flags import flag
+
+with epy.lazy_imports():
+    from ixi_tfds.demo import cohort
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ import hashlib
 import math
 
 import numpy as np
-import scipy.ndimage
+from etils import epy
 
 from ixi_tfds.config import PLANES, SliceConfig, in_words
 from ixi_tfds.images.head import background_of
@@ -17,6 +17,9 @@ from ixi_tfds.images.resampling import Places, places_of, resample, weights
 from ixi_tfds.images.tissue import clean_mask, scale_tissues, scaling_steps
 from ixi_tfds.nifti import Volume
 from ixi_tfds.system.errors import ScanError
+
+with epy.lazy_imports():
+    import scipy.ndimage
 
 _CLOSING_MM = 4.0
 _CLOSING_STRIPPED_MM = 2.0

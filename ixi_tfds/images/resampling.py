@@ -5,18 +5,24 @@ wide as the larger of both voxels, so that fine detail does not alias and values
 of the input. Pixels whose centres lie outside the volume are background.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
-import scipy.sparse
+from etils import epy
 
 from ixi_tfds.config import SliceConfig
 from ixi_tfds.images.head import Head, find_head
 from ixi_tfds.nifti import Volume
 
-Weights = tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, scipy.sparse.csr_array]
+with epy.lazy_imports():
+    import scipy.sparse
+
+Weights: TypeAlias = "tuple[scipy.sparse.csr_array, scipy.sparse.csr_array, scipy.sparse.csr_array]"
 """Matrices [result, source] along posterior, superior and right."""
 
 _EXACT = 1e-9

@@ -7,7 +7,10 @@ in T1-weighted scans, and voxel sides in mm.
 from collections.abc import Sequence
 
 import numpy as np
-import scipy.ndimage
+from etils import epy
+
+with epy.lazy_imports():
+    import scipy.ndimage
 
 WHITE_MATTER = 0.8
 """White matter after scaling."""
@@ -39,15 +42,20 @@ def clean_mask(mask: np.ndarray, closing: int) -> np.ndarray:
     Raises:
       ValueError: the mask is empty.
     """
-    # Closing at the faces of the volume needs voxels beyond them.
-    padded = np.pad(mask, closing)
-    closed = scipy.ndimage.binary_closing(padded, iterations=closing)
-    inner = tuple(slice(closing, closing + n) for n in mask.shape)
-    pieces, count = scipy.ndimage.label(closed[inner])
-    if not count:
+    if not mask.any():
         raise ValueError("the mask is empty")
+    # Nothing changes outside the smallest box around the mask.
+    (box,) = scipy.ndimage.find_objects(mask.astype(np.uint8))
+    # Closing at the faces of the box needs voxels beyond them.
+    padded = np.pad(mask[box], closing)
+    closed = scipy.ndimage.binary_closing(padded, iterations=closing)
+    inner = tuple(slice(closing, -closing) for _ in range(mask.ndim))
+    pieces, _ = scipy.ndimage.label(closed[inner])
     largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
-    return scipy.ndimage.binary_fill_holes(pieces == largest)
+    # In rows, however the mask lies in memory: sums over it depend on their order.
+    clean = np.zeros(mask.shape, bool)
+    clean[box] = scipy.ndimage.binary_fill_holes(pieces == largest)
+    return clean
 
 
 def scale_tissues(values: np.ndarray, mask: np.ndarray, zooms: Sequence[float]) -> np.ndarray:

@@ -64,7 +64,7 @@ def with_path(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
+def write_bytes(path: pathlib.Path, content: bytes | bytearray) -> None:
     """Write a file completely or not at all."""
     with replacing(path) as partial:
         partial.write_bytes(content)

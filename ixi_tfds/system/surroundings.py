@@ -44,7 +44,7 @@ def is_command(arguments: Sequence[str]) -> bool:
 def settle() -> None:
     """Set what libraries take from the user's surroundings, for this process and its children.
 
-    It has to be called before anything imports matplotlib, Keras or gRPC.
+    It has to be called before anything imports NumPy, matplotlib, Keras or gRPC.
     """
     _open_streams()
     # What is written can be read by its owner.
@@ -123,6 +123,8 @@ def _environment() -> dict[str, str]:
         # No keras.json is there, and none can be written.
         "KERAS_HOME": os.devnull,
         "KERAS_BACKEND": "tensorflow",
+        # Our matrices are small: a second thread only waits, and takes its core while it does.
+        "OPENBLAS_NUM_THREADS": "1",
     }
     found = importlib.util.find_spec("matplotlib")
     for folder in (found and found.submodule_search_locations) or ():

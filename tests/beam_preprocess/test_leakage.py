@@ -145,6 +145,11 @@ def test_a_head_is_gathered_in_cells_of_four_millimetres():
     voxels = blobs(0, (97, 64, 33))
     means = voxels[:96].reshape(24, 4, 32, 2, 11, 3).mean((1, 3, 5))
     np.testing.assert_allclose(gathered(voxels, grid), means, atol=2)
+    levels = np.random.default_rng(0).integers(0, 256, (97, 64), np.uint8)
+    cells = np.zeros(grid.shape, np.float32)
+    alike.add_slice(cells, 5, levels, (0, 255 * 3), grid)
+    exact = levels[:96].astype(np.float32).reshape(24, 4, 32, 2).mean((1, 3))
+    np.testing.assert_array_equal(cells[:, :, 1], exact * 765 / 255 / 3)
     # Few voxels are not thrown together.
     assert alike.grid_of((32, 32, 6), (0.5, 0.5, 0.5)).pixels == (4, 4, 1)
     assert alike.grid_of((128, 64, 60), None).pixels == (2, 2, 2)

@@ -1,6 +1,7 @@
 """A file as slices of a model and back: exact where nothing is resampled, bounded where it is."""
 
 import dataclasses
+import gzip
 
 import nibabel as nib
 import numpy as np
@@ -305,6 +306,8 @@ def test_a_map_has_no_scaling_of_its_scan_and_keeps_values_below_zero(tmp_path):
     map_files.write_map(tmp_path / "map.nii.gz", values, volume)
     written = nib.load(tmp_path / "map.nii.gz")
     np.testing.assert_array_equal(written.get_fdata(), values.astype(np.float32))
+    unpacked = gzip.decompress((tmp_path / "map.nii.gz").read_bytes())
+    assert unpacked == nib.Nifti1Image(written.dataobj, None, written.header).to_bytes()
 
 
 def test_a_trailing_axis_stays(tmp_path):

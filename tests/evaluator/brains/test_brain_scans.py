@@ -21,12 +21,13 @@ from untrained import export_network
 from volumes import image
 
 from evaluator.__main__ import run
-from evaluator.brains import ensemble, maps, scans
-from evaluator.models import load_model
+from evaluator.brains import ensemble, maps, scans, tally
+from evaluator.models import load_model, load_models
 from evaluator.options import LENIENT, ModelChecks
 from ixi_tfds import config as configs
 from ixi_tfds.images.brain import Brain
 from ixi_tfds.images.resampling import Places
+from ixi_tfds.system.errors import UserError
 from trainer.models import networks
 
 KINDS = ("mark", "lesions", "anomaly", "reconstruction", "seen")
@@ -387,6 +388,45 @@ def test_only_the_models_that_make_the_mark_are_asked(made, judged, tmp_path):
     np.testing.assert_array_equal(alone, beside)
     facts = facts_of(tmp_path / "out")
     assert facts["models"].keys() == {each["path"] for each in repairs}
+
+
+def test_for_maps_the_models_of_the_mark_are_loaded_under_the_same_names(made):
+    joined, every = ensemble.read(made, ModelChecks())
+    again, some = ensemble.read(made, ModelChecks(), for_mark=True)
+    marking = [model for model in every if ensemble.task_of(model) == "repair"]
+    assert joined == again and 0 < len(some) == len(marking) < len(every)
+    assert [(m.name, m.folder, m.sha256) for m in some] == [
+        (m.name, m.folder, m.sha256) for m in marking
+    ]
+
+
+def test_names_differ_from_those_of_models_that_are_not_loaded(made, tmp_path):
+    paths = [tmp_path / place / "unet/1" for place in ("a/axial", "a/sagittal", "b/axial")]
+    for path in paths:
+        shutil.copytree(made / "repair_axial", path)
+    both = [model.name for model in load_models(paths[:2])]
+    assert both == ["axial", "sagittal"]
+    beside = [model.name for model in load_models(paths[:2], beside=paths[2:])]
+    assert beside == [model.name for model in load_models(paths)][:2] != both
+
+
+def test_a_changed_model_beside_those_of_the_mark_is_refused(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "E")
+    shutil.rmtree(folder / "denoise_axial")
+    write_brain_model(folder / "denoise_axial", config_of("axial"), task="denoise", sharpness=9.0)
+    with pytest.raises(UserError, match="denoise_axial: has the digest"):
+        ensemble.read(folder, ModelChecks(), for_mark=True)
+
+
+def test_without_baselines_the_other_scores_are_the_same(made):
+    _, models = ensemble.read(made, ModelChecks(), for_mark=True)
+    values, mask = made_up_brain("a")
+    places = [Places(n, 5.0, 0.0) for n in mask.shape]
+    brain = Brain(values, mask, (places[0], places[1], places[2]), 0.0)
+    judges = (tally.Judge(tuple(models)), tally.Judge(tuple(models), baselines=False))
+    all_scores, some = (judge.judge(brain, "a").scores for judge in judges)
+    assert some.keys() == all_scores.keys() - {maps.BLURRED, maps.INTENSITY} == {maps.ENSEMBLE}
+    np.testing.assert_array_equal(some[maps.ENSEMBLE], all_scores[maps.ENSEMBLE])
 
 
 def test_flags_that_an_ensemble_would_ignore_are_refused(made, judged, tmp_path, capsys):

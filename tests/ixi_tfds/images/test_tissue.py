@@ -87,6 +87,20 @@ def test_a_mask_is_one_piece_without_gaps_also_at_the_faces():
     assert tissue.clean_mask(full, 2).all()
 
 
+def test_air_around_a_mask_changes_nothing():
+    _, mask = made_up_brain()
+    mask[26, 22, 18:21] = mask[10, :, 20] = mask[:, 30, 2] = False
+    around = np.pad(mask, ((3, 9), (0, 4), (7, 0)))
+    assert not mask.all() and mask.any(axis=(1, 2)).sum() < len(mask)
+    inside = np.pad(tissue.clean_mask(mask, 2), ((3, 9), (0, 4), (7, 0)))
+    np.testing.assert_array_equal(tissue.clean_mask(around, 2), inside)
+
+
+def test_a_clean_mask_lies_in_rows_so_that_sums_over_it_are_the_same():
+    _, mask = made_up_brain()
+    assert tissue.clean_mask(np.asfortranarray(mask), 2).flags.c_contiguous
+
+
 def test_tissues_of_another_contrast_come_to_those_of_training():
     values, mask = made_up_brain()
     scaled = tissue.scale_tissues(values, mask, ZOOMS)

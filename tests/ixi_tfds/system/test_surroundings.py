@@ -65,6 +65,14 @@ def test_a_backend_of_a_notebook_and_a_style_of_the_user_do_not_reach_matplotlib
     assert (done.stdout.strip(), done.returncode) == ("10.0", 0), done.stderr
 
 
+def test_a_command_multiplies_matrices_on_one_thread():
+    code = (
+        "import numpy, threadpoolctl as t; print({p['num_threads'] for p in t.threadpool_info()})"
+    )
+    done = python(code, OPENBLAS_NUM_THREADS="2")
+    assert done.stdout.strip() == "{1}", done.stderr
+
+
 def test_a_proxy_does_not_stand_between_processes_of_one_machine():
     code = """
 import concurrent.futures, grpc
