@@ -108,7 +108,8 @@ def measure(command, allowed=(0,)):
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
-        while process.poll() is None:
+        running = True
+        while running:
             held = 0
             with contextlib.suppress(psutil.NoSuchProcess):
                 for each in [root, *root.children(recursive=True)]:
@@ -116,7 +117,11 @@ def measure(command, allowed=(0,)):
                         held += each.memory_full_info().pss
             peak = max(peak, held)
             # Seldom, for it takes 40 ms of a core each time.
-            time.sleep(2)
+            try:
+                process.wait(timeout=2)
+                running = False
+            except subprocess.TimeoutExpired:
+                continue
     if process.returncode not in allowed:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {process.returncode}")
     return time.perf_counter() - started, peak
