@@ -56,7 +56,7 @@ def make_scans(folder, volumes):
 
 
 def costs(folder, volumes):
-    """Seconds and peak bytes of each command over a number of volumes."""
+    """Each command with its seconds and peak bytes over a number of volumes, as they end."""
     scans, data = make_scans(folder, volumes), folder / "data"
     beam = [sys.executable, "-m", "beam_preprocess"]
     where, source = f"--data_dir={data}", f"--source_dir={scans}"
@@ -66,11 +66,11 @@ def costs(folder, volumes):
         "read": [sys.executable, "-c", READ, str(data)],
     }
     commands["preprocess, two workers"] += TWO_WORKERS
-    # verify ends with 2, for links of one head are in several splits.
-    found = {what: measure(command, allowed=(0, 2)) for what, command in commands.items()}
+    for what, command in commands.items():
+        # verify ends with 2, for links of one head are in several splits.
+        yield what, measure(command, allowed=(0, 2))
     shutil.rmtree(data)
     shutil.rmtree(scans)
-    return found
 
 
 def draw(table, path):
@@ -97,7 +97,7 @@ def main():
     table = {}
     with tempfile.TemporaryDirectory() as folder:
         for volumes in numbers:
-            for what, (seconds, peak) in costs(pathlib.Path(folder), volumes).items():
+            for what, (seconds, peak) in costs(pathlib.Path(folder), volumes):
                 table.setdefault(what, {})[volumes] = (seconds, peak)
                 print(f"{volumes:6} {what:<24}{seconds:8.1f} s, {peak / 1e9:.2f} GB", flush=True)
     for what, found in table.items():
