@@ -85,6 +85,9 @@ def write_unclaimed_shards(first: int, tasks: Sequence[ShardTask], claims: str) 
     Raises:
       WorkerError: as for `write_shard_in_worker`; the other workers begin no further shard.
     """
+    # Who has claimed it goes around all others. Otherwise time would grow as the square of shards.
+    if pathlib.Path(claims, tasks[first].file_name).exists():
+        return
     for task in (*tasks[first:], *tasks[:first]):
         try:
             pathlib.Path(claims, task.file_name).touch(exist_ok=False)

@@ -1,5 +1,6 @@
 """Worker processes on this machine, and what they must not do to the program that starts them."""
 
+import pathlib
 import signal
 import subprocess
 import sys
@@ -127,6 +128,19 @@ def test_a_worker_goes_on_to_the_shards_that_a_slower_one_has_not_begun(tmp_path
     runner.write_unclaimed_shards(3, tasks, str(tmp_path))
     slow.join()
     assert written == ["shard-3", "shard-4", "shard-5", "shard-1", "shard-2", "shard-0"]
+
+
+def test_the_shards_of_a_job_are_claimed_once_not_once_for_each_shard(tmp_path, monkeypatch):
+    tried, written = [], []
+    touch = pathlib.Path.touch
+    monkeypatch.setattr(runner, "write_shard", written.append)
+    monkeypatch.setattr(
+        pathlib.Path, "touch", lambda path, **flags: (tried.append(path), touch(path, **flags))
+    )
+    tasks = shards(50)
+    for element in range(50):
+        runner.write_unclaimed_shards(element, tasks, str(tmp_path))
+    assert written == tasks and len(tried) == 50
 
 
 def test_after_an_error_no_worker_begins_another_shard(tmp_path, monkeypatch):
