@@ -90,22 +90,27 @@ def add_slice(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Head:
-    """A head without brightness and shading, on the grid and on one half as fine."""
+class Head:
+    """A head without brightness and shading, as `prepare` gives it.
+
+    Attributes:
+      fine: float16, the shape of the grid. Thousands of heads are kept, and this is most of each.
+      coarse: float32, on cells of twice the sides.
+    """
 
     fine: np.ndarray
     coarse: np.ndarray
 
 
 def find_alike(
-    heads: Sequence[np.ndarray], groups: Sequence[str], grid: Grid
+    heads: Sequence[Head], groups: Sequence[str], grid: Grid
 ) -> list[tuple[float, int, int]]:
     """How alike the most similar heads of different groups are.
 
     Each head is compared with the few that are nearest to it after all were moved onto their mean.
 
     Args:
-      heads: float32, the shape of `grid`, brightness of each cell in any unit.
+      heads: those of one dataset.
       groups: of each head, such as its split.
       grid: the cells.
 
@@ -115,36 +120,37 @@ def find_alike(
     """
     if len(set(groups)) < 2:
         return []
-    with tqdm(total=4 * len(heads), desc="comparing heads", disable=None, leave=False) as bar:
-        made = []
-        for head in heads:
-            made.append(prepare(head))
-            bar.update()
-        near = _nearest(made, groups, grid.cell, bar)
+    with tqdm(total=3 * len(heads), desc="comparing heads", disable=None, leave=False) as bar:
+        near = _nearest(heads, groups, grid.cell, bar)
         found = []
         for one, other in near:
-            found.append((likeness(made[one], made[other], grid.cell), one, other))
+            found.append((likeness(heads[one], heads[other], grid.cell), one, other))
             bar.update(len(heads) / len(near))
     return sorted(found, key=lambda pair: (-pair[0], *pair[1:]))
 
 
-def likeness(fixed: _Head, moving: _Head, cell: Sequence[float]) -> float:
+def likeness(fixed: Head, moving: Head, cell: Sequence[float]) -> float:
     """Correlation of two heads, -1 to 1, after the second is turned and moved onto the first."""
     step = _coarse_cell(fixed, cell)
+    one, other = fixed.fine.astype(np.float32), moving.fine.astype(np.float32)
     place = _register(fixed.coarse, moving.coarse, step, rounds=15)
     if _correlation(fixed.coarse, _moved(moving.coarse, place, step)) >= _WORTH_A_LOOK:
-        place = _register(fixed.fine, moving.fine, cell, place, rounds=6)
-    return _correlation(fixed.fine, _moved(moving.fine, place, cell))
+        place = _register(one, other, cell, place, rounds=6)
+    return _correlation(one, _moved(other, place, cell))
 
 
-def prepare(head: np.ndarray) -> _Head:
-    """What is compared of a head, from the brightness of its cells in any unit."""
+def prepare(head: np.ndarray) -> Head:
+    """What is compared of a head.
+
+    Args:
+      head: float32, the shape of the grid, brightness of each cell in any unit.
+    """
     coarse = head
     for axis, side in enumerate(head.shape):
         if side >= _FEWEST_CELLS:
             halves = np.split(coarse.take(range(side // 2 * 2), axis), side // 2, axis)
             coarse = np.concatenate([half.mean(axis, keepdims=True) for half in halves], axis)
-    return _Head(_flattened(head, 1.0), _flattened(coarse, 1.5))
+    return Head(_flattened(head, 1.0).astype(np.float16), _flattened(coarse, 1.5))
 
 
 def _flattened(head: np.ndarray, cells: float) -> np.ndarray:
@@ -157,7 +163,7 @@ def _flattened(head: np.ndarray, cells: float) -> np.ndarray:
 
 
 def _nearest(
-    heads: Sequence[_Head], groups: Sequence[str], cell: Sequence[float], bar: tqdm[Any]
+    heads: Sequence[Head], groups: Sequence[str], cell: Sequence[float], bar: tqdm[Any]
 ) -> list[tuple[int, int]]:
     """Pairs of different groups: for each head the few that are most like it.
 
@@ -168,14 +174,17 @@ def _nearest(
     places = [_STILL] * len(heads)
     # Softened first: a sharp head that lies far off would be caught at a wrong place.
     for soften in (_SOFTENED, 0.0):
-        soft = [ndimage.gaussian_filter(head.coarse, soften) for head in heads]
-        seen = zip(soft, places, strict=True)
-        mean = np.mean([np.nan_to_num(_moved(head, at, step)) for head, at in seen], axis=0)
-        for number, head in enumerate(soft):
-            places[number] = _register(mean, head, step, places[number], rounds=15)
+        mean = np.zeros_like(heads[0].coarse)
+        for head, at in zip(heads, places, strict=True):
+            soft = ndimage.gaussian_filter(head.coarse, soften)
+            mean += np.nan_to_num(_moved(soft, at, step)) / len(heads)
+        for number, head in enumerate(heads):
+            soft = ndimage.gaussian_filter(head.coarse, soften)
+            places[number] = _register(mean, soft, step, places[number], rounds=15)
             bar.update()
-    placed = zip(heads, places, strict=True)
-    vectors = np.stack([np.nan_to_num(_moved(h.coarse, at, step)).ravel() for h, at in placed])
+    vectors = np.empty((len(heads), heads[0].coarse.size), np.float32)
+    for vector, head, at in zip(vectors, heads, places, strict=True):
+        vector[:] = np.nan_to_num(_moved(head.coarse, at, step)).ravel()
     vectors -= vectors.mean(0)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True) + 1e-9
     alike = vectors @ vectors.T
@@ -190,7 +199,7 @@ def _nearest(
     return sorted(pairs)
 
 
-def _coarse_cell(head: _Head, cell: Sequence[float]) -> np.ndarray:
+def _coarse_cell(head: Head, cell: Sequence[float]) -> np.ndarray:
     """Sides of the cells of `coarse`, in mm, from those of `fine`."""
     return np.multiply(cell, np.array(head.fine.shape) // head.coarse.shape)
 

@@ -23,12 +23,12 @@ class Slices:
     Attributes:
       table: a row a slice, with `split`, `subject`, `key`, and `sha256` of its pixels, "" where
         they are all the same.
-      heads: by (split, subject) the brightness of the cells of `grid`, float32, in scanner units.
+      heads: by (split, subject) what is compared of each.
       grid: the cells.
     """
 
     table: pd.DataFrame
-    heads: dict[tuple[str, str], np.ndarray]
+    heads: dict[tuple[str, str], alike.Head]
     grid: alike.Grid
 
 
@@ -42,7 +42,9 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
     zooms = manifest.config.spacing or (manifest.geometry.zooms if manifest.geometry else None)
     grid = alike.grid_of((*size, window[1] - window[0]), zooms)
     rows = []
-    heads: dict[tuple[str, str], np.ndarray] = {}
+    heads: dict[tuple[str, str], alike.Head] = {}
+    cells: dict[tuple[str, str], np.ndarray] = {}
+    seen = collections.Counter[tuple[str, str]]()
     with tqdm(desc="read slices", unit="slice", disable=None, leave=False) as bar:
         for shard in sorted(manifest.shards):
             for record in records(folder / shard):
@@ -58,8 +60,14 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
                 bar.update()
                 if copy:
                     continue
-                head = heads.setdefault(rows[-1][:2], np.zeros(grid.shape, np.float32))
+                who = rows[-1][:2]
+                head = cells.setdefault(who, np.zeros(grid.shape, np.float32))
                 alike.add_slice(head, index - window[0], pixels.reshape(size), limits, grid)
+                seen[who] += 1
+                # TFDS's own writer spreads the slices of a person over shards; Beam's does not.
+                if seen[who] == manifest.config.slices_per_volume:
+                    heads[who] = alike.prepare(cells.pop(who))
+    heads |= {who: alike.prepare(head) for who, head in cells.items()}
     return Slices(pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"]), heads, grid)
 
 

@@ -86,7 +86,7 @@ def prepared(voxels, scan, scaling):
     for number, (_, fields) in enumerate(slices_of(scan, config, volume)):
         limits = fields["low"], fields["high"]
         alike.add_slice(head, number, fields["image"][..., 0], limits, grid)
-    return head, alike.prepare(head), grid
+    return alike.prepare(head), grid
 
 
 def main():
@@ -108,16 +108,16 @@ def main():
             if kind != "whole":
                 labels = real / "labels_2mm" / path.name.replace(".nii.gz", ".labels.nii.gz")
                 voxels = voxels * (read_volume(str(labels)).voxels > 0)
-            _, own, grid = prepared(voxels, scan, arguments.scaling)
-            heads.append((_, own))
+            own, grid = prepared(voxels, scan, arguments.scaling)
+            heads.append(own)
             for name, how in changes(random).items():
                 again = prepared(rescan(voxels, random, **how), scan, arguments.scaling)
-                apart.setdefault(name, []).append(alike.likeness(own, again[1], grid.cell))
+                apart.setdefault(name, []).append(alike.likeness(own, again[0], grid.cell))
             second.append(again)
         for one, other in tqdm(list(itertools.combinations(heads, 2)), desc="pairs of people"):
-            apart["two people"].append(alike.likeness(one[1], other[1], grid.cell))
+            apart["two people"].append(alike.likeness(one, other, grid.cell))
         # As `verify` does: all people and their second scans at once, the nearest few compared.
-        both = [head for head, *_ in [*heads, *second]]
+        both = [*heads, *(head for head, _ in second)]
         groups = ["first"] * len(heads) + ["second"] * len(second)
         pairs = {(one, other): value for value, one, other in alike.find_alike(both, groups, grid)}
         reached = sum(

@@ -162,10 +162,11 @@ def test_heads_of_any_number_of_slices_are_compared(slices):
         gathered(blobs(seed)[:, :, 18 - slices // 2 :][:, :, :slices], grid) for seed in range(3)
     ]
     dark = np.zeros(grid.shape, np.float32)
-    found = alike.find_alike([*heads, 3 * heads[1] + 7, dark], [*"aaabb"], grid)
+    made = [*map(alike.prepare, [*heads, 3 * heads[1] + 7, dark])]
+    found = alike.find_alike(made, [*"aaabb"], grid)
     assert found[0][1:] == (1, 3) and found[0][0] > 0.99
     assert max(value for value, *_ in found[1:]) < 0.9
-    assert alike.find_alike(heads, [*"aaa"], grid) == []
+    assert alike.find_alike(made[:3], [*"aaa"], grid) == []
 
 
 def test_the_nearest_are_found_among_many_people_and_only_across_groups():
@@ -173,7 +174,7 @@ def test_the_nearest_are_found_among_many_people_and_only_across_groups():
     first = [gathered(blobs(seed), grid) for seed in range(15)]
     again = [gathered(rescanned(blobs(seed), grid.cell), grid) for seed in (3, 11)]
     groups = ["train"] * 15 + ["test", "train"]
-    found = alike.find_alike([*first, *again], groups, grid)
+    found = alike.find_alike([*map(alike.prepare, [*first, *again])], groups, grid)
     assert found[0][1:] == (3, 15) and found[0][0] > found[1][0] + 0.1
     assert all(groups[one] != groups[other] for _, one, other in found)
 
@@ -194,7 +195,8 @@ def slices(rows, sha256=None):
     table["key"] = [f"{row.subject}/{row.index:03d}" for row in table.itertuples(index=False)]
     table["sha256"] = sha256 or ""
     grid = alike.grid_of((8, 8, 8), None)
-    heads = {(split, subject): np.zeros(grid.shape, np.float32) for split, subject, _ in rows}
+    black = alike.prepare(np.zeros(grid.shape, np.float32))
+    heads = {(split, subject): black for split, subject, _ in rows}
     return leakage.Slices(table, heads, grid)
 
 
@@ -232,13 +234,16 @@ def test_slices_are_read_with_their_place_their_person_and_their_pixels(tmp_path
         (split, subject) for subject, split in people.items()
     }
     for subject, split in people.items():
-        head = found.heads[split, subject]
+        cells = np.zeros(found.grid.shape, np.float32)
         for place, example in enumerate(tiny_dataset.slice_examples(subject, config)):
             image = example["image"][..., 0]
             digest = hashlib.sha256(image.tobytes()).hexdigest()
             rows.append((split, subject, f"{subject}/{example['slice_index']:03d}", digest))
             values = example["low"] + image * (example["high"] - example["low"]) / 255
-            np.testing.assert_allclose(head[:, :, place], values, atol=1e-3)
+            cells[:, :, place] = values
+        head, expected = found.heads[split, subject], alike.prepare(cells)
+        np.testing.assert_allclose(head.fine, expected.fine, atol=0.01)
+        np.testing.assert_allclose(head.coarse, expected.coarse, atol=1e-3)
     table = found.table.sort_values("key")
     assert list(table.itertuples(index=False, name=None)) == sorted(rows, key=lambda row: row[2])
     assert len(table) == 44
