@@ -106,20 +106,31 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two hours on two quiet cores, 10 GB of rivals from PyPI; results go to benchmarks/results.json.
+# On two quiet cores, 10 GB of rivals from PyPI; results go to benchmarks/results.json, and the table
+# to docs/performance.md. Reading has five runs, with other benchmarks between them.
+BENCH = $(BIN)/python benchmarks
+READ = $(BENCH)/reading.py --rounds=5
 bench: setup
-	$(BIN)/python benchmarks/preprocess.py
-	$(BIN)/python benchmarks/preprocess.py --rivals=nobrainer --rounds=4
-	$(BIN)/python benchmarks/cohort.py
-	$(BIN)/python benchmarks/cohort.py --volumes=100 --ways=two,tfds
-	$(BIN)/python benchmarks/spacing.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/reading.py --augmented
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/step.py --rivals=pytorch
-	$(BIN)/python benchmarks/step.py --rivals=bfloat16
-	$(BIN)/python benchmarks/scoring.py
-	$(BIN)/python benchmarks/commands.py
+	$(READ)
+	$(BENCH)/preprocess.py
+	$(if $(IXI_REAL_DATA),$(BENCH)/preprocess.py --real)
+	$(if $(IXI_REAL_DATA),$(BENCH)/preprocess.py --real --rivals=nobrainer --rounds=5)
+	$(BENCH)/cohort.py
+	$(READ) --again
+	$(BENCH)/cohort.py --volumes=100 --ways=two,tfds
+	$(BENCH)/spacing.py --rounds=5
+	$(BENCH)/reading.py --augmented --rounds=5
+	$(READ) --again
+	$(BENCH)/step.py --rounds=20
+	$(BENCH)/step.py --rivals=pytorch --rounds=20
+	$(BENCH)/step.py --rivals=bfloat16 --rounds=20
+	$(READ) --again
+	$(BENCH)/step.py --rivals=pytorch --model=big_resnet --rounds=8
+	$(BENCH)/step.py --rivals=bfloat16 --model=big_resnet --rounds=8
+	$(BENCH)/scoring.py --rounds=5
+	$(BENCH)/commands.py --before=be73260
+	$(READ) --again
+	$(BENCH)/table.py
 
 # Needs PyPI's or OSV's data: without, pip-audit skips packages, which --strict makes an error.
 audit: setup

@@ -4,13 +4,14 @@
     .venv/bin/python benchmarks/commands.py --before=CHECKOUT -- evaluator reconstruct \\
       --saved_model=M --input=a.nii.gz --output_dir=OUT --view=false
 
-Without a command it is `--help` of each. Every run is a process of its own, start-up included. Both
-checkouts take turns, and the ratio is taken round by round. CPU seconds are those of all threads,
-so that other work on the machine counts little. Memory is the peak of the process; peaks below 130
-MB are those of this script, from which it was forked. OUT in a command is an empty folder. What is
-printed and what is written there has to be the same from both, `.gz` files after unpacking.
+It is recorded under the command's words, or those of `--name`. Without a command it is `--help` of
+each. Every run is a process of its own, start-up included. Both checkouts take turns, and the ratio
+is taken round by round. CPU seconds are those of all threads, so that other work on the machine
+counts little. Memory is the peak of the process; peaks below 130 MB are those of this script, from
+which it was forked. OUT in a command is an empty folder. What is printed and what is written there
+has to be the same from both, `.gz` files after unpacking; but help may have changed.
 
-To make the earlier checkout: `git worktree add ../before COMMIT`.
+CHECKOUT is a folder, or a commit, whose checkout is made in `.rivals`.
 """
 
 import argparse
@@ -42,14 +43,29 @@ HELP = (
 )
 
 
-def run(checkout, command):
+def checkout(before):
+    """The folder of an earlier checkout, made where a commit is given."""
+    if pathlib.Path(before).is_dir():
+        return before
+    folder = shared.RIVALS / before
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        packed = subprocess.run(["git", "archive", before], cwd=HERE, capture_output=True)
+        if packed.returncode:
+            folder.rmdir()
+            raise SystemExit(f"--before={before}: {packed.stderr.decode().strip()}")
+        subprocess.run(["tar", "-x"], cwd=folder, input=packed.stdout, check=True)
+    return str(folder)
+
+
+def run(folder_of_code, command):
     """CPU seconds, seconds and peak bytes of a command, and what came of it, by name."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         arguments = [part.replace("OUT", folder) for part in command]
         started = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
-            cwd=checkout,
+            cwd=folder_of_code,
             stdout=printed,
             stderr=subprocess.DEVNULL,
         )
@@ -63,7 +79,8 @@ def run(checkout, command):
                 unpacked = gzip.decompress(content) if path.suffix == ".gz" else content
                 made[str(path.relative_to(folder))] = unpacked
         printed.seek(0)
-        made["standard output"] = printed.read().replace(folder.encode(), b"OUT")
+        if "--help" not in command:
+            made["standard output"] = printed.read().replace(folder.encode(), b"OUT")
     return [used.ru_utime + used.ru_stime, seconds, used.ru_maxrss * 1024], made
 
 
@@ -87,28 +104,33 @@ def compare(command, checkouts, rounds):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--before", help="folder of an earlier checkout")
+    parser.add_argument("--before", help="folder of an earlier checkout, or a commit")
     parser.add_argument("--rounds", type=shared.several, default=5)
+    parser.add_argument("--name", help="words for the command in the results")
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args()
-    checkouts = [HERE, *([arguments.before] if arguments.before else [])]
+    checkouts = [HERE, *([checkout(arguments.before)] if arguments.before else [])]
     commands = (
         [arguments.command] if arguments.command else [[*each.split(), "--help"] for each in HELP]
     )
-    measured = {}
     for command in commands:
         table = compare(command, checkouts, arguments.rounds)
         medians = np.median(table, axis=0).tolist()
-        name = " ".join(each for each in command if "=" not in each)
-        measured[name] = {"now, before": medians}
+        name = arguments.name or " ".join(each for each in command if "=" not in each)
         shown = [f"{cpu:.2f} s CPU, {s:.2f} s, {peak / 1e6:.0f} MB" for cpu, s, peak in medians]
         print(f"{name}: {', before '.join(shown)}", flush=True)
         if arguments.before:
             ratio = shared.median_with_interval(table[:, 1, 0] / table[:, 0, 0])
-            measured[name]["times as fast"] = ratio
             print("  {:.2f} times as fast ({:.2f} to {:.2f})".format(*ratio), flush=True)
-    if not arguments.command:
-        shared.record("commands, help", rounds=arguments.rounds, **measured)
+            cpu, seconds, peaks = np.transpose(medians)
+            shared.record(
+                f"command, {name}",
+                cpu_seconds=dict(zip(("now", "before"), cpu, strict=True)),
+                seconds=dict(zip(("now", "before"), seconds, strict=True)),
+                peak_bytes=dict(zip(("now", "before"), peaks, strict=True)),
+                times_as_fast={"before": ratio},
+                rounds=arguments.rounds,
+            )
 
 
 if __name__ == "__main__":

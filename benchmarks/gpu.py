@@ -93,7 +93,7 @@ def main():
                 shared.record(
                     f"gpu, {model}, {precision}",
                     images_a_second=speeds,
-                    ours_against=ratios,
+                    times_as_fast=ratios,
                     rounds=arguments.rounds,
                     setting=f"{card}; {arguments.side}x{arguments.side}, batch "
                     f"{arguments.batch_size}, {arguments.steps} steps a round",

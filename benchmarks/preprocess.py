@@ -159,7 +159,7 @@ def main():
     shared.record(
         f"preprocess, {arguments.rivals}" + (", a real volume" if arguments.real else ""),
         seconds_a_volume={name: np.median(values) for name, values in seconds.items()},
-        ours_against=times,
+        times_as_fast=times,
         volumes=arguments.volumes,
         bytes_a_volume=size / arguments.volumes,
         rounds=arguments.rounds,

@@ -138,8 +138,13 @@ def median_with_interval(values):
     return [float(np.median(values)), float(interval.low), float(interval.high)]
 
 
+def recorded(name):
+    """What `results.json` has under a name; empty without it."""
+    return json.loads(RESULTS.read_text()).get(name, {}) if RESULTS.exists() else {}
+
+
 def record(name, **values):
-    """Enter what came out under its name in `results.json`."""
+    """Enter what came out under its name in `results.json`; `table.py` shows it."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     results[name] = {**values, "machine": machine}

@@ -184,11 +184,12 @@ WAYS = {
     "PyTorch, bfloat16": functools.partial(pytorch, last=True, compiled=True, bfloat16=True),
 }
 RIVALS = {
-    "keras": ("Keras",),
-    "lane": ("ours, other lane",),
-    "pytorch": ("PyTorch, eager", "PyTorch, channels last", "PyTorch, compiled"),
-    "bfloat16": ("ours, bfloat16", "PyTorch, compiled", "PyTorch, bfloat16"),
+    "keras": ("ours", "Keras"),
+    "lane": ("ours", "ours, other lane"),
+    "pytorch": ("ours", "PyTorch, eager", "PyTorch, channels last", "PyTorch, compiled"),
+    "bfloat16": ("ours, bfloat16", "ours", "PyTorch, compiled", "PyTorch, bfloat16"),
 }
+"""What is compared with each other; ratios are to the first."""
 
 
 def measure(names, command, arguments):
@@ -226,16 +227,17 @@ def main():
     if arguments.way:
         WAYS[arguments.way](arguments)
         return
-    names = ["ours", *RIVALS[arguments.rivals]]
+    names = RIVALS[arguments.rivals]
     speeds, ratios = measure(names, [*sys.argv], arguments)
     for name, speed in speeds.items():
         print(f"{name:<24}{speed:8.2f} images/s")
     for name, ratio in ratios.items():
-        print("ours with augmentation against {}: {:.3f} ({:.3f} to {:.3f})".format(name, *ratio))
+        print("{} against {}: {:.3f} ({:.3f} to {:.3f})".format(names[0], name, *ratio))
+    small = arguments.model == "small_resnet"
     shared.record(
-        f"step, {arguments.rivals}",
+        f"step, {arguments.rivals}" + ("" if small else f", {arguments.model}"),
         images_a_second=speeds,
-        ours_against=ratios,
+        times_as_fast=ratios,
         rounds=arguments.rounds,
         setting=f"{arguments.model}, {arguments.side}x{arguments.side}, "
         f"batch {arguments.batch_size}, {arguments.steps} steps a round",
