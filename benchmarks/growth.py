@@ -2,7 +2,9 @@
 
 Volumes are links to 60 made-up heads, brought to 2 mm, so that 5,000 of them fit into half an hour
 and three gigabytes; `cohort.py` has the time of volumes of full size. Each command is a process of
-its own, start-up included. Slopes are those between the two largest numbers, in which start-up no
+its own, start-up included. The search trains two small models for 20 steps each, and so shows what
+it takes besides the training: checking the dataset, and validation on a tenth of the volumes.
+Slopes are those between the two largest numbers, in which start-up no
 longer counts.
 
     .venv/bin/python benchmarks/growth.py [--volumes=10,100,581,5000] [--picture=growth.png]
@@ -27,6 +29,10 @@ from matplotlib.figure import Figure
 DISTINCT = 60
 SHAPE = (90, 120, 120)
 GEOMETRY = ("--config=two", "--in_plane=120x120", "--size=128x128", "--slices=30:66")
+SEARCH = (
+    *("--tuner=bayesian", "--max_trials=2", "--random_trials=2", "--epochs=1"),
+    *("--steps_per_epoch=20", "--batch_sizes=8", "--max_parameters=450000"),
+)
 READ = """
 import os, sys, tensorflow_datasets as tfds, ixi_tfds
 made = tfds.load("ixi_t1/two", data_dir=sys.argv[1], split="all", download=False)
@@ -64,6 +70,10 @@ def costs(folder, volumes):
         "preprocess, two workers": [*beam, source, where, *GEOMETRY, "--allow_same_bytes"],
         "verify": [*beam, "verify", where, "--dataset=ixi_t1/two"],
         "read": [sys.executable, "-c", READ, str(data)],
+        "search": [
+            *(sys.executable, "-m", "trainer", "tune", where, "--dataset=ixi_t1/two"),
+            *(f"--tuning_dir={data / 'search'}", *SEARCH),
+        ],
     }
     commands["preprocess, two workers"] += TWO_WORKERS
     for what, command in commands.items():
@@ -79,7 +89,7 @@ def draw(table, path):
     for axes, place, label, unit in zip(
         figure.subplots(1, 2), (0, 1), ("seconds", "peak memory, GB"), (1, 1e9), strict=True
     ):
-        for (what, found), marker in zip(table.items(), "os^", strict=True):
+        for (what, found), marker in zip(table.items(), "os^D", strict=True):
             values = [each[place] / unit for each in found.values()]
             axes.loglog(list(found), values, marker=marker, label=what)
         axes.set(xlabel="volumes", ylabel=label)
@@ -106,7 +116,7 @@ def main():
         print(f"{what}: {1000 * slope[0]:.1f} ms and {slope[1] / 1e3:.0f} kB a further volume")
     if arguments.picture:
         draw(table, arguments.picture)
-    shared.record("growth", seconds_and_peak_bytes=table)
+    shared.record("growth", commands=table)
 
 
 if __name__ == "__main__":
