@@ -6,6 +6,7 @@
     .venv/bin/python docs/pictures.py reconstructions --saved_model=M --data_dir=D --dataset=N
     .venv/bin/python docs/pictures.py curves --workdir=W
     .venv/bin/python docs/pictures.py study
+    .venv/bin/python docs/pictures.py study_slices --workdir=W --data_dir=D --dataset=N
     IXI_REAL_DATA=... .venv/bin/python docs/pictures.py lesions --saved_model=ENSEMBLE
     .venv/bin/python docs/pictures.py page --page=O/report.html --sections=Robustness --name=x.png
 
@@ -120,22 +121,47 @@ def augmentations(arguments):
 
 def reconstructions(arguments):
     """Original, reconstruction and residual of one slice of each of three test subjects."""
+    chosen = {}
+    for title, image in _test_slices(arguments).items():
+        chosen[title] = (image, _reconstruction(arguments.saved_model, image))
+    write_png(DOCS / "reconstructions.png", reconstruction_gallery(chosen))
+
+
+def study_slices(arguments):
+    """One slice of a test subject, its reconstruction and residual by each run of the study."""
+    title, image = list(_test_slices(arguments).items())[1]
+    chosen = {}
+    for run, name in STUDY.items():
+        (saved_model,) = pathlib.Path(arguments.workdir, name).glob("export/*/1")
+        made = _reconstruction(str(saved_model), image)
+        psnr = -10 * np.log10(np.mean((image - made) ** 2))
+        chosen[f"{run}: {psnr:.1f} dB"] = (image, made)
+    figure = reconstruction_gallery(chosen)
+    figure.suptitle(title)
+    write_png(DOCS / "study_slices.png", figure)
+
+
+def _test_slices(arguments):
+    """A slice in [0, 1] of each of three test subjects, by what it is."""
     folder = pathlib.Path(arguments.data_dir, arguments.dataset)
     builder = tfds.builder_from_directory(str(max(folder.glob("[0-9]*"))))
-    model = tf.saved_model.load(arguments.saved_model).signatures["serving_default"]
-    chosen = {}
     examples = list(tfds.as_numpy(builder.as_dataset(split="test")))
     middle = np.median([example["slice_index"] for example in examples])
+    slices = {}
     for offset, subject in zip((-6, 0, 6), sorted({e["subject"] for e in examples}), strict=False):
         example = min(
             (e for e in examples if e["subject"] == subject),
             key=lambda e: abs(e["slice_index"] - middle - offset),
         )
-        image = example["image"].astype(np.float32) / 255
-        made = model(slices=tf.constant(image[None]))["reconstruction"].numpy()[0]
         title = f"{subject.decode()}, slice {example['slice_index']}"
-        chosen[title] = (image[..., 0], made[..., 0])
-    write_png(DOCS / "reconstructions.png", reconstruction_gallery(chosen))
+        slices[title] = example["image"][..., 0].astype(np.float32) / 255
+    return slices
+
+
+def _reconstruction(saved_model, image):
+    model = tf.saved_model.load(saved_model).signatures["serving_default"]
+    made = model(slices=tf.constant(image[None, ..., None]))["reconstruction"]
+    return made.numpy()[0, ..., 0]
 
 
 def lesions(arguments):
@@ -181,32 +207,40 @@ def curves(arguments):
 
 
 STUDY = {
-    "own, narrowest layer 32x32, 0.3 million parameters": "shallow_mse",
-    "own, narrowest layer 16x16, 3.6 million": "h200_adam_64_128_256",
-    "Small, dssim": "h200_small_dssim",
-    "Big, dssim": "h200_big_dssim",
-    "Small, mse": "h200_small_mse",
-    "Big, mse": "h200_big_mse",
+    "a recipe of our own": "shallow_mse",
+    "Small, dssim": "small_dssim",
+    "Big, dssim": "big_dssim",
+    "Small, mse": "small_mse",
+    "Big, mse": "big_mse",
 }
-"""Runs of docs/results.md at equal steps, and their histories in docs/study."""
+"""Runs of docs/results.md at equal steps, and their histories in docs/study.
+
+`minutes.csv` beside these has the minutes of an epoch of each on one core.
+"""
 
 STEPS = 838
 
 
 def study(arguments):
-    """Validation PSNR and SSIM against steps, of the runs at equal steps."""
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    panels = figure.subplots(1, 2)
+    """Validation PSNR and SSIM against steps, and PSNR against minutes, of the equal steps."""
+    minutes = pd.read_csv(DOCS / "study/minutes.csv", index_col="run")["minutes"]
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    panels = figure.subplots(1, 3)
     for (title, name), (colour, line) in zip(STUDY.items(), itertools.cycle(STYLES), strict=False):
         history = pd.read_csv(DOCS / f"study/{name}.csv")
-        for axes, column in zip(panels, ("val_psnr", "val_ssim"), strict=True):
-            steps = history["epoch"] * STEPS
-            axes.plot(steps, history[column], color=colour, linestyle=line, label=title)
-    for axes, title in zip(panels, ("validation PSNR (dB)", "validation SSIM"), strict=True):
-        axes.set(xlabel="steps of 8 slices", title=title)
+        epochs, style = history["epoch"], {"color": colour, "linestyle": line, "label": title}
+        panels[0].plot(epochs * STEPS, history["val_psnr"], **style)
+        panels[1].plot(epochs * STEPS, history["val_ssim"], **style)
+        panels[2].plot(epochs * minutes[name], history["val_psnr"], **style)
+    steps, time = "steps of 8 slices", "minutes on one core"
+    for axes, x, y in zip(
+        panels, (steps, steps, time), ("PSNR (dB)", "SSIM", "PSNR (dB)"), strict=True
+    ):
+        axes.set(xlabel=x, title=f"validation {y}")
         axes.grid(alpha=0.3)
-    panels[0].set_ylim(13, None)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    for axes in (panels[0], panels[2]):
+        axes.set_ylim(13, None)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.savefig(DOCS / "study.png", dpi=110)
 
 
@@ -249,7 +283,10 @@ STYLES = (
 
 PICTURES = {
     each.__name__: each
-    for each in (slices, same_places, augmentations, reconstructions, lesions, curves, study, page)
+    for each in (
+        *(slices, same_places, augmentations, reconstructions, lesions, curves, study),
+        *(study_slices, page),
+    )
 }
 
 
