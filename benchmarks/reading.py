@@ -203,7 +203,7 @@ def prepare(folder, subjects):
 
 
 def _median_and_range(rival, runs):
-    ratios = [run["times_as_fast"][rival] for run in runs]
+    ratios = [run["times_as_fast"][rival] for run in runs if rival in run["times_as_fast"]]
     return [float(np.median(ratios)), min(ratios), max(ratios)]
 
 
