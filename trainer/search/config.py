@@ -41,8 +41,8 @@ class SearchConfig:
         least=space.least_limit(),
     )
     stages: tuple[int, ...] = flag(
-        "Numbers of encoder stages to choose from, such as 1,2,3. The stem halves height and width, "
-        "and each stage halves them again.",
+        "Numbers of encoder stages to choose from, such as 1,2,3. The stem halves height and "
+        "width, and each stage halves them again.",
         space.STAGES,
         least=1,
         most=space.MOST_STAGES,
