@@ -44,7 +44,7 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
     rows = []
     heads: dict[tuple[str, str], alike.Head] = {}
     cells: dict[tuple[str, str], np.ndarray] = {}
-    seen = collections.Counter[tuple[str, str]]()
+    seen = collections.defaultdict[tuple[str, str], set[int]](set)
     with tqdm(desc="read slices", unit="slice", disable=None, leave=False) as bar:
         for shard in sorted(manifest.shards):
             for record in records(folder / shard):
@@ -61,13 +61,17 @@ def read_slices(folder: pathlib.Path, manifest: Manifest) -> Slices:
                 if copy:
                     continue
                 who = rows[-1][:2]
+                if index in seen[who]:
+                    continue
+                seen[who].add(index)
                 head = cells.setdefault(who, np.zeros(grid.shape, np.float32))
                 alike.add_slice(head, index - window[0], pixels.reshape(size), limits, grid)
-                seen[who] += 1
                 # TFDS's own writer spreads the slices of a person over shards; Beam's does not.
-                if seen[who] == manifest.config.slices_per_volume:
+                if len(seen[who]) == manifest.config.slices_per_volume:
                     heads[who] = alike.prepare(cells.pop(who))
-    heads |= {who: alike.prepare(head) for who, head in cells.items()}
+    while cells:
+        who, head = cells.popitem()
+        heads[who] = alike.prepare(head)
     return Slices(pd.DataFrame(rows, columns=["split", "subject", "key", "sha256"]), heads, grid)
 
 

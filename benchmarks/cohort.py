@@ -130,7 +130,7 @@ def measure(command, allowed=(0,)):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--volumes", type=int, default=581)
-    parser.add_argument("--distinct", type=int, default=100)
+    parser.add_argument("--distinct", type=int, default=60)
     parser.add_argument("--ways", default="two,one,halves")
     parser.add_argument("--rounds", type=shared.several, default=5)
     parser.add_argument("--scans", help="folder to keep the volumes in")

@@ -4,12 +4,13 @@
     .venv/bin/python benchmarks/commands.py --before=CHECKOUT -- evaluator reconstruct \\
       --saved_model=M --input=a.nii.gz --output_dir=OUT --view=false
 
-It is recorded under the command's words, or those of `--name`. Without a command it is `--help` of
-each. Every run is a process of its own, start-up included. Both checkouts take turns, and the ratio
-is taken round by round. CPU seconds are those of all threads, so that other work on the machine
-counts little. Memory is the peak of the process; peaks below 130 MB are those of this script, from
-which it was forked. OUT in a command is an empty folder. What is printed and what is written there
-has to be the same from both, `.gz` files after unpacking; but help may have changed.
+With `--before` it is recorded, under the command's words or those of `--name`. Without a command it
+is `--help` of each. Every run is a process of its own, start-up included. Both checkouts take
+turns, and the ratio is taken round by round. CPU seconds are those of all threads, so that other
+work on the machine counts little. Memory is the peak of the process; peaks below 130 MB are those
+of this script, from which it was forked. OUT in a command is an empty folder. What is printed and
+what is written there has to be the same from both, `.gz` files after unpacking; but help may have
+changed, if it ends with 0.
 
 CHECKOUT is a folder, or a commit, whose checkout is made in `.rivals`.
 """
@@ -49,12 +50,13 @@ def checkout(before):
         return before
     folder = shared.RIVALS / before
     if not folder.exists():
-        folder.mkdir(parents=True)
         packed = subprocess.run(["git", "archive", before], cwd=HERE, capture_output=True)
         if packed.returncode:
-            folder.rmdir()
             raise SystemExit(f"--before={before}: {packed.stderr.decode().strip()}")
-        subprocess.run(["tar", "-x"], cwd=folder, input=packed.stdout, check=True)
+        unpacked = folder.with_name(f"{before}.part")
+        unpacked.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["tar", "-x"], cwd=unpacked, input=packed.stdout, check=True)
+        unpacked.rename(folder)
     return str(folder)
 
 
@@ -81,6 +83,8 @@ def run(folder_of_code, command):
         printed.seek(0)
         if "--help" not in command:
             made["standard output"] = printed.read().replace(folder.encode(), b"OUT")
+        elif process.returncode:
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
     return [used.ru_utime + used.ru_stime, seconds, used.ru_maxrss * 1024], made
 
 
@@ -116,7 +120,8 @@ def main():
     for command in commands:
         table = compare(command, checkouts, arguments.rounds)
         medians = np.median(table, axis=0).tolist()
-        name = arguments.name or " ".join(each for each in command if "=" not in each)
+        named = arguments.name if arguments.command else None
+        name = named or " ".join(each for each in command if "=" not in each)
         shown = [f"{cpu:.2f} s CPU, {s:.2f} s, {peak / 1e6:.0f} MB" for cpu, s, peak in medians]
         print(f"{name}: {', before '.join(shown)}", flush=True)
         if arguments.before:

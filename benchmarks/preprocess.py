@@ -153,8 +153,9 @@ def main():
     times = {
         name: shared.median_with_interval(values / seconds["ours"])
         for name, values in seconds.items()
+        if name != "ours"
     }
-    for name, ratio in list(times.items())[1:]:
+    for name, ratio in times.items():
         print("ours against {}: {:.2f} ({:.2f} to {:.2f})".format(name, *ratio))
     shared.record(
         f"preprocess, {arguments.rivals}" + (", a real volume" if arguments.real else ""),

@@ -202,6 +202,11 @@ def prepare(folder, subjects):
     return dataset, pictures.parent
 
 
+def _speed(way, runs):
+    speeds = [run["slices_a_second"] for run in runs]
+    return float(np.median([speed[way] for speed in speeds if way in speed]))
+
+
 def _median_and_range(rival, runs):
     ratios = [run["times_as_fast"][rival] for run in runs if rival in run["times_as_fast"]]
     return [float(np.median(ratios)), min(ratios), max(ratios)]
@@ -255,9 +260,7 @@ def main():
         ratios = {rival: _median_and_range(rival, runs) for rival in ratios}
     shared.record(
         name,
-        slices_a_second={
-            way: np.median([run["slices_a_second"][way] for run in runs]) for way in names
-        },
+        slices_a_second={way: _speed(way, runs) for way in names},
         times_as_fast=ratios,
         rounds=arguments.rounds,
         runs=runs,

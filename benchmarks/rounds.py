@@ -144,7 +144,10 @@ def recorded(name):
 
 
 def record(name, **values):
-    """Enter what came out under its name in `results.json`; `table.py` shows it."""
+    """Enter what came out under its name in `results.json`.
+
+    A test compares the results with the table in docs: run `table.py` afterwards.
+    """
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     results[name] = {**values, "machine": machine}

@@ -249,6 +249,40 @@ def test_slices_are_read_with_their_place_their_person_and_their_pixels(tmp_path
     assert len(table) == 44
 
 
+def heads_of(folder, first=lambda made: made):
+    """All heads of a dataset of one shard a split, `first` of the slices of one person in it."""
+
+    def made_by(subject, config):
+        made = tiny_dataset.slice_examples(subject, config)
+        return first(made) if subject == "IXI901" else made
+
+    dataset = tiny_dataset.write_tiny_dataset(folder, shards=1, made_by=made_by)
+    return leakage.read_slices(dataset, manifests.read(dataset)).heads
+
+
+def test_a_head_of_fewer_slices_is_compared_and_one_slice_twice_changes_none(tmp_path):
+    whole = heads_of(tmp_path / "whole")
+    for first, changed in (
+        (lambda made: [made[0], *made], 0),
+        (lambda made: [*made, made[0]], 0),
+        (lambda made: made[1:], 1),
+    ):
+        heads = heads_of(tmp_path / f"{changed}{len(list(tmp_path.iterdir()))}", first)
+        assert heads.keys() == whole.keys()
+        others = [who for who in whole if not np.array_equal(whole[who].fine, heads[who].fine)]
+        assert others == [("train", "IXI901")] * changed
+
+
+def test_a_head_is_prepared_once_its_last_slice_was_read(tmp_path, monkeypatch):
+    """Otherwise the cells of all heads would be in memory at once."""
+    steps = []
+    add, prepare = alike.add_slice, alike.prepare
+    monkeypatch.setattr(alike, "add_slice", lambda *given: (steps.append("slice"), add(*given)))
+    monkeypatch.setattr(alike, "prepare", lambda head: (steps.append("head"), prepare(head))[1])
+    people = len(heads_of(tmp_path))
+    assert steps == [*["slice"] * tiny_dataset.TINY.slices_per_volume, "head"] * people
+
+
 def test_cells_of_resampled_slices_are_as_large_as_their_voxels(tmp_path):
     config = dataclasses.replace(tiny_dataset.TINY, size=(32, 48), in_plane=None)
     folder = tiny_dataset.write_tiny_dataset(tmp_path, config)
