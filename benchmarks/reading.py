@@ -29,6 +29,7 @@ import rounds as shared
 BATCH = 32
 SIDE = 256
 RUNS = 5
+"""So many runs of this script count at most, the last ones."""
 READY = 80
 """Batches that are read before the clock starts: more than any way holds ready."""
 
@@ -218,7 +219,7 @@ def main():
     parser.add_argument("--batches", type=int, default=150, help="of a round")
     parser.add_argument("--subjects", type=int, default=40)
     parser.add_argument("--augmented", action="store_true")
-    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--again", action="store_true", help="keep the results of runs before")
     parser.add_argument("--rival", choices=RIVALS, help="be this one; for the benchmark itself")
     parser.add_argument("--dataset")
     parser.add_argument("--pictures")

@@ -111,13 +111,13 @@ def main():
             own, grid = prepared(voxels, scan, arguments.scaling)
             heads.append(own)
             for name, how in changes(random).items():
-                again = prepared(rescan(voxels, random, **how), scan, arguments.scaling)
-                apart.setdefault(name, []).append(alike.likeness(own, again[0], grid.cell))
+                again, _ = prepared(rescan(voxels, random, **how), scan, arguments.scaling)
+                apart.setdefault(name, []).append(alike.likeness(own, again, grid.cell))
             second.append(again)
         for one, other in tqdm(list(itertools.combinations(heads, 2)), desc="pairs of people"):
             apart["two people"].append(alike.likeness(one, other, grid.cell))
         # As `verify` does: all people and their second scans at once, the nearest few compared.
-        both = [*heads, *(head for head, _ in second)]
+        both = [*heads, *second]
         groups = ["first"] * len(heads) + ["second"] * len(second)
         pairs = {(one, other): value for value, one, other in alike.find_alike(both, groups, grid)}
         reached = sum(

@@ -15,6 +15,7 @@ QUESTIONS = pathlib.Path(__file__).with_name("questions.csv")
 PAGE = pathlib.Path(__file__).parents[1] / "docs/performance.md"
 BEGIN, END = "<!-- by benchmarks/table.py -->\n", "<!-- end of the table -->"
 KNOWN_FROM = 130e6
+"""A command's peak of fewer bytes is that of the script that started it: see `commands.py`."""
 
 UNITS = {
     "cpu_seconds": "{:.1f} s",
@@ -37,7 +38,6 @@ def cells(row: dict[str, str]) -> list[str]:
     unit = next(unit for unit in UNITS if unit in found)
     values = [UNITS[unit].format(found[unit][way]) for way in ways]
     held = [found.get("peak_bytes", {}).get(way, 0) for way in ways]
-    # Less is not known: see commands.py.
     if min(held) > KNOWN_FROM:
         pairs = zip(values, held, strict=True)
         values = [f"{value}, {peak / 1e9:.2f} GB" for value, peak in pairs]
