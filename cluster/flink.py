@@ -32,13 +32,20 @@ FLINK, JOB_SERVER = HOME / "flink", HOME / "job-server"
 JOB_SERVER_DIGEST = "2e5bf891142e4eb10c65a935aadb8fef401daf144e2b2c23cb03dfc6ca352b62"
 """SHA-256 of what `sha256sum *.jar` prints for all that Maven brings."""
 
-REST, JOBS, WORKERS = 8081, 8099, 50000
-"""Ports: of Flink's web page, of Beam's job server, of the pools of Python workers."""
+REST, JOBS, WORKERS = 8081, 8099, 8098
+"""Ports: of Flink's web page, of Beam's job server, of the pools of Python workers.
+
+All are below those that Linux gives to connections, 32768 and above: none can listen on a port that
+a connection had in the last minute.
+"""
 MACHINES = {1: "127.0.0.1", 2: "127.0.0.2"}
 """The TaskManagers, and where the workers of each are."""
 
 _PATIENCE = 240
 """Seconds until a cluster that is not up has failed; on quiet cores it takes 15."""
+
+Started = tuple[str, subprocess.Popen[bytes]]
+"""A process of the cluster, with its name: that of its log."""
 
 OPTIONS = (
     "--runner=FlinkRunner",
@@ -167,11 +174,11 @@ def up() -> None:
     (RUN / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in CONFIG.items()))
     (RUN / "log4j.properties").write_text(LOGGING)
     package = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
-    _java("jobmanager", f"{FLINK}/lib/*", package, f"--configDir={RUN}")
+    started = [_java("jobmanager", f"{FLINK}/lib/*", package, f"--configDir={RUN}")]
     for machine, address in MACHINES.items():
-        start_machine(machine, address)
+        started += start_machine(machine, address)
     flink = [*FLINK.glob("lib/flink-dist-*.jar"), *FLINK.glob("lib/log4j-*.jar")]
-    _java(
+    job_server = _java(
         "job-server",
         ":".join(map(str, [JOB_SERVER / "*", *flink])),
         "org.apache.beam.runners.flink.FlinkJobServerDriver",
@@ -183,23 +190,38 @@ def up() -> None:
         "--artifact-port=0",
         "--expansion-port=0",
     )
-    started, deadline = len(processes()), time.monotonic() + _PATIENCE
-    while not is_up():
-        if time.monotonic() > deadline or len(processes()) < started:
-            down()
-            sys.exit("error: the cluster did not come up; its logs are in .flink/run")
-        time.sleep(1)
+    _wait([*started, job_server])
     print(f"up: http://localhost:{REST}\nrun jobs with {' '.join(OPTIONS)}")
 
 
-def start_machine(machine: int, address: str) -> None:
+def _wait(started: Sequence[Started]) -> None:
+    """Return when the cluster is up; stop it and exit when a process of it ends before that."""
+    deadline = time.monotonic() + _PATIENCE
+    while not is_up():
+        ended = [(name, code) for name, process in started if (code := process.poll()) is not None]
+        late = time.monotonic() > deadline
+        if ended or late:
+            down()
+        for name, code in ended:
+            last = (RUN / f"{name}.log").read_text().splitlines()[-5:]
+            sys.exit(
+                f"error: the cluster did not come up: its process {name} ended with exit code "
+                f"{code}; the last lines of its log, .flink/run/{name}.log:\n" + "\n".join(last)
+            )
+        if late:
+            sys.exit(
+                f"error: the cluster is not up after {_PATIENCE} s; its logs are in .flink/run"
+            )
+        time.sleep(1)
+
+
+def start_machine(machine: int, address: str) -> list[Started]:
     """Start a TaskManager and its pool of Python workers."""
-    _start(
-        f"workers-{machine}", sys.executable, f"{ROOT}/cluster/workers.py", f"{address}:{WORKERS}"
-    )
+    pool = (sys.executable, f"{ROOT}/cluster/workers.py", f"{address}:{WORKERS}")
+    workers = _start(f"workers-{machine}", *pool)
     hosts = RUN / f"hosts-{machine}"
     hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{address} workers\n")
-    _java(
+    taskmanager = _java(
         f"taskmanager-{machine}",
         f"{FLINK}/lib/*",
         "org.apache.flink.runtime.taskexecutor.TaskManagerRunner",
@@ -207,20 +229,21 @@ def start_machine(machine: int, address: str) -> None:
         f"-Dtaskmanager.resource-id=taskmanager-{machine}",
         properties=(f"-Djdk.net.hosts.file={hosts}",),
     )
+    return [workers, taskmanager]
 
 
-def _java(name: str, classes: str, *rest: str, properties: Sequence[str] = ()) -> None:
-    _start(name, *_JAVA, *properties, "-cp", classes, *rest)
+def _java(name: str, classes: str, *rest: str, properties: Sequence[str] = ()) -> Started:
+    return _start(name, *_JAVA, *properties, "-cp", classes, *rest)
 
 
-def _start(name: str, *command: str) -> None:
+def _start(name: str, *command: str) -> Started:
     environment = os.environ | {
         # The pool starts its workers as `python`, wherever that is.
         "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
     }
     with (RUN / f"{name}.log").open("w") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             command,
             cwd=RUN,
             env=environment,
@@ -229,6 +252,7 @@ def _start(name: str, *command: str) -> None:
             stderr=log,
             start_new_session=True,
         )
+    return name, process
 
 
 def rest(path: str) -> dict[str, Any]:

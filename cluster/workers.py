@@ -1,4 +1,4 @@
-"""Beam's pool of Python workers, at one address: `python cluster/workers.py 127.0.0.2:50000`.
+"""Beam's pool of Python workers, at one address: `python cluster/workers.py 127.0.0.2:8098`.
 
 Beam's own `worker_pool_main` listens on every address of the machine, and tells workers apart by a
 number that each TaskManager counts for itself. So each TaskManager needs a pool to itself, and two

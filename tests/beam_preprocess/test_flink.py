@@ -202,6 +202,39 @@ def test_processes_are_told_by_their_folder_and_stopped(tmp_path, monkeypatch):
                 os.kill(process, signal.SIGKILL)
 
 
+@pytest.fixture
+def down_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(flink, "RUN", tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr(flink, "is_up", lambda: False)
+    yield
+    flink.down()
+
+
+def test_a_process_that_ends_before_the_cluster_is_up_is_named_with_its_log(down_at_the_end):
+    lives = flink._start("one", sys.executable, "-c", "import time; time.sleep(600)")
+    ends = flink._start("two", sys.executable, "-c", "print('port taken'); exit(3)")
+    with pytest.raises(SystemExit) as error:
+        flink._wait([lives, ends])
+    assert "its process two ended with exit code 3" in str(error.value)
+    assert str(error.value).endswith("two.log:\nport taken")
+    assert not flink.processes()
+
+
+def test_a_cluster_that_is_never_up_is_given_up_and_stopped(down_at_the_end, monkeypatch):
+    monkeypatch.setattr(flink, "_PATIENCE", 0)
+    lives = flink._start("one", sys.executable, "-c", "import time; time.sleep(600)")
+    with pytest.raises(SystemExit, match=r"^error: the cluster is not up after 0 s"):
+        flink._wait([lives])
+    assert not flink.processes()
+
+
+def test_ports_are_none_that_linux_gives_to_connections():
+    """One that a connection had in the last minute cannot be listened on."""
+    range_ = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    assert max(flink.REST, flink.JOBS, flink.WORKERS) < min(32768, int(range_.split()[0]))
+
+
 def test_a_cluster_is_up_when_all_of_it_answers(monkeypatch):
     answering, machines, asked = set(), [], []
 
@@ -217,7 +250,7 @@ def test_a_cluster_is_up_when_all_of_it_answers(monkeypatch):
 
     monkeypatch.setattr(flink.socket, "create_connection", connect)
     monkeypatch.setattr(flink, "rest", lambda path: {path[1:]: machines})
-    for address in (("localhost", 8099), ("127.0.0.1", 50000), ("127.0.0.2", 50000)):
+    for address in (("localhost", 8099), ("127.0.0.1", 8098), ("127.0.0.2", 8098)):
         machines[:] = ["taskmanager-1", "taskmanager-2"]
         assert not flink.is_up()
         answering.add(address)
