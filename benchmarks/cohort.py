@@ -100,10 +100,11 @@ def tfds_beam(source, data):
     Slices(data_dir=data).download_and_prepare(download_config=config)
 
 
-def measure(command, allowed=(0,)):
+def measure(command, allowed=(0,), every=2.0):
     """Seconds until the command ends, and the peak of its processes' memory in bytes.
 
-    It has to end with one of the exit codes that are allowed.
+    It has to end with one of the exit codes that are allowed. The memory is looked at `every` so
+    many seconds.
     """
     started, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
@@ -118,7 +119,7 @@ def measure(command, allowed=(0,)):
             peak = max(peak, held)
             # Seldom, for it takes 40 ms of a core each time.
             try:
-                process.wait(timeout=2)
+                process.wait(timeout=every)
                 running = False
             except subprocess.TimeoutExpired:
                 continue

@@ -3,8 +3,8 @@
 The thesis's way reads with nibabel's `get_fdata`, stretches each slice to 8 bits and writes it as a
 PNG with imageio. Ours is `write_shard`, all that a worker of the Beam job does for a volume,
 checksums included; starting Python and Beam counts on neither side (`cohort.py` has it in). The
-limit is inflating the same files whole with igzip, checksum checked, and writing the same bytes of
-output; also with glibc kept from giving memory back, which nearly halves its time and not ours.
+limit is inflating the same files whole by libdeflate, checksum checked, and writing as many bytes
+of output.
 With `--rivals=nobrainer`, version 1.2.1, its last one for TensorFlow, converts the same volumes to
 its TFRecords of float32 by `nobrainer.tfrecord.write`: packed, as it always does, and without. A
 round is 16 volumes, as many as a shard has. They are made up, or with `--real` copies of the one of
@@ -19,6 +19,7 @@ import functools
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 import time
 import types
@@ -72,16 +73,15 @@ rounds.serve(one_round)
 """
 
 LIMIT = """
-import pathlib, shutil, sys, tempfile, time
-import rounds
-from isal import isal_zlib
+import pathlib, shutil, struct, sys, tempfile, time
+import deflate, rounds
 
 def one_round():
     folder = pathlib.Path(tempfile.mkdtemp())
     started = time.perf_counter()
     for path in pathlib.Path(sys.argv[1]).glob("*.nii.gz"):
-        # Its `decompress` takes 10 ms more where memory is kept.
-        isal_zlib.decompressobj(31).decompress(path.read_bytes())
+        packed = path.read_bytes()
+        deflate.gzip_decompress(packed, *struct.unpack("<I", packed[-4:]))
         with (folder / path.name).open("wb") as file:
             file.write(bytes(int(sys.argv[2])))
             file.flush()
@@ -126,21 +126,15 @@ def main():
         def here(way):
             return types.SimpleNamespace(round=functools.partial(timed, way, source))
 
-        def elsewhere(python, script, argument, **settings):
+        def elsewhere(python, script, argument):
             command = [python, "-c", script, str(source), argument]
             path = {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
-            rival = shared.Rival(command, settings | path)
-            return stack.enter_context(rival)
+            return stack.enter_context(shared.Rival(command, path))
 
         if arguments.rivals == "thesis":
             bytes_out = str(THESIS.slices_per_volume * 256 * 256)
-            limit = functools.partial(elsewhere, shared.isal_python(), LIMIT, bytes_out)
-            ways = {
-                "ours": here(ours),
-                "thesis": here(thesis),
-                "limit": limit(),
-                "limit, memory kept": limit(**shared.KEEP_MEMORY),
-            }
+            limit = elsewhere(sys.executable, LIMIT, bytes_out)
+            ways = {"ours": here(ours), "thesis": here(thesis), "limit": limit}
         else:
             python = shared.nobrainer_python()
             packed, plain = (elsewhere(python, NOBRAINER, how) for how in ("packed", "plain"))

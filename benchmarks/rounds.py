@@ -60,11 +60,6 @@ def nobrainer_python():
     return _environment("nobrainer", "nobrainer==1.2.1")
 
 
-def isal_python():
-    """The Python of the environment of igzip."""
-    return _environment("isal", "isal==1.9.1", "numpy")
-
-
 def imgaug_python():
     """The Python of the environment of imgaug, which works with no NumPy of later than 2022."""
     return _environment(

@@ -35,6 +35,35 @@ def reconstruction_gallery(rows):
     return figure
 
 
+def comparison_gallery(original, reconstructions, columns=3):
+    """A slice, and below each of its reconstructions the residual, as a figure.
+
+    `original` and the `reconstructions`, by title, are float32 [H, W] in [0, 1]. The colours of all
+    residuals compare.
+    """
+    limit = figures.residual_limit([(original, made) for made in reconstructions.values()])
+    lines = -(-(len(reconstructions) + 1) // columns)
+    size = (3.2 * columns, 6.6 * lines)
+    figure = matplotlib.figure.Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(2 * lines, columns, squeeze=False)
+    above, below = grid[::2].ravel(), grid[1::2].ravel()
+    for axes in (*above[len(reconstructions) + 1 :], below[0], *below[len(reconstructions) + 1 :]):
+        axes.set_axis_off()
+    for axes, (title, image) in zip(
+        above, ({"original": original} | reconstructions).items(), strict=False
+    ):
+        axes.imshow(np.rot90(image), cmap="gray", vmin=0, vmax=1)
+        axes.set_title(figures.literal(title))
+    for axes, made in zip(below[1:], reconstructions.values(), strict=False):
+        residual = np.rot90(original - made)
+        colours = figures.RESIDUAL_COLOURS
+        shown = axes.imshow(residual, cmap=colours, vmin=-limit, vmax=limit)
+    scale = below[0].inset_axes((0.7, 0, 0.07, 1))
+    figure.colorbar(shown, cax=scale, extend="both", label="residual", ticklocation="left")
+    _without_ticks(grid)
+    return figure
+
+
 def lesion_gallery(rows):
     """Scan, outline of the lesion, mark and repair side by side, a row a brain, as a figure.
 

@@ -25,7 +25,13 @@ import tempfile
 import numpy as np
 import pandas as pd
 from etils import epy
-from galleries import lesion_gallery, reconstruction_gallery, slice_grid, write_png
+from galleries import (
+    comparison_gallery,
+    lesion_gallery,
+    reconstruction_gallery,
+    slice_grid,
+    write_png,
+)
 from matplotlib.figure import Figure
 from PIL import Image, ImageChops
 
@@ -135,8 +141,8 @@ def study_slices(arguments):
         (saved_model,) = pathlib.Path(arguments.workdir, name).glob("export/*/1")
         made = _reconstruction(str(saved_model), image)
         psnr = -10 * np.log10(np.mean((image - made) ** 2))
-        chosen[f"{run}: {psnr:.1f} dB"] = (image, made)
-    figure = reconstruction_gallery(chosen)
+        chosen[f"{run}: {psnr:.1f} dB"] = made
+    figure = comparison_gallery(image, chosen)
     figure.suptitle(title)
     write_png(DOCS / "study_slices.png", figure)
 
@@ -213,7 +219,7 @@ STUDY = {
     "Small, mse": "small_mse",
     "Big, mse": "big_mse",
 }
-"""Runs of docs/results.md at equal steps, and their histories in docs/study.
+"""Runs of docs/results.md with epochs of 838 steps, and their histories in docs/study.
 
 `minutes.csv` beside these has the minutes of an epoch of each on one core.
 """
@@ -222,7 +228,7 @@ STEPS = 838
 
 
 def study(arguments):
-    """Validation PSNR and SSIM against steps, and PSNR against minutes, of the equal steps."""
+    """Validation PSNR and SSIM against steps, and PSNR against minutes, with epochs of 838."""
     minutes = pd.read_csv(DOCS / "study/minutes.csv", index_col="run")["minutes"]
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     panels = figure.subplots(1, 3)

@@ -1051,6 +1051,20 @@ def test_a_gallery_shows_what_it_says():
     assert figures.residual_limit([(dark, dark)]) == 1e-3
 
 
+def test_a_comparison_shows_the_slice_once_and_residuals_below_their_reconstructions():
+    slice_, made = np.full((4, 6), 0.5), {"one": np.full((4, 6), 0.25), "_two": np.eye(4, 6)}
+    slice_[0, 5] = 1
+    figure = galleries.comparison_gallery(slice_, made)
+    above, below = figure.axes[:3], figure.axes[3:6]
+    assert [axes.get_title() for axes in above] == ["original", "one", " _two"]
+    for axes, image in zip(above, (slice_, *made.values()), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), np.rot90(image))
+    assert not below[0].images
+    for axes, image in zip(below[1:], made.values(), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), np.rot90(slice_ - image))
+        assert axes.images[0].get_clim() == (-1, 1)
+
+
 def test_a_grid_shows_each_slice_under_its_title():
     slices = {f"slice {n}": np.arange(12).reshape(3, 4) * n for n in range(1, 6)}
     axes = galleries.slice_grid(slices, columns=4).axes
