@@ -24,6 +24,7 @@ import rounds as shared
 import tqdm
 from cohort import TWO_WORKERS, measure
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 DISTINCT = 60
 SHAPE = (90, 120, 120)
@@ -32,6 +33,9 @@ SEARCH = (
     *("--tuner=bayesian", "--max_trials=2", "--random_trials=2", "--epochs=1"),
     *("--steps_per_epoch=20", "--batch_sizes=8", "--max_parameters=450000"),
 )
+STYLES = (("o", "#0072B2"), ("s", "#D55E00"), ("^", "#009E73"), ("D", "#000000"))
+"""Marker and colour of each command, told apart with every common colour blindness."""
+
 READ = """
 import os, sys, tensorflow_datasets as tfds, ixi_tfds
 made = tfds.load("ixi_t1/two", data_dir=sys.argv[1], split="all", download=False)
@@ -88,10 +92,15 @@ def draw(table, path):
     for axes, place, label, unit in zip(
         figure.subplots(1, 2), (0, 1), ("seconds", "peak memory, GB"), (1, 1e9), strict=True
     ):
-        for (what, found), marker in zip(table.items(), "os^D", strict=True):
+        for (what, found), (marker, colour) in zip(table.items(), STYLES, strict=True):
             values = [each[place] / unit for each in found.values()]
-            axes.loglog(list(found), values, marker=marker, label=what)
+            axes.loglog(list(found), values, marker=marker, color=colour, label=what)
         axes.set(xlabel="volumes", ylabel=label)
+        axes.xaxis.set_major_formatter("{x:,g}")
+        # Memory stays within a decade, which alone would have one number beside it.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.grid(visible=True, alpha=0.3)
     figure.axes[0].legend()
     figure.savefig(path, dpi=160)
