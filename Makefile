@@ -147,7 +147,7 @@ bench: setup
 	  --brain_masks=$(MADE)/masks --output_dir=OUT --view=false
 	$(COMPARE) --name=scores -- \
 	  evaluator $(SMALL) $(HEADS_2MM) --split=train --output_dir=OUT --robustness --lesions
-	$(COMPARE) --name=verify --other_words -- beam_preprocess verify --data_dir=$(MADE)/data
+	$(COMPARE) --name=verify --ignore_stdout -- beam_preprocess verify --data_dir=$(MADE)/data
 	$(COMPARE)
 	$(READ) --again
 	$(BENCH)/table.py

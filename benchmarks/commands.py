@@ -10,7 +10,7 @@ turns, and the ratio is taken round by round. CPU seconds are those of all threa
 work on the machine counts little. Memory is the peak of the process; peaks below 130 MB are those
 of this script, from which it was forked. OUT in a command is an empty folder. What is printed and
 what is written there has to be the same from both, `.gz` files after unpacking; but help may have
-changed, if it ends with 0, and with `--other_words` what is printed may.
+changed, if it ends with 0, and with `--ignore_stdout` what is printed may.
 
 CHECKOUT is a folder, or a commit, whose checkout is made in `.rivals`.
 """
@@ -60,7 +60,7 @@ def checkout(before):
     return str(folder)
 
 
-def run(folder_of_code, command, other_words=False):
+def run(folder_of_code, command, ignore_stdout=False):
     """CPU seconds, seconds and peak bytes of a command, and what came of it, by name."""
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as printed:
         arguments = [part.replace("OUT", folder) for part in command]
@@ -81,21 +81,22 @@ def run(folder_of_code, command, other_words=False):
                 unpacked = gzip.decompress(content) if path.suffix == ".gz" else content
                 made[str(path.relative_to(folder))] = unpacked
         printed.seek(0)
-        if "--help" not in command and not other_words:
-            made["standard output"] = printed.read().replace(folder.encode(), b"OUT")
-        elif "--help" in command and process.returncode:
+        is_help = "--help" in command
+        if is_help and process.returncode:
             raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+        if not is_help and not ignore_stdout:
+            made["standard output"] = printed.read().replace(folder.encode(), b"OUT")
     return [used.ru_utime + used.ru_stime, seconds, used.ru_maxrss * 1024], made
 
 
-def compare(command, checkouts, rounds, other_words=False):
+def compare(command, checkouts, rounds, ignore_stdout=False):
     """CPU seconds, seconds and peak bytes of alternate runs, [rounds, checkouts, 3]."""
     table = np.zeros((rounds + 1, len(checkouts), 3))
     for number, row in enumerate(table):
         made = {}
         order = range(len(checkouts)) if number % 2 else reversed(range(len(checkouts)))
         for place in order:
-            row[place], made[place] = run(checkouts[place], command, other_words)
+            row[place], made[place] = run(checkouts[place], command, ignore_stdout)
         for place in range(1, len(checkouts)):
             differ = {
                 name for name in made[0] | made[place] if made[0].get(name) != made[place].get(name)
@@ -111,7 +112,7 @@ def main():
     parser.add_argument("--before", help="folder of an earlier checkout, or a commit")
     parser.add_argument("--rounds", type=shared.several, default=5)
     parser.add_argument("--name", help="words for the command in the results")
-    parser.add_argument("--other_words", action="store_true", help="what is printed may differ")
+    parser.add_argument("--ignore_stdout", action="store_true", help="what is printed may differ")
     parser.add_argument("command", nargs="*")
     arguments = parser.parse_args()
     checkouts = [HERE, *([checkout(arguments.before)] if arguments.before else [])]
@@ -119,7 +120,7 @@ def main():
         [arguments.command] if arguments.command else [[*each.split(), "--help"] for each in HELP]
     )
     for command in commands:
-        table = compare(command, checkouts, arguments.rounds, arguments.other_words)
+        table = compare(command, checkouts, arguments.rounds, arguments.ignore_stdout)
         medians = np.median(table, axis=0).tolist()
         named = arguments.name if arguments.command else None
         name = named or " ".join(each for each in command if "=" not in each)

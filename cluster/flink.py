@@ -202,7 +202,8 @@ def _wait(started: Sequence[Started]) -> None:
         late = time.monotonic() > deadline
         if ended or late:
             down()
-        for name, code in ended:
+        if ended:
+            name, code = ended[0]
             last = (RUN / f"{name}.log").read_text().splitlines()[-5:]
             sys.exit(
                 f"error: the cluster did not come up: its process {name} ended with exit code "
