@@ -28,7 +28,7 @@ _UP = {
     "axial": "nose up, the right side to the right",
     "coronal": "superior up, the right side to the right",
 }
-_ORIGINAL = {True: "original", False: "not the original", None: "no checksum known"}
+_ORIGINAL = {True: "original", False: "not the original", None: "without a published checksum"}
 
 
 def render(

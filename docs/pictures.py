@@ -214,6 +214,7 @@ def curves(arguments):
 
 STUDY = {
     "a recipe of our own": "shallow_mse",
+    "a recipe by the search": "searched_mix",
     "Small, dssim": "small_dssim",
     "Big, dssim": "big_dssim",
     "Small, mse": "small_mse",
@@ -221,7 +222,8 @@ STUDY = {
 }
 """Runs of docs/results.md with epochs of 838 steps, and their histories in docs/study.
 
-`minutes.csv` beside these has the minutes of an epoch of each on one core.
+`minutes.csv` beside these has the minutes of an epoch of each on one core, and `NAME_seed1.csv` the
+history of a run with another seed, where there is one.
 """
 
 STEPS = 838
@@ -233,20 +235,23 @@ def study(arguments):
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     panels = figure.subplots(1, 3)
     for (title, name), (colour, line) in zip(STUDY.items(), itertools.cycle(STYLES), strict=False):
-        history = pd.read_csv(DOCS / f"study/{name}.csv")
-        epochs, style = history["epoch"], {"color": colour, "linestyle": line, "label": title}
-        panels[0].plot(epochs * STEPS, history["val_psnr"], **style)
-        panels[1].plot(epochs * STEPS, history["val_ssim"], **style)
-        panels[2].plot(epochs * minutes[name], history["val_psnr"], **style)
-    steps, time = "steps of 8 slices", "minutes on one core"
-    for axes, x, y in zip(
-        panels, (steps, steps, time), ("PSNR (dB)", "SSIM", "PSNR (dB)"), strict=True
-    ):
-        axes.set(xlabel=x, title=f"validation {y}")
+        for label, run, width in ((title, name, 1.5), (None, f"{name}_seed1", 0.7)):
+            path = DOCS / f"study/{run}.csv"
+            if path.exists():
+                history = pd.read_csv(path, index_col="epoch")
+                style = {"label": label, "color": colour, "linestyle": line, "linewidth": width}
+                steps, time = history.index * STEPS, history.index * minutes[name]
+                panels[0].plot(steps, history["val_psnr"], **style)
+                panels[1].plot(steps, history["val_ssim"], **style)
+                panels[2].plot(time, history["val_psnr"], **style)
+    by_steps, by_time = "steps of 8 slices", "minutes on one core"
+    shown = (("PSNR (dB)", by_steps), ("SSIM", by_steps), ("PSNR (dB)", by_time))
+    for axes, (score, by) in zip(panels, shown, strict=True):
+        axes.set(xlabel=by, title=f"validation {score}")
         axes.grid(alpha=0.3)
     for axes in (panels[0], panels[2]):
         axes.set_ylim(13, None)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.savefig(DOCS / "study.png", dpi=110)
 
 

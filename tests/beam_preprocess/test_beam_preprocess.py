@@ -506,7 +506,7 @@ def test_the_numbers_on_the_quality_page_are_those_of_the_cohort(varied):
         ]
         for site in sites
     }
-    assert "Of 14 volumes: 14 no checksum known." in page
+    assert "Of 14 volumes: 14 without a published checksum." in page
     assert [row for row in _Page(page).rows if len(row) == 3 and row[0].endswith(".gz")] == [
         [
             "IXI703-Guys-0001-T1.nii.gz",
@@ -539,7 +539,7 @@ def test_every_volume_has_its_middle_slice_upright_on_the_quality_page(varied):
         window = voxels[:, :, 8:14]
         assert (told, site) == (subject, PEOPLE[int(subject[3:])][0])
         assert split == varied.splits[subject]
-        assert shape == f"{'x'.join(map(str, voxels.shape))}, no checksum known"
+        assert shape == f"{'x'.join(map(str, voxels.shape))}, without a published checksum"
         assert values == f"{window.min():.0f} | {window.mean():.0f} | {window.max():.0f}"
         picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(jpeg))), float)
         # Stored rows run to posterior and columns to superior; superior is above here.

@@ -235,6 +235,12 @@ def test_ports_are_none_that_linux_gives_to_connections():
     assert max(flink.REST, flink.JOBS, flink.WORKERS) < usual
 
 
+def test_the_page_gives_a_job_the_options_of_this_cluster():
+    page = (ROOT / "docs/scaling.md").read_text()
+    command = page[page.index("With the cluster running") :].split("```")[1]
+    assert set(flink.OPTIONS) <= set(command.split())
+
+
 def test_a_cluster_is_up_when_all_of_it_answers(monkeypatch):
     answering, machines, asked = set(), [], []
 

@@ -76,7 +76,7 @@ def test_its_dataset_has_its_name_its_people_and_the_splits_of_its_roster(data):
     volumes = json.loads((folder / "manifest.json").read_text())["volumes"]
     assert len(volumes) == 12
     # The roster has a checksum of P04 alone, which is of another file.
-    assert "1 not the original" in page and "11 no checksum known" in page
+    assert "1 not the original" in page and "11 without a published checksum" in page
 
 
 def test_people_stay_in_their_split_whatever_lies_beside_them_or_was_made_of_them(scans, tmp_path):
