@@ -61,7 +61,7 @@ def ssim(a: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 def ms_ssim_scales(height: int, width: int) -> int:
     """Number of scales of MS-SSIM, at most five, for slices of this size.
 
-    Each scale halves the sides, which must not be shorter than the window: five from 176 pixels on,
+    Each scale halves the sides, which must not be shorter than the window: five from 161 pixels on,
     four at 128.
     """
     # Sides are halved and rounded up: ceil(side / 2^n) >= 11 is the same as side / 2^n > 10.
