@@ -107,17 +107,26 @@ def test_recipes_of_models_of_brains_lie_apart_and_hold_flags_of_today(monkeypat
         assert thesis.run([*flags, f"--recipes={name}"]) == 2
 
 
-def test_the_recipe_of_our_own_lies_apart_and_has_fewer_parameters_than_big(monkeypatch, tmp_path):
-    (path,) = (thesis.RECIPES / "own").iterdir()
+OWN = {"shallow_mse": (337_088, "mse"), "searched_mix": (338_592, "mix")}
+
+
+def test_recipes_of_our_own_lie_apart():
+    assert {path.stem for path in (thesis.RECIPES / "own").iterdir()} == OWN.keys()
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_recipe_of_our_own_has_fewer_parameters_than_big(monkeypatch, tmp_path, name):
+    path = thesis.RECIPES / f"own/{name}.flags"
     config = config_of(monkeypatch, f"--flagfile={path}")
     network = models.build(config.model, (64, 64))
-    assert network.count_params() == 337_088 < 6_104_256
+    assert (network.count_params(), config.loss) == OWN[name]
+    assert network.count_params() < 6_104_256
     # The narrowest layer has a quarter of height and width, that of Big a sixteenth.
     assert models.stride(config.model) == 4
     assert (config.task, config.steps_per_epoch, config.epochs) == ("reconstruct", 838, 18)
     assert f"python -m trainer --flagfile=trainer/recipes/own/{path.name}" in path.read_text()
     where = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}"]
-    assert thesis.run([*where, "--recipes=shallow_mse"]) == 2
+    assert thesis.run([*where, f"--recipes={name}"]) == 2
 
 
 @pytest.fixture

@@ -164,8 +164,8 @@ def trials_table(config: SearchConfig, trials: Iterable[Any]) -> pd.DataFrame:
 
     Columns: `trial`; `goes_on`, the trial that this one continues, or empty; `psnr` in dB and
     `ssim` on validation slices at `epoch`, the epoch of the lowest validation loss; `epochs`
-    trained so far; `seconds` of this trial alone; `parameters`; the varied flags; and `failure`,
-    why the trial has no result, or empty.
+    trained so far; `seconds` of this trial alone, since the search was last started; `parameters`;
+    the varied flags; and `failure`, why the trial has no result, or empty.
     """
     rows = []
     for trial in trials:

@@ -1,3 +1,4 @@
+import pathlib
 import subprocess
 import sys
 
@@ -36,6 +37,28 @@ def test_parameters_are_those_of_the_thesis(name, rgb, parameters):
     assert network.count_params() == parameters
     shape = network.compute_output_shape((8, 256, 256, 1))
     assert shape == (8, 256, 256, 3 if rgb else 1)
+
+
+def test_the_page_lists_the_models_with_parameters_layers_and_sides():
+    page = (pathlib.Path(__file__).parents[3] / "docs/training.md").read_text()
+    page = page[page.index("## Models\n") : page.index("## The thesis's runs")]
+    table = [line.strip("| ").split(" | ") for line in page.splitlines() if line[:3] == "| `"]
+    rows = {name.strip("`"): told for name, _, *told in table if "resnet_like" not in name}
+    assert {*rows, "resnet_like"} == models.MODELS.keys()
+    for name, told in rows.items():
+        network = built(name, (256, 256))
+        if name.startswith("resnet50"):
+            layers = [network.encoder]
+        else:
+            layers = network.down if name == "unet" else [network.stem, *network.blocks]
+        values = tf.zeros((1, 256, 256, 1))
+        for layer in layers:
+            # A U-Net halves by pooling, before each pair of convolutions but the first.
+            pooled = name == "unet" and layer is not layers[0]
+            values = layer(tf.nn.max_pool2d(values, 2, 2, "VALID") if pooled else values)
+        narrowest = "x".join(map(str, values.shape[1:]))
+        stride = models.stride(models.ModelSpec(name=name))
+        assert told == [f"{network.count_params():,}", narrowest, str(stride)]
 
 
 def test_the_named_models_are_instances_of_the_general_one():
