@@ -35,7 +35,7 @@ def reconstruction_gallery(rows):
     return figure
 
 
-def comparison_gallery(original, reconstructions, columns=3):
+def comparison_gallery(original, reconstructions, columns=4):
     """A slice, and below each of its reconstructions the residual, as a figure.
 
     `original` and the `reconstructions`, by title, are float32 [H, W] in [0, 1]. The colours of all

@@ -213,8 +213,8 @@ def curves(arguments):
 
 
 STUDY = {
-    "a recipe of our own": "shallow_mse",
-    "a recipe by the search": "searched_mix",
+    "our recipe, by hand": "shallow_mse",
+    "our recipe, by the search": "searched_mix",
     "Small, dssim": "small_dssim",
     "Big, dssim": "big_dssim",
     "Small, mse": "small_mse",

@@ -1054,7 +1054,7 @@ def test_a_gallery_shows_what_it_says():
 def test_a_comparison_shows_the_slice_once_and_residuals_below_their_reconstructions():
     slice_, made = np.full((4, 6), 0.5), {"one": np.full((4, 6), 0.25), "_two": np.eye(4, 6)}
     slice_[0, 5] = 1
-    figure = galleries.comparison_gallery(slice_, made)
+    figure = galleries.comparison_gallery(slice_, made, columns=3)
     above, below = figure.axes[:3], figure.axes[3:6]
     assert [axes.get_title() for axes in above] == ["original", "one", " _two"]
     for axes, image in zip(above, (slice_, *made.values()), strict=True):
