@@ -30,12 +30,13 @@ class Page:
     Attributes:
       requests: addresses of everything that the page asked for, itself first.
       console: what its console says, and exceptions that nothing caught.
+      documents: addresses of the documents that it has shown, in order.
     """
 
     def __init__(self, write, read):
         self._write, self._read, self._rest = write, read, b""
         self._numbers, self._session = itertools.count(1), {}
-        self.requests, self.console = [], []
+        self.requests, self.console, self.documents = [], [], []
 
     def open(self, url, *, width, height=900, mobile=False):
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -78,6 +79,18 @@ class Page:
         while not self.run(condition):
             assert time.monotonic() < end, f"{condition} did not come true: {self.console}"
             time.sleep(0.05)
+
+    def follow(self, script):
+        """Run a script that leads to another document, and wait until that one is complete.
+
+        A script cannot be asked whether it is there already: the browser answers with an error
+        where the document goes away while the question is on its way.
+        """
+        before = len(self.documents)
+        self.run(script)
+        while len(self.documents) == before:
+            self._next()
+        self.wait("document.readyState === 'complete'")
 
     def settle(self):
         """Wait until the page has drawn what was asked for."""
@@ -155,6 +168,8 @@ class Page:
                 self.console.append(json.dumps(message["params"]["exceptionDetails"]))
             case "Log.entryAdded":
                 self.console.append(message["params"]["entry"]["text"])
+            case "Page.frameNavigated":
+                self.documents.append(message["params"]["frame"]["url"])
             case "Network.requestWillBeSent":
                 self.requests.append(message["params"]["request"]["url"])
         return message
