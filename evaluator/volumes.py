@@ -227,8 +227,8 @@ def seen(stack: Stack) -> np.ndarray:
     It is 2 in the window of training, 1 in other slices, and 0 where the model sees nothing.
     """
     p, s, r = map(reached, stack.back)
-    depth = np.where(planes_in_window(stack), 2, 1) * r
-    return (np.logical_and.outer(p, s)[:, :, None] * depth).astype(np.uint8)
+    depth = np.where(planes_in_window(stack), np.uint8(2), np.uint8(1)) * r
+    return np.multiply.outer(np.outer(p, s), depth)
 
 
 def share_of_head(stack: Stack) -> float:

@@ -125,7 +125,7 @@ def on_scan(scan: BrainScan, values: np.ndarray, unseen: float = 0.0) -> np.ndar
     """
     back = weights(places_of(scan.volume), scan.brain.places)
     brought = resample(values.astype(np.float32), back)
-    return np.where(scan.inside & seen(scan), brought, np.float32(unseen)).astype(np.float32)
+    return np.where(scan.inside & seen(scan), brought, np.float32(unseen))
 
 
 def score_on_scan(scan: BrainScan, score: np.ndarray) -> np.ndarray:

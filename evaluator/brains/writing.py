@@ -47,7 +47,7 @@ def write_maps(
         "anomaly": residual,
         "mark": np.where(shown, score, np.float32(np.nan)),
         "lesions": marked.astype(np.uint8),
-        "seen": np.where(shown, 1 + judged, 0).astype(np.uint8),
+        "seen": np.where(shown, np.uint8(1) + judged, np.uint8(0)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     viewer.remove_view(folder, name)

@@ -4,7 +4,9 @@ What would change or stop a command is set once, when its process starts; what c
 checked before its work. A program that imports the packages keeps its own surroundings.
 """
 
+import atexit
 import functools
+import gc
 import importlib.util
 import os
 import pathlib
@@ -47,6 +49,8 @@ def settle() -> None:
     It has to be called before anything imports NumPy, matplotlib, Keras or gRPC.
     """
     _open_streams()
+    # At its end Python would look for garbage among all that libraries have made: half a second.
+    atexit.register(gc.freeze)
     # What is written can be read by its owner.
     os.umask(os.umask(0) & ~_OWNER)
     os.environ |= _environment()

@@ -124,6 +124,20 @@ def test_a_driver_is_not_touched(importing, tmp_path):
     assert importing("", LD_LIBRARY_PATH=str(tmp_path)).stdout == ""
 
 
+@pytest.mark.parametrize("before", ["", "import gc; gc.disable()"])
+def test_no_garbage_is_looked_for_while_tensorflow_is_imported(importing, before):
+    """A collection that is due comes afterwards, if the program has any."""
+    code = """
+        import gc
+        gc.callbacks.append(lambda phase, info: print("collects"))
+        made = [[] for _ in range(100_000)]
+        gc.callbacks.clear()
+        def say(text): pass
+    """
+    done = importing(code, before=before, after="import gc; print(gc.isenabled())")
+    assert done.stdout.splitlines() == ["looked for GPU", str(not before)], done.stderr
+
+
 def test_where_no_filter_can_run_all_lines_pass(importing):
     done = importing("say(chatter + news)", before="sys.executable = ''")
     assert done.stderr == CHATTER + NEWS + NO_DRIVER

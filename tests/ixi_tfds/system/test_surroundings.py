@@ -65,6 +65,23 @@ def test_a_backend_of_a_notebook_and_a_style_of_the_user_do_not_reach_matplotlib
     assert (done.stdout.strip(), done.returncode) == ("10.0", 0), done.stderr
 
 
+def test_a_command_looks_for_no_garbage_at_its_end_and_still_writes_what_it_has_to(tmp_path):
+    code = f"""
+import atexit
+class Node:
+    def __del__(self):
+        print("collected")
+node = Node()
+node.itself = node
+kept = open({str(tmp_path / "kept")!r}, "w")
+kept.write("all of it")
+atexit.register(print, "last words")
+"""
+    done = python(code)
+    assert (done.stdout, done.returncode) == ("last words\n", 0), done.stderr
+    assert (tmp_path / "kept").read_text() == "all of it"
+
+
 def test_a_command_multiplies_matrices_on_one_thread():
     code = (
         "import numpy, threadpoolctl as t; print({p['num_threads'] for p in t.threadpool_info()})"
