@@ -12,8 +12,10 @@ degrees, shifted by up to 5 voxels, of other brightness and with noise of 3%, ar
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -29,6 +31,8 @@ _NEAREST = 3
 _WORTH_A_LOOK = 0.6
 _SOFTENED = 1.5
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 _Place: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A rotation matrix and a shift in mm: index r of the new grid, from its middle, is at R r + t."""
 
@@ -123,8 +127,13 @@ def find_alike(
     with tqdm(total=3 * len(heads), desc="comparing heads", disable=None, leave=False) as bar:
         near = _nearest(heads, groups, grid.cell, bar)
         found = []
-        for one, other in near:
-            found.append((likeness(heads[one], heads[other], grid.cell), one, other))
+
+        def compare(pair: tuple[int, int]) -> tuple[float, int, int]:
+            one, other = pair
+            return likeness(heads[one], heads[other], grid.cell), one, other
+
+        for each in _on_all_cores(compare, near):
+            found.append(each)
             bar.update(len(heads) / len(near))
     return sorted(found, key=lambda pair: (-pair[0], *pair[1:]))
 
@@ -174,14 +183,7 @@ def _nearest(
     places = [_STILL] * len(heads)
     # Softened first: a sharp head that lies far off would be caught at a wrong place.
     for soften in (_SOFTENED, 0.0):
-        mean = np.zeros_like(heads[0].coarse)
-        for head, at in zip(heads, places, strict=True):
-            soft = ndimage.gaussian_filter(head.coarse, soften)
-            mean += np.nan_to_num(_moved(soft, at, step)) / len(heads)
-        for number, head in enumerate(heads):
-            soft = ndimage.gaussian_filter(head.coarse, soften)
-            places[number] = _register(mean, soft, step, places[number], rounds=15)
-            bar.update()
+        places = _onto_mean(heads, places, step, soften, bar)
     vectors = np.empty((len(heads), heads[0].coarse.size), np.float32)
     for vector, head, at in zip(vectors, heads, places, strict=True):
         vector[:] = np.nan_to_num(_moved(head.coarse, at, step)).ravel()
@@ -197,6 +199,39 @@ def _nearest(
         if np.isfinite(row[other])
     }
     return sorted(pairs)
+
+
+def _onto_mean(
+    heads: Sequence[Head],
+    places: Sequence[_Place],
+    step: np.ndarray,
+    soften: float,
+    bar: tqdm[Any],
+) -> list[_Place]:
+    """The places of softened heads on the mean of these, found from where they are."""
+
+    def soft(head: Head) -> np.ndarray:
+        return np.asarray(ndimage.gaussian_filter(head.coarse, soften))
+
+    def register(number: int) -> _Place:
+        return _register(mean, soft(heads[number]), step, places[number], rounds=15)
+
+    mean = np.zeros_like(heads[0].coarse)
+    for head, at in zip(heads, places, strict=True):
+        mean += np.nan_to_num(_moved(soft(head), at, step)) / len(heads)
+    found = []
+    for place in _on_all_cores(register, range(len(heads))):
+        found.append(place)
+        bar.update()
+    return found
+
+
+def _on_all_cores(
+    function: Callable[[_Item], _Result], items: Sequence[_Item]
+) -> Iterator[_Result]:
+    """The results for the items, in their order. SciPy and NumPy let other threads run."""
+    with futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
+        yield from threads.map(function, items)
 
 
 def _coarse_cell(head: Head, cell: Sequence[float]) -> np.ndarray:

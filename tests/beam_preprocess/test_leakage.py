@@ -332,3 +332,14 @@ def test_second_scans_of_real_people_are_told_from_other_people(real_data, tmp_p
 def path_of(source, number):
     source.mkdir(exist_ok=True)
     return source / f"person{number:02d}-T1.nii.gz"
+
+
+def test_what_is_alike_does_not_depend_on_the_number_of_cores(monkeypatch):
+    grid = alike.grid_of((48, 48, 36), (4.0, 4.0, 4.0))
+    heads = [alike.prepare(blobs(number).astype(np.float32)) for number in range(12)]
+    groups = ["train", "validation", "test"] * 4
+    found = []
+    for cores in (1, 7):
+        monkeypatch.setattr(alike.os, "cpu_count", lambda cores=cores: cores)
+        found.append(alike.find_alike(heads, groups, grid))
+    assert found[0] == found[1] and len({value for value, _, _ in found[0]}) == len(found[0]) > 12
