@@ -206,6 +206,8 @@ class _RawFile(io.RawIOBase):
 
     def __init__(self, path: _RemotePath, mode: str) -> None:
         self._path, self._mode = path, mode
+        # Python closes the stream, too, if opening fails.
+        self._file: Any = None
         with _telling(path):
             self._file = _gfile().GFile(str(path), mode)
             # GFile opens the file at first use; a missing file should be an error here.
@@ -243,8 +245,9 @@ class _RawFile(io.RawIOBase):
     def close(self) -> None:
         if not self.closed:
             super().close()
-            with _telling(self._path):
-                self._file.close()
+            if self._file is not None:
+                with _telling(self._path):
+                    self._file.close()
 
 
 def remove_tree(path: pathlib.Path) -> None:

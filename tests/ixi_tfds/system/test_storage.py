@@ -4,6 +4,7 @@
 object store, which here asks a store on this machine.
 """
 
+import gc
 import hashlib
 import json
 import os
@@ -528,3 +529,14 @@ def test_tfds_opens_what_stands_in_any_file_system(box, tmp_path):
         for made in (builder, here)
     ]
     assert keys[0] == keys[1] and len(keys[0]) == 24
+
+
+def test_a_file_that_cannot_be_opened_is_one_error_and_no_other_word(box, monkeypatch):
+    """Python 3.13 shows errors in the end of a stream that was never open."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    monkeypatch.setattr(tf.io.gfile, "GFile", mock.Mock(side_effect=PermissionError))
+    with pytest.raises(PermissionError):
+        (box / "file").open("rb")
+    gc.collect()
+    assert said == []
