@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any, TypeAlias, TypeVar
 
@@ -126,15 +126,12 @@ def find_alike(
         return []
     with tqdm(total=3 * len(heads), desc="comparing heads", disable=None, leave=False) as bar:
         near = _nearest(heads, groups, grid.cell, bar)
-        found = []
 
         def compare(pair: tuple[int, int]) -> tuple[float, int, int]:
             one, other = pair
             return likeness(heads[one], heads[other], grid.cell), one, other
 
-        for each in _on_all_cores(compare, near):
-            found.append(each)
-            bar.update(len(heads) / len(near))
+        found = _on_all_cores(compare, near, bar, len(heads) / len(near))
     return sorted(found, key=lambda pair: (-pair[0], *pair[1:]))
 
 
@@ -219,19 +216,20 @@ def _onto_mean(
     mean = np.zeros_like(heads[0].coarse)
     for head, at in zip(heads, places, strict=True):
         mean += np.nan_to_num(_moved(soft(head), at, step)) / len(heads)
-    found = []
-    for place in _on_all_cores(register, range(len(heads))):
-        found.append(place)
-        bar.update()
-    return found
+    return _on_all_cores(register, range(len(heads)), bar, 1)
 
 
 def _on_all_cores(
-    function: Callable[[_Item], _Result], items: Sequence[_Item]
-) -> Iterator[_Result]:
-    """The results for the items, in their order. SciPy and NumPy let other threads run."""
+    function: Callable[[_Item], _Result], items: Sequence[_Item], bar: tqdm[Any], share: float
+) -> list[_Result]:
+    """The results for the items, in their order; each moves the bar by its share."""
+    results = []
+    # SciPy and NumPy let other threads run.
     with futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as threads:
-        yield from threads.map(function, items)
+        for result in threads.map(function, items):
+            results.append(result)
+            bar.update(share)
+    return results
 
 
 def _coarse_cell(head: Head, cell: Sequence[float]) -> np.ndarray:
