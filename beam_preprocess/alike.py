@@ -131,7 +131,7 @@ def find_alike(
             one, other = pair
             return likeness(heads[one], heads[other], grid.cell), one, other
 
-        found = _on_all_cores(compare, near, bar, len(heads) / len(near))
+        found = _on_all_cores(compare, near, bar, len(heads) / max(1, len(near)))
     return sorted(found, key=lambda pair: (-pair[0], *pair[1:]))
 
 
